@@ -2,9 +2,14 @@ package wireguard
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
 	"time"
 )
 
@@ -87,4 +92,227 @@ type PeerConfig struct {
 	// PersistentKeepalive is how often to send a packet when there is nothing
 	// else to send: whole seconds, up to 65535 of them. 0 means never.
 	PersistentKeepalive time.Duration
+}
+
+const (
+	minMTU     = 576
+	minMTUIPv6 = 1280
+	maxMTU     = 65535 - 80 // a packet and its overhead in one IPv6 packet
+
+	maxKeepalive = 65535 * time.Second
+)
+
+// canonical returns a deep copy of c that shares nothing with it and has
+// defaults filled in, keys clamped, addresses unmapped, prefixes masked and
+// endpoints in the form of net.JoinHostPort. It fails at the first field that
+// makes no sense.
+func (c *Config) canonical() (Config, error) {
+	d := *c
+	if !d.PrivateKey.IsZero() {
+		d.PrivateKey.clamp()
+	}
+	d.Address = nil
+	ipv6 := false
+	for _, p := range c.Address {
+		q, err := canonicalAddress(p)
+		if err != nil {
+			return Config{}, fmt.Errorf("wireguard: address %v: %w", p, err)
+		}
+		ipv6 = ipv6 || q.Addr().Is6()
+		if !slices.Contains(d.Address, q) {
+			d.Address = append(d.Address, q)
+		}
+	}
+	d.DNS = nil
+	for _, a := range c.DNS {
+		b, err := canonicalDNS(a)
+		if err != nil {
+			return Config{}, fmt.Errorf("wireguard: DNS server %v: %w", a, err)
+		}
+		d.DNS = append(d.DNS, b)
+	}
+	for _, name := range c.DNSSearch {
+		if !isHostName(name) {
+			return Config{}, fmt.Errorf("wireguard: DNS search domain %q: %w", clip(name), errHostName)
+		}
+	}
+	d.DNSSearch = slices.Clone(c.DNSSearch)
+	if d.MTU == 0 {
+		d.MTU = DefaultMTU
+	}
+	if err := checkMTU(d.MTU); err != nil {
+		return Config{}, fmt.Errorf("wireguard: MTU %d: %w", d.MTU, err)
+	}
+	if ipv6 && d.MTU < minMTUIPv6 {
+		return Config{}, fmt.Errorf("wireguard: MTU %d: IPv6 needs at least %d", d.MTU, minMTUIPv6)
+	}
+	d.PreUp, d.PostUp = slices.Clone(c.PreUp), slices.Clone(c.PostUp)
+	d.PreDown, d.PostDown = slices.Clone(c.PreDown), slices.Clone(c.PostDown)
+
+	d.Peers = nil
+	seen := make(map[PublicKey]bool, len(c.Peers))
+	for i := range c.Peers {
+		p, err := c.Peers[i].canonical()
+		if err != nil {
+			return Config{}, err
+		}
+		if seen[p.PublicKey] {
+			return Config{}, fmt.Errorf("wireguard: peer %s: configured twice", p.PublicKey.short())
+		}
+		seen[p.PublicKey] = true
+		d.Peers = append(d.Peers, p)
+	}
+	return d, nil
+}
+
+// canonical does for a peer what [Config.canonical] does for a device.
+func (p *PeerConfig) canonical() (PeerConfig, error) {
+	q := *p
+	if q.PublicKey.IsZero() {
+		return PeerConfig{}, errors.New("wireguard: peer without public key")
+	}
+	fail := func(format string, args ...any) (PeerConfig, error) {
+		return PeerConfig{}, fmt.Errorf("wireguard: peer %s: "+format, append([]any{q.PublicKey.short()}, args...)...)
+	}
+	if p.Endpoint != "" {
+		var err error
+		if q.Endpoint, err = canonicalEndpoint(p.Endpoint); err != nil {
+			return fail("endpoint %q: %w", clip(p.Endpoint), err)
+		}
+	}
+	q.AllowedIPs = nil
+	if len(p.AllowedIPs) > 0 {
+		q.AllowedIPs = make([]netip.Prefix, 0, len(p.AllowedIPs))
+	}
+	for _, ip := range p.AllowedIPs {
+		if !ip.IsValid() {
+			return fail("allowed IP %v: %w", ip, errPrefix)
+		}
+		q.AllowedIPs = append(q.AllowedIPs, canonicalPrefix(ip))
+	}
+	switch k := p.PersistentKeepalive; {
+	case k < 0 || k > maxKeepalive:
+		return fail("persistent keepalive %v: not 0 to 65535 s", k)
+	case k%time.Second != 0:
+		return fail("persistent keepalive %v: not whole seconds", k)
+	}
+	return q, nil
+}
+
+var (
+	errPrefix   = errors.New("not a valid prefix")
+	errAddr     = errors.New("not a valid address")
+	errHostName = errors.New("not a valid name")
+)
+
+func checkMTU(mtu int) error {
+	if mtu < minMTU || mtu > maxMTU {
+		return fmt.Errorf("not %d to %d", minMTU, maxMTU)
+	}
+	return nil
+}
+
+// canonicalPrefix masks a valid prefix, and makes one of IPv4-mapped
+// addresses an IPv4 one.
+func canonicalPrefix(p netip.Prefix) netip.Prefix {
+	if p.Addr().Is4In6() && p.Bits() >= 96 {
+		p = netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96)
+	}
+	return p.Masked()
+}
+
+// canonicalAddress checks an interface address, which keeps its host bits.
+func canonicalAddress(p netip.Prefix) (netip.Prefix, error) {
+	if !p.IsValid() {
+		return p, errPrefix
+	}
+	if p.Addr().Is4In6() {
+		if p.Bits() < 96 {
+			return p, errors.New("IPv4-mapped, with a mask shorter than 96 bits")
+		}
+		p = netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96)
+	}
+	if p.Addr().IsUnspecified() || p.Addr().IsMulticast() {
+		return p, errors.New("not a unicast address")
+	}
+	return p, nil
+}
+
+func canonicalDNS(a netip.Addr) (netip.Addr, error) {
+	switch {
+	case !a.IsValid():
+		return a, errAddr
+	case a.Zone() != "":
+		return a, errors.New("zones mean nothing in the tunnel")
+	}
+	a = a.Unmap()
+	if a.IsUnspecified() || a.IsMulticast() {
+		return a, errors.New("not a unicast address")
+	}
+	return a, nil
+}
+
+// canonicalEndpoint splits s as wg(8) does, at the last colon unless the host
+// is in brackets, and joins it as package net does.
+func canonicalEndpoint(s string) (string, error) {
+	var host, port string
+	if rest, ok := strings.CutPrefix(s, "["); ok {
+		if host, rest, ok = strings.Cut(rest, "]"); !ok {
+			return "", errors.New("no closing bracket")
+		}
+		if port, ok = strings.CutPrefix(rest, ":"); !ok {
+			return "", errors.New("no port")
+		}
+	} else {
+		i := strings.LastIndexByte(s, ':')
+		if i < 0 {
+			return "", errors.New("no port")
+		}
+		host, port = s[:i], s[i+1:]
+	}
+	n, err := strconv.ParseUint(port, 10, 16)
+	if err != nil || n == 0 {
+		return "", errors.New("port is not 1 to 65535")
+	}
+	if a, err := netip.ParseAddr(host); err == nil {
+		host = a.Unmap().String()
+	} else if !isHostName(host) {
+		return "", errors.New("host is neither an address nor a valid name")
+	}
+	return net.JoinHostPort(host, strconv.FormatUint(n, 10)), nil
+}
+
+// isHostName reports whether s can be the name of a host or domain. One that
+// ends in a number cannot: it is an address gone wrong.
+func isHostName(s string) bool {
+	s = strings.TrimSuffix(s, ".")
+	if s == "" || len(s) > 253 {
+		return false
+	}
+	numeric := false
+	for label := range strings.SplitSeq(s, ".") {
+		if label == "" || len(label) > 63 {
+			return false
+		}
+		numeric = true
+		for _, c := range []byte(label) {
+			switch {
+			case '0' <= c && c <= '9':
+			case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', c == '-', c == '_':
+				numeric = false
+			default:
+				return false
+			}
+		}
+	}
+	return !numeric
+}
+
+// clip keeps long input out of errors.
+func clip(s string) string {
+	const most = 64
+	if len(s) > most {
+		return s[:most] + "…"
+	}
+	return s
 }
