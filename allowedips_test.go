@@ -1,0 +1,509 @@
+package wireguard
+
+import (
+	"encoding/binary"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"runtime"
+	"slices"
+	"sync"
+	"testing"
+)
+
+// naiveTable is what a prefixTable must agree with.
+type naiveTable []naiveEntry
+
+type naiveEntry struct {
+	prefix netip.Prefix
+	owner  int
+}
+
+func (t *naiveTable) insert(p netip.Prefix, v int) {
+	t.drop(func(e naiveEntry) bool { return e.prefix == p.Masked() })
+	*t = append(*t, naiveEntry{p.Masked(), v})
+}
+
+func (t *naiveTable) remove(p netip.Prefix, v int) bool {
+	return t.drop(func(e naiveEntry) bool { return e == naiveEntry{p.Masked(), v} })
+}
+
+func (t *naiveTable) replace(v int, ps []netip.Prefix) {
+	t.drop(func(e naiveEntry) bool { return e.owner == v })
+	for _, p := range ps {
+		t.insert(p, v)
+	}
+}
+
+func (t *naiveTable) drop(del func(naiveEntry) bool) bool {
+	n := len(*t)
+	*t = slices.DeleteFunc(*t, del)
+	return len(*t) < n
+}
+
+func (t naiveTable) lookup(a netip.Addr) (owner int) {
+	longest := -1
+	for _, e := range t {
+		if e.prefix.Contains(a) && e.prefix.Bits() > longest {
+			owner, longest = e.owner, e.prefix.Bits()
+		}
+	}
+	return owner
+}
+
+func (t naiveTable) prefixes(v int) (ps []netip.Prefix) {
+	for _, e := range t {
+		if e.owner == v {
+			ps = append(ps, e.prefix)
+		}
+	}
+	slices.SortFunc(ps, netip.Prefix.Compare)
+	return ps
+}
+
+// checkTrie fails unless every node is needed, in its place, and masked.
+func checkTrie[V comparable](t *testing.T, table *prefixTable[V]) {
+	t.Helper()
+	r := table.published.Load()
+	if r == nil {
+		return
+	}
+	owned := make(map[V]int)
+	var none V
+	var check func(n *trieNode[V])
+	check = func(n *trieNode[V]) {
+		if n.owner == none && (n.child[0] == nil || n.child[1] == nil) {
+			t.Fatalf("node of %d bits has no owner and less than two children", n.bits)
+		}
+		if n.owner != none {
+			owned[n.owner]++
+		}
+		if n.key != n.key.masked(n.bits) {
+			t.Fatalf("node of %d bits has host bits", n.bits)
+		}
+		for b, c := range n.child {
+			if c == nil {
+				continue
+			}
+			if c.bits <= n.bits || !n.contains(c.key) || int(c.key.bit(n.bits)) != b {
+				t.Fatalf("child %d of a node of %d bits is misplaced", b, n.bits)
+			}
+			check(c)
+		}
+	}
+	for _, n := range []*trieNode[V]{r.v4, r.v6} {
+		if n != nil {
+			check(n)
+		}
+	}
+	if len(owned) != len(table.owned) {
+		t.Fatalf("%d owners in the trie, %d in the books", len(owned), len(table.owned))
+	}
+	for v, n := range owned {
+		o := table.owned[v]
+		if o.live != n {
+			t.Fatalf("owner %v has %d prefixes, %d in the books", v, n, o.live)
+		}
+		if len(o.list) > 2*n+8 {
+			t.Fatalf("the list of owner %v has %d entries for %d prefixes", v, len(o.list), n)
+		}
+	}
+}
+
+// randomAddr draws from few enough addresses for prefixes to nest and collide.
+func randomAddr(rnd *rand.Rand) netip.Addr {
+	bits := func() byte { return byte(rnd.IntN(256)) & byte(rnd.IntN(256)) & byte(rnd.IntN(256)) }
+	if rnd.IntN(2) == 0 {
+		return netip.AddrFrom4([4]byte{10, bits(), bits(), bits()})
+	}
+	a := [16]byte{0: 0xfd, 1: bits(), 7: bits(), 8: bits(), 15: bits()}
+	return netip.AddrFrom16(a)
+}
+
+func randomPrefix(rnd *rand.Rand) netip.Prefix {
+	a := randomAddr(rnd)
+	return netip.PrefixFrom(a, rnd.IntN(a.BitLen()+1))
+}
+
+func TestPrefixTableAgreesWithNaive(t *testing.T) {
+	for seed := range uint64(4) {
+		rnd := rand.New(rand.NewPCG(seed, 0))
+		var table prefixTable[int]
+		var naive naiveTable
+		for step := range 3000 {
+			v := 1 + rnd.IntN(6)
+			switch op := rnd.IntN(100); {
+			case op < 60:
+				p := randomPrefix(rnd)
+				table.insert(p, v)
+				naive.insert(p, v)
+			case op < 90:
+				p := randomPrefix(rnd)
+				if len(naive) > 0 && op < 85 {
+					e := naive[rnd.IntN(len(naive))]
+					p = e.prefix
+					if op < 80 {
+						v = e.owner
+					}
+				}
+				if got, want := table.remove(p, v), naive.remove(p, v); got != want {
+					t.Fatalf("remove(%v, %d) = %v, want %v", p, v, got, want)
+				}
+			case op < 98:
+				ps := make([]netip.Prefix, rnd.IntN(20))
+				for i := range ps {
+					ps[i] = randomPrefix(rnd)
+				}
+				table.replace(v, ps)
+				naive.replace(v, ps)
+			default:
+				table.removeAll(v)
+				naive.replace(v, nil)
+			}
+			for range 5 {
+				a := randomAddr(rnd)
+				if got, want := table.lookup(a), naive.lookup(a); got != want {
+					t.Fatalf("seed %d step %d: lookup(%v) = %d, want %d", seed, step, a, got, want)
+				}
+			}
+			if step%100 == 0 {
+				checkTrie(t, &table)
+				for v := range 8 {
+					if got, want := table.prefixes(v), naive.prefixes(v); !slices.Equal(got, want) {
+						t.Fatalf("seed %d step %d: prefixes(%d) = %v, want %v", seed, step, v, got, want)
+					}
+				}
+			}
+		}
+		for v := range 8 {
+			table.removeAll(v)
+		}
+		if r := table.published.Load(); r.v4 != nil || r.v6 != nil || len(table.owned) != 0 {
+			t.Error("the table is not empty after everything was removed")
+		}
+	}
+}
+
+func TestPrefixTable(t *testing.T) {
+	var table prefixTable[string]
+	prefix := netip.MustParsePrefix
+	wantOwner := func(addr, want string) {
+		t.Helper()
+		if got := table.lookup(netip.MustParseAddr(addr)); got != want {
+			t.Errorf("lookup(%s) = %q, want %q", addr, got, want)
+		}
+	}
+	wantPrefixes := func(v string, want ...string) {
+		t.Helper()
+		got := []string{}
+		for _, p := range table.prefixes(v) {
+			got = append(got, p.String())
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("prefixes(%s) = %q, want %q", v, got, want)
+		}
+	}
+	wantRemove := func(p, v string, want bool) {
+		t.Helper()
+		if got := table.remove(prefix(p), v); got != want {
+			t.Errorf("remove(%s, %s) = %v, want %v", p, v, got, want)
+		}
+	}
+
+	// An empty table.
+	wantOwner("10.0.0.1", "")
+	wantOwner("fd00::1", "")
+	wantRemove("0.0.0.0/0", "a", false)
+	table.removeAll("a")
+	wantPrefixes("a")
+	if got := table.lookup(netip.Addr{}); got != "" {
+		t.Errorf("lookup of no address = %q", got)
+	}
+
+	// The families are separate, and /0 is a prefix like others.
+	table.insert(prefix("0.0.0.0/0"), "a")
+	wantOwner("10.0.0.1", "a")
+	wantOwner("::", "")
+	table.insert(prefix("::/0"), "b")
+	wantOwner("0.0.0.0", "a")
+	wantOwner("::", "b")
+	table.insert(prefix("0.0.0.0/0"), "b")
+	wantOwner("255.255.255.255", "b")
+	wantPrefixes("a")
+	wantPrefixes("b", "0.0.0.0/0", "::/0")
+	table.replace("b", []netip.Prefix{prefix("::/0"), prefix("::/0")})
+	wantOwner("255.255.255.255", "")
+	wantPrefixes("b", "::/0")
+	wantRemove("::/0", "a", false)
+	wantRemove("::/0", "b", true)
+	wantOwner("::", "")
+
+	// Host bits are masked, the longest prefix wins, survivors are unaffected.
+	table.insert(prefix("10.1.2.3/8"), "a")
+	table.insert(prefix("10.1.2.3/16"), "b")
+	table.insert(prefix("10.1.2.3/24"), "a")
+	table.insert(prefix("10.1.2.3/32"), "c")
+	wantPrefixes("a", "10.0.0.0/8", "10.1.2.0/24")
+	wantOwner("10.2.0.0", "a")
+	wantOwner("10.1.3.0", "b")
+	wantOwner("10.1.2.4", "a")
+	wantOwner("10.1.2.3", "c")
+	wantRemove("10.1.255.255/16", "b", true)
+	wantOwner("10.1.3.0", "a")
+	wantOwner("10.1.2.3", "c")
+	wantRemove("10.0.0.0/8", "a", true)
+	wantOwner("10.1.3.0", "")
+	wantOwner("10.1.2.4", "a")
+
+	// A prefix lost and regained is listed once.
+	table.insert(prefix("10.1.2.0/24"), "c")
+	table.insert(prefix("10.1.2.0/24"), "a")
+	wantPrefixes("a", "10.1.2.0/24")
+	wantPrefixes("c", "10.1.2.3/32")
+	table.removeAll("a")
+	wantOwner("10.1.2.4", "")
+	wantOwner("10.1.2.3", "c")
+	checkTrie(t, &table)
+}
+
+// A stolen prefix must not stay in the books of the peer that lost it.
+func TestPrefixTableStaleEntries(t *testing.T) {
+	var table prefixTable[int]
+	const n = 1000
+	at := func(i int) netip.Prefix {
+		return netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i >> 8), byte(i), 0}), 24)
+	}
+	for i := range n {
+		table.insert(at(i), 1)
+	}
+	for range 10 {
+		for i := range n - 1 {
+			table.insert(at(i), 2)
+		}
+		for i := range n - 1 {
+			table.insert(at(i), 1)
+		}
+		checkTrie(t, &table)
+	}
+	for i := range n - 1 {
+		table.insert(at(i), 2)
+	}
+	checkTrie(t, &table)
+	if got, want := table.prefixes(1), []netip.Prefix{at(n - 1)}; !slices.Equal(got, want) {
+		t.Errorf("prefixes(1) = %v, want %v", got, want)
+	}
+	if got := len(table.prefixes(2)); got != n-1 {
+		t.Errorf("peer 2 has %d prefixes, want %d", got, n-1)
+	}
+}
+
+// Readers must see each change whole: the address always has an owner, and
+// the two halves of a replaced table never mix.
+func TestPrefixTableConcurrentReaders(t *testing.T) {
+	var table prefixTable[int]
+	low, high := netip.MustParsePrefix("10.0.0.0/25"), netip.MustParsePrefix("10.0.0.128/25")
+	a, b := low.Addr(), high.Addr()
+	table.insert(netip.MustParsePrefix("10.0.0.0/8"), 9)
+	table.replace(1, []netip.Prefix{low})
+
+	var wg sync.WaitGroup
+	stop := make(chan struct{})
+	for range 2 {
+		wg.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				if v := table.lookup(a); v != 1 && v != 9 {
+					t.Errorf("lookup(%v) = %d", a, v)
+					return
+				}
+				r := table.published.Load()
+				one := prefixTable[int]{}
+				one.published.Store(r)
+				if v, w := one.lookup(a), one.lookup(b); v == w {
+					t.Errorf("lookups in one snapshot = %d and %d, want different owners", v, w)
+					return
+				}
+			}
+		})
+	}
+	rnd := rand.New(rand.NewPCG(1, 2))
+	for i := range 2000 {
+		table.replace(1, []netip.Prefix{[]netip.Prefix{low, high}[i%2]})
+		p := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 0, 1, byte(rnd.IntN(256))}), 24+rnd.IntN(9))
+		table.insert(p, 2)
+		table.remove(p, 2)
+	}
+	close(stop)
+	wg.Wait()
+}
+
+func TestPrefixTableLookupDoesNotAllocate(t *testing.T) {
+	var table prefixTable[int]
+	rnd := rand.New(rand.NewPCG(1, 1))
+	for range 1000 {
+		table.insert(randomPrefix(rnd), 1)
+	}
+	a, b := netip.MustParseAddr("10.1.2.3"), netip.MustParseAddr("fd00::1")
+	if n := testing.AllocsPerRun(100, func() { table.lookup(a); table.lookup(b) }); n != 0 {
+		t.Errorf("lookup allocates %v times", n)
+	}
+}
+
+// A peer with one prefix is the common case: many must be cheap, to add, to
+// ask for and to remove.
+func TestPrefixTableManyOwners(t *testing.T) {
+	const owners = 100_000
+	var table prefixTable[int]
+	at := func(v int) netip.Prefix {
+		return netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(v >> 16), byte(v >> 8), byte(v)}), 32)
+	}
+	for v := 1; v <= owners; v++ {
+		table.insert(at(v), v)
+	}
+	for v := 1; v <= owners; v += 997 {
+		if got := table.prefixes(v); len(got) != 1 || got[0] != at(v) {
+			t.Fatalf("prefixes(%d) = %v", v, got)
+		}
+	}
+	for v := 1; v <= owners; v++ {
+		if table.lookup(at(v).Addr()) != v {
+			t.Fatalf("peer %d has lost its prefix", v)
+		}
+		table.removeAll(v)
+	}
+	checkTrie(t, &table)
+}
+
+// Each byte triple of the input is an operation: what, for whom, on which
+// prefix.
+func FuzzAllowedIPs(f *testing.F) {
+	f.Add([]byte{0, 0, 0, 1, 0, 0, 2, 0, 0})
+	f.Add([]byte{0, 32, 1, 1, 24, 1, 2, 24, 1, 0, 160, 7, 3, 160, 7})
+	f.Fuzz(func(t *testing.T, ops []byte) {
+		var table prefixTable[int]
+		var naive naiveTable
+		for len(ops) >= 3 {
+			op, v := ops[0]&3, 1+int(ops[0]>>2)%5
+			p := fuzzPrefix(ops[1], ops[2])
+			ops = ops[3:]
+			switch op {
+			case 0, 1:
+				table.insert(p, v)
+				naive.insert(p, v)
+			case 2:
+				if got, want := table.remove(p, v), naive.remove(p, v); got != want {
+					t.Fatalf("remove(%v, %d) = %v, want %v", p, v, got, want)
+				}
+			case 3:
+				ps := []netip.Prefix{p, fuzzPrefix(p.Addr().AsSlice()[0], byte(v))}
+				table.replace(v, ps)
+				naive.replace(v, ps)
+			}
+			a := p.Addr()
+			for range 3 {
+				if got, want := table.lookup(a), naive.lookup(a); got != want {
+					t.Fatalf("lookup(%v) = %d, want %d", a, got, want)
+				}
+				if a = a.Next(); !a.IsValid() {
+					break
+				}
+			}
+		}
+		checkTrie(t, &table)
+		for v := range 6 {
+			if got, want := table.prefixes(v), naive.prefixes(v); !slices.Equal(got, want) {
+				t.Fatalf("prefixes(%d) = %v, want %v", v, got, want)
+			}
+		}
+	})
+}
+
+func fuzzPrefix(length, pattern byte) netip.Prefix {
+	wide := uint64(pattern) * 0x0101010101010101
+	var b [16]byte
+	binary.BigEndian.PutUint64(b[:], wide)
+	binary.BigEndian.PutUint64(b[8:], wide>>1)
+	if length&0x80 == 0 {
+		return netip.PrefixFrom(netip.AddrFrom4([4]byte(b[:4])), int(length)%33)
+	}
+	return netip.PrefixFrom(netip.AddrFrom16(b), int(length)%129)
+}
+
+func benchmarkPrefixes(n int, v6 bool) []netip.Prefix {
+	rnd := rand.New(rand.NewPCG(7, uint64(n)))
+	ps := make([]netip.Prefix, n)
+	for i := range ps {
+		var b [16]byte
+		binary.BigEndian.PutUint64(b[:], rnd.Uint64())
+		binary.BigEndian.PutUint64(b[8:], rnd.Uint64())
+		if v6 {
+			b[0], b[1] = 0x20, 0x01
+			ps[i] = netip.PrefixFrom(netip.AddrFrom16(b), 48+rnd.IntN(17)).Masked()
+		} else {
+			ps[i] = netip.PrefixFrom(netip.AddrFrom4([4]byte(b[:4])), 24+rnd.IntN(9)).Masked()
+		}
+	}
+	return ps
+}
+
+func BenchmarkPrefixTableLookup(b *testing.B) {
+	for _, n := range []int{10, 10_000, 1_000_000} {
+		for _, v6 := range []bool{false, true} {
+			b.Run(fmt.Sprintf("n=%d/v6=%v", n, v6), func(b *testing.B) {
+				ps := benchmarkPrefixes(n, v6)
+				var table prefixTable[*int]
+				table.replace(new(int), ps)
+				rand.Shuffle(n, func(i, j int) { ps[i], ps[j] = ps[j], ps[i] })
+				i := 0
+				for b.Loop() {
+					if i++; i == len(ps) {
+						i = 0
+					}
+					if table.lookup(ps[i].Addr()) == nil {
+						b.Fatal("no owner")
+					}
+				}
+			})
+		}
+	}
+}
+
+func BenchmarkPrefixTableUpdate(b *testing.B) {
+	for _, n := range []int{10, 10_000, 1_000_000} {
+		b.Run(fmt.Sprintf("n=%d", n), func(b *testing.B) {
+			var table prefixTable[*int]
+			v := new(int)
+			table.replace(v, benchmarkPrefixes(n, false))
+			p := netip.MustParsePrefix("10.1.2.3/32")
+			b.ReportAllocs()
+			for b.Loop() {
+				table.insert(p, v)
+				table.remove(p, v)
+			}
+		})
+	}
+}
+
+func BenchmarkPrefixTableReplace(b *testing.B) {
+	for _, n := range []int{130_560, 1_000_000} {
+		b.Run(fmt.Sprintf("n=%d", n), func(b *testing.B) {
+			ps := benchmarkPrefixes(n, false)
+			var before, after runtime.MemStats
+			runtime.GC()
+			runtime.ReadMemStats(&before)
+			var table *prefixTable[*int]
+			for b.Loop() {
+				table = new(prefixTable[*int])
+				table.replace(new(int), ps)
+			}
+			runtime.GC()
+			runtime.ReadMemStats(&after)
+			b.ReportMetric(float64(after.HeapAlloc-before.HeapAlloc)/float64(n), "B/prefix")
+			runtime.KeepAlive(table)
+		})
+	}
+}
