@@ -1,0 +1,82 @@
+package udp
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"sync"
+	"syscall"
+)
+
+// base is what the sockets made of a *net.UDPConn have in common.
+type base struct {
+	// constant
+	udp      *net.UDPConn
+	raw      syscall.RawConn
+	local    netip.AddrPort
+	listened bool // made by Listen, so Relisten knows how to make another
+	done     chan struct{}
+
+	closing  sync.Once
+	closeErr error
+
+	markMu sync.Mutex
+	mark   uint32 // guarded by markMu
+}
+
+func (b *base) init(udp *net.UDPConn) error {
+	raw, err := udp.SyscallConn()
+	if err != nil {
+		return err
+	}
+	b.udp, b.raw = udp, raw
+	b.local = addrPortOf(udp.LocalAddr())
+	b.done = make(chan struct{})
+	return nil
+}
+
+func (b *base) LocalAddr() netip.AddrPort { return b.local }
+
+func (b *base) Close() error {
+	b.closing.Do(func() {
+		close(b.done)
+		b.closeErr = b.udp.Close()
+	})
+	return b.closeErr
+}
+
+func (b *base) SetMark(mark uint32) error {
+	b.markMu.Lock()
+	defer b.markMu.Unlock()
+	if mark == b.mark {
+		return nil // clearing what was never set needs no privilege
+	}
+	var err error
+	if cerr := b.raw.Control(func(fd uintptr) { err = setMark(fd, mark) }); cerr != nil {
+		err = cerr
+	}
+	if err != nil {
+		return fmt.Errorf("udp: set mark %#x: %w", mark, err)
+	}
+	b.mark = mark
+	return nil
+}
+
+func (b *base) currentMark() uint32 {
+	b.markMu.Lock()
+	defer b.markMu.Unlock()
+	return b.mark
+}
+
+// addrPortOf converts an address of any kind, giving the zero value if it is not an IP address and port.
+func addrPortOf(a net.Addr) netip.AddrPort {
+	var ap netip.AddrPort
+	switch a := a.(type) {
+	case nil:
+	case interface{ AddrPort() netip.AddrPort }:
+		ap = a.AddrPort()
+	default:
+		ap, _ = netip.ParseAddrPort(a.String())
+	}
+	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
+}

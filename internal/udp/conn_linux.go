@@ -1,0 +1,102 @@
+package udp
+
+import (
+	"net"
+	"os"
+	"sync/atomic"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// conn is a Socket that moves batches with recvmmsg and sendmmsg.
+type conn struct {
+	base
+
+	// constant
+	inet6 bool                                                // an AF_INET6 socket, dual-stack or not
+	send  func(fd uintptr, hs []mmsghdr) (int, syscall.Errno) // sendmmsg, but in tests
+
+	gso        atomic.Bool  // segmented messages may be tried
+	gsoInvalid atomic.Int32 // of those, how many in a row failed with EINVAL
+
+	reader reader // only touched by ReadBatch
+}
+
+var _ Socket = (*conn)(nil)
+
+func newConn(udp *net.UDPConn) (*conn, error) {
+	c := &conn{send: sendmmsg}
+	if err := c.init(udp); err != nil {
+		return nil, err
+	}
+	var err error
+	if cerr := c.raw.Control(func(fd uintptr) { err = c.setup(int(fd)) }); cerr != nil {
+		return nil, cerr
+	}
+	return c, err
+}
+
+// setup asks the kernel for everything the socket can make use of. It can do without any of it.
+func (c *conn) setup(fd int) error {
+	domain, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DOMAIN)
+	if err != nil {
+		return os.NewSyscallError("getsockopt", err)
+	}
+	c.inet6 = domain == unix.AF_INET6
+
+	for plain, force := range map[int]int{unix.SO_RCVBUF: unix.SO_RCVBUFFORCE, unix.SO_SNDBUF: unix.SO_SNDBUFFORCE} {
+		if unix.SetsockoptInt(fd, unix.SOL_SOCKET, force, socketBuffer) != nil {
+			unix.SetsockoptInt(fd, unix.SOL_SOCKET, plain, socketBuffer)
+		}
+	}
+
+	// An AF_INET6 socket may carry IPv4 too, to which the options of IPv4 apply.
+	unix.SetsockoptInt(fd, unix.SOL_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_DONT)
+	unix.SetsockoptInt(fd, unix.SOL_IP, unix.IP_RECVTOS, 1)
+	if c.inet6 {
+		unix.SetsockoptInt(fd, unix.SOL_IPV6, unix.IPV6_MTU_DISCOVER, unix.IPV6_PMTUDISC_DONT)
+		unix.SetsockoptInt(fd, unix.SOL_IPV6, unix.IPV6_RECVTCLASS, 1)
+		unix.SetsockoptInt(fd, unix.SOL_IPV6, unix.IPV6_RECVPKTINFO, 1)
+	} else {
+		unix.SetsockoptInt(fd, unix.SOL_IP, unix.IP_PKTINFO, 1)
+	}
+
+	unix.SetsockoptInt(fd, unix.SOL_UDP, unix.UDP_GRO, 1)
+	// A kernel that does not know UDP_SEGMENT would ignore it and send one huge datagram.
+	_, err = unix.GetsockoptInt(fd, unix.SOL_UDP, unix.UDP_SEGMENT)
+	c.gso.Store(err == nil)
+	return nil
+}
+
+func setMark(fd uintptr, mark uint32) error {
+	return os.NewSyscallError("setsockopt", unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_MARK, int(int32(mark))))
+}
+
+// mmsghdr is struct mmsghdr of recvmmsg(2).
+type mmsghdr struct {
+	unix.Msghdr
+	n uint32
+}
+
+func recvmmsg(fd uintptr, hs []mmsghdr) (int, syscall.Errno) {
+	return mmsg(unix.SYS_RECVMMSG, fd, hs)
+}
+
+func sendmmsg(fd uintptr, hs []mmsghdr) (int, syscall.Errno) {
+	return mmsg(unix.SYS_SENDMMSG, fd, hs)
+}
+
+func mmsg(trap, fd uintptr, hs []mmsghdr) (int, syscall.Errno) {
+	for {
+		n, _, errno := unix.Syscall6(trap, fd, uintptr(unsafe.Pointer(unsafe.SliceData(hs))), uintptr(len(hs)), unix.MSG_DONTWAIT, 0, 0)
+		switch errno {
+		case 0:
+			return int(n), 0
+		case unix.EINTR:
+		default:
+			return 0, errno
+		}
+	}
+}

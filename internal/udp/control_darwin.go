@@ -1,0 +1,26 @@
+package udp
+
+import (
+	"encoding/binary"
+	"net/netip"
+
+	"golang.org/x/sys/unix"
+)
+
+const recvLocal4 = unix.IP_PKTINFO
+
+func decodeLocal4(data []byte) Local {
+	if len(data) < unix.SizeofInet4Pktinfo {
+		return Local{}
+	}
+	return Local{netip.AddrFrom4([4]byte(data[4:])), int(binary.NativeEndian.Uint32(data))}
+}
+
+func encodeLocal4(b []byte, local Local) []byte {
+	b, data := appendControl(b, unix.IPPROTO_IP, unix.IP_PKTINFO, unix.SizeofInet4Pktinfo)
+	binary.NativeEndian.PutUint32(data, uint32(local.IfIndex))
+	*(*[4]byte)(data[4:]) = local.Addr.As4()
+	return b
+}
+
+func setMark(uintptr, uint32) error { return nil }
