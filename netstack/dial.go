@@ -1,0 +1,310 @@
+package netstack
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"strconv"
+	"strings"
+	"time"
+
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
+	"gvisor.dev/gvisor/pkg/waiter"
+)
+
+// attemptDelay is RFC 8305's Connection Attempt Delay.
+const attemptDelay = 250 * time.Millisecond
+
+// DialContext connects to address from the stack. The network is "tcp", "tcp4", "tcp6", "udp", "udp4" or "udp6"; the
+// address is host:port, where the host is an IP address or a name, looked up as LookupNetIP does. A name with several
+// addresses is dialled as RFC 8305 says ("Happy Eyeballs"). The context covers everything until DialContext returns.
+//
+// Errors are of type *net.OpError and wrap what package net's would: a syscall.Errno such as ECONNREFUSED, a
+// *net.DNSError, the context's error, or that of Config.Reach. TCP connections have CloseRead and CloseWrite, no delay,
+// and keep-alive as with package net.
+func (s *Stack) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
+	c, err := s.dial(ctx, network, address)
+	if err != nil {
+		if _, ok := err.(*net.OpError); !ok {
+			err = &net.OpError{Op: "dial", Net: network, Err: err}
+		}
+		return nil, err
+	}
+	return c, nil
+}
+
+func (s *Stack) dial(ctx context.Context, network, address string) (net.Conn, error) {
+	transport, family := strings.TrimRight(network, "46"), ""
+	if len(network) > 3 {
+		family = network[3:]
+	}
+	if transport != "tcp" && transport != "udp" || len(family) > 1 {
+		return nil, net.UnknownNetworkError(network)
+	}
+	if s.closed.Load() {
+		return nil, net.ErrClosed
+	}
+	host, service, err := net.SplitHostPort(address)
+	if err != nil {
+		return nil, err
+	}
+	port, err := lookupPort(ctx, network, service)
+	if err != nil {
+		return nil, err
+	}
+	if host == "" {
+		return nil, &net.AddrError{Err: "missing host", Addr: address}
+	}
+	addrs, err := s.LookupNetIP(ctx, "ip"+family, host)
+	if err != nil {
+		return nil, err
+	}
+	addrs, err = s.dialOrder(addrs)
+	if err != nil {
+		return nil, err
+	}
+
+	one := func(ctx context.Context, addr netip.Addr) (net.Conn, error) {
+		remote := netip.AddrPortFrom(addr, port)
+		if transport == "udp" {
+			return wrapDial(network, net.UDPAddrFromAddrPort(remote))(s.dialUDP(remote))
+		}
+		return wrapDial(network, net.TCPAddrFromAddrPort(remote))(s.dialTCP(ctx, remote))
+	}
+	if len(addrs) == 1 || transport == "udp" {
+		return one(ctx, addrs[0])
+	}
+	return race(ctx, addrs, one)
+}
+
+// wrapDial returns a function that adds to an error which dial it is from.
+func wrapDial(network string, addr net.Addr) func(net.Conn, error) (net.Conn, error) {
+	return func(c net.Conn, err error) (net.Conn, error) {
+		if err != nil {
+			return nil, &net.OpError{Op: "dial", Net: network, Addr: addr, Err: err}
+		}
+		return c, nil
+	}
+}
+
+// dialOrder returns the addresses that the stack can dial, alternating between the families, IPv6 first.
+func (s *Stack) dialOrder(addrs []netip.Addr) ([]netip.Addr, error) {
+	var v4, v6 []netip.Addr
+	for _, addr := range addrs {
+		if addr.Is4() {
+			v4 = append(v4, addr)
+		} else {
+			v6 = append(v6, addr)
+		}
+	}
+	var missing *noAddressError
+	if len(v4) > 0 && !s.ip4.IsValid() {
+		v4, missing = nil, &noAddressError{"IPv4"}
+	}
+	if len(v6) > 0 && !s.ip6.IsValid() {
+		v6, missing = nil, &noAddressError{"IPv6"}
+	}
+	var order []netip.Addr
+	for i := range max(len(v4), len(v6)) {
+		if i < len(v6) {
+			order = append(order, v6[i])
+		}
+		if i < len(v4) {
+			order = append(order, v4[i])
+		}
+	}
+	if len(order) == 0 {
+		return nil, missing
+	}
+	return order, nil
+}
+
+// race dials the addresses in order, each when the one before has failed or attemptDelay has passed, and returns the
+// first connection made. The others are over when it returns. If all fail it returns the first error.
+func race(ctx context.Context, addrs []netip.Addr, dial func(context.Context, netip.Addr) (net.Conn, error)) (net.Conn, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	type result struct {
+		conn net.Conn
+		err  error
+	}
+	results := make(chan result)
+	delay := time.NewTimer(attemptDelay)
+	defer delay.Stop()
+
+	var conn net.Conn
+	var first error
+	running := 0
+	start := func() {
+		addr := addrs[0]
+		addrs = addrs[1:]
+		running++
+		go func() {
+			c, err := dial(ctx, addr)
+			results <- result{c, err}
+		}()
+		delay.Reset(attemptDelay)
+	}
+	for start(); running > 0; {
+		next := delay.C
+		if len(addrs) == 0 {
+			next = nil
+		}
+		select {
+		case <-next:
+			start()
+		case r := <-results:
+			running--
+			switch {
+			case r.err == nil && conn == nil:
+				conn, addrs = r.conn, nil
+				cancel()
+			case r.err == nil:
+				r.conn.Close()
+			default:
+				if first == nil {
+					first = r.err
+				}
+				if len(addrs) > 0 && ctx.Err() == nil {
+					start()
+				}
+			}
+		}
+	}
+	if conn != nil {
+		return conn, nil
+	}
+	return nil, first
+}
+
+// dialTCP connects to remote. Its errors carry no *net.OpError yet.
+func (s *Stack) dialTCP(ctx context.Context, remote netip.AddrPort) (net.Conn, error) {
+	wq := new(waiter.Queue)
+	ep, terr := s.gv.NewEndpoint(tcp.ProtocolNumber, protocolOf(remote.Addr()), wq)
+	if terr != nil {
+		return nil, s.closedError(errnoOf("socket", terr))
+	}
+	connected := make(wakeup, 1)
+	var entry waiter.Entry
+	entry.Init(connected, waiter.WritableEvents|waiter.EventHUp|waiter.EventErr)
+	wq.EventRegister(&entry)
+	defer wq.EventUnregister(&entry)
+
+	if err := s.connect(ctx, ep, remote, connected); err != nil {
+		ep.Abort()
+		return nil, s.closedError(err)
+	}
+	c, err := s.newTCPConn(ep, wq)
+	if err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// connect connects ep, whose events go to connected.
+func (s *Stack) connect(ctx context.Context, ep tcpip.Endpoint, remote netip.AddrPort, connected wakeup) error {
+	if ctx.Err() != nil {
+		return ctxError(ctx)
+	}
+	type unreachable struct {
+		local netip.AddrPort
+		err   error
+	}
+	// Errors may be about others that connect to remote, and come before the local port is known.
+	errs := make(chan unreachable, 16)
+	defer s.watchers.watch(flow{proto: protoTCP, remote: remote}, func(local netip.AddrPort, err error) {
+		select {
+		case errs <- unreachable{local, err}:
+		default:
+		}
+	})()
+
+	failed, stop := s.reach(ctx, remote.Addr())
+	defer stop()
+	if err := ep.Connect(full(remote)); err != nil {
+		if _, ok := err.(*tcpip.ErrConnectStarted); !ok {
+			return errnoOf("connect", err)
+		}
+	}
+	local, _ := ep.GetLocalAddress()
+	for {
+		select {
+		case <-connected:
+			if err := ep.LastError(); err != nil {
+				return errnoOf("connect", err)
+			}
+			return nil
+		case e := <-errs:
+			if e.local == addrPortOf(local) {
+				return errnoError("connect", e.err)
+			}
+		case err := <-failed:
+			return err
+		case <-ctx.Done():
+			return ctxError(ctx)
+		case <-s.done:
+			return net.ErrClosed
+		}
+	}
+}
+
+// reach runs Config.Reach for addr until stop is called. Its error, if it has one, is sent to the channel.
+func (s *Stack) reach(ctx context.Context, addr netip.Addr) (failed <-chan error, stop func()) {
+	if s.cfg.Reach == nil || s.own[addr] {
+		return nil, func() {}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	c := make(chan error, 1)
+	over := make(chan struct{})
+	go func() {
+		defer close(over)
+		// What it says about its own context is no news.
+		if err := s.cfg.Reach(ctx, addr); err != nil && ctx.Err() == nil {
+			c <- err
+		}
+	}()
+	return c, func() {
+		cancel()
+		<-over
+	}
+}
+
+// dialUDP connects a UDP socket to remote.
+func (s *Stack) dialUDP(remote netip.AddrPort) (net.Conn, error) {
+	c, err := s.newDialedUDP(remote)
+	if err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+func (s *Stack) newDialedUDP(remote netip.AddrPort) (*udpConn, error) {
+	wq := new(waiter.Queue)
+	ep, err := s.gv.NewEndpoint(udp.ProtocolNumber, protocolOf(remote.Addr()), wq)
+	if err != nil {
+		return nil, s.closedError(errnoOf("socket", err))
+	}
+	if err := ep.Connect(full(remote)); err != nil {
+		ep.Close()
+		return nil, s.closedError(errnoOf("connect", err))
+	}
+	return s.newUDPConn(ep, wq, remote.Addr().Is4(), remote.Addr().Is6())
+}
+
+// lookupPort returns the number of a port given as such or as the name of a service.
+func lookupPort(ctx context.Context, network, service string) (uint16, error) {
+	if n, err := strconv.ParseUint(service, 10, 16); err == nil {
+		return uint16(n), nil
+	}
+	n, err := net.DefaultResolver.LookupPort(ctx, network, service)
+	if err != nil {
+		return 0, err
+	}
+	if n < 0 || n > 65535 {
+		return 0, errors.New("invalid port")
+	}
+	return uint16(n), nil
+}

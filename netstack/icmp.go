@@ -1,0 +1,293 @@
+package netstack
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"slices"
+	"sync"
+	"syscall"
+
+	"gvisor.dev/gvisor/pkg/tcpip/checksum"
+)
+
+// ICMP errors about packets the stack sent: making them (RFC 792, RFC 4443), and noticing those that gVisor ignores.
+
+const (
+	icmp4Unreachable = 3
+	icmp4HostCode    = 1
+	icmp4PortCode    = 3
+	icmp4TooBigCode  = 4
+
+	icmp6Unreachable = 1
+	icmp6AddressCode = 3
+	icmp6PortCode    = 4
+	icmp6TooBig      = 2
+
+	// icmpQuote4 and icmpQuote6 bound how much of a packet an error about it quotes.
+	icmpQuote4 = 576 - ipv4HeaderLen - 8
+	icmpQuote6 = 1280 - ipv6HeaderLen - 8
+
+	icmpHopLimit = 64
+	minMTU6      = 1280
+)
+
+// TooBig tells the sender in the stack of packet, an IP packet from CopySegment, that it did not fit: the path carries
+// at most mtu bytes. It keeps nothing of packet and may be called from Output.
+func (s *Stack) TooBig(packet []byte, mtu int) {
+	if len(packet) == 0 {
+		return
+	}
+	var b []byte
+	if packet[0]>>4 == 4 {
+		b = icmpError(packet, netip.Addr{}, icmp4Unreachable, icmp4TooBigCode, uint32(min(max(mtu, minMTU), maxMTU)))
+	} else {
+		b = icmpError(packet, netip.Addr{}, icmp6TooBig, 0, uint32(min(max(mtu, minMTU6), maxMTU)))
+	}
+	s.post(b)
+}
+
+// unreachable tells the sender in the stack of p that its destination cannot be reached.
+func (s *Stack) unreachable(p *Packet) {
+	packet := make([]byte, p.SegmentLen(0))
+	p.CopySegment(packet, 0)
+	if packet[0]>>4 == 4 {
+		s.post(icmpError(packet, netip.Addr{}, icmp4Unreachable, icmp4HostCode, 0))
+	} else {
+		s.post(icmpError(packet, netip.Addr{}, icmp6Unreachable, icmp6AddressCode, 0))
+	}
+}
+
+// post queues an ICMP packet for the injector; nil is dropped, as is what does not fit. Whoever calls may hold the
+// lock of the very socket that the message is for, so it cannot be delivered here.
+func (s *Stack) post(b []byte) {
+	if b == nil {
+		return
+	}
+	select {
+	case s.inject <- b:
+	default:
+	}
+}
+
+// injector delivers posted packets until the stack is closed.
+func (s *Stack) injector() {
+	for {
+		select {
+		case <-s.done:
+			return
+		case b := <-s.inject:
+			s.watchers.observe(b)
+			p := NewPacket(b)
+			l := s.foreign
+			if s.own[p.Destination()] {
+				l = s.link
+			}
+			l.receive(&joined{first: b, length: len(b)})
+		}
+	}
+}
+
+// icmpError returns the ICMP error about packet, to its source, or nil if none is due: packet is no IP packet, is an
+// ICMP error itself, is not the first fragment, or has no unicast source. An invalid from stands for the source too.
+func icmpError(packet []byte, from netip.Addr, typ, code uint8, info uint32) []byte {
+	p := Packet{parts: [][]byte{packet}, length: len(packet)}
+	if !p.parse() {
+		return nil
+	}
+	to := p.Source()
+	if to.IsUnspecified() || to.IsMulticast() || p.Destination().IsMulticast() {
+		return nil
+	}
+	if !from.IsValid() {
+		from = to
+	}
+	if to.Is4() {
+		ihl := int(packet[0]&15) * 4
+		if ihl < ipv4HeaderLen || len(packet) < ihl+8 || binary.BigEndian.Uint16(packet[6:])&0x1fff != 0 {
+			return nil
+		}
+		if packet[9] == protoICMP && packet[ihl] != 0 && packet[ihl] != 8 {
+			return nil
+		}
+		quote := packet[:min(len(packet), icmpQuote4)]
+		b := make([]byte, ipv4HeaderLen+8+len(quote))
+		b[0] = 0x45
+		b[1] = 6 << 5 // internetwork control
+		binary.BigEndian.PutUint16(b[2:], uint16(len(b)))
+		b[8], b[9] = icmpHopLimit, protoICMP
+		copy(b[12:], from.AsSlice())
+		copy(b[16:], to.AsSlice())
+		setIPv4Checksum(b[:ipv4HeaderLen])
+		m := b[ipv4HeaderLen:]
+		m[0], m[1] = typ, code
+		binary.BigEndian.PutUint32(m[4:], info)
+		copy(m[8:], quote)
+		binary.BigEndian.PutUint16(m[2:], ^checksum.Checksum(m, 0))
+		return b
+	}
+	if len(packet) < ipv6HeaderLen+8 || packet[6] == protoICMPv6 && packet[ipv6HeaderLen] < 128 {
+		return nil
+	}
+	quote := packet[:min(len(packet), icmpQuote6)]
+	b := make([]byte, ipv6HeaderLen+8+len(quote))
+	b[0] = 0x60
+	binary.BigEndian.PutUint16(b[4:], uint16(len(b)-ipv6HeaderLen))
+	b[6], b[7] = protoICMPv6, icmpHopLimit
+	copy(b[8:], from.AsSlice())
+	copy(b[24:], to.AsSlice())
+	m := b[ipv6HeaderLen:]
+	m[0], m[1] = typ, code
+	binary.BigEndian.PutUint32(m[4:], info)
+	copy(m[8:], quote)
+	sum := checksum.Combine(checksum.Checksum(b[8:40], 0), uint16(len(m)))
+	binary.BigEndian.PutUint16(m[2:], ^checksum.Checksum(m, checksum.Combine(sum, protoICMPv6)))
+	return b
+}
+
+// A flow is a transport flow of the stack as ICMP errors tell of it. For an echo the local port is its identifier.
+type flow struct {
+	proto         uint8
+	local, remote netip.AddrPort
+}
+
+// watchers are those to be told of unreachable destinations. gVisor tells neither UDP nor ICMP sockets, and nobody of
+// the IPv6 code that a link without a route answers with.
+type watchers struct {
+	mu    sync.RWMutex
+	flows map[flow][]*watcher // guarded by mu
+}
+
+// A watcher is told of ICMP errors: what they mean and the local address of the flow. tell must not block.
+type watcher struct {
+	tell func(local netip.AddrPort, err error)
+}
+
+// watch has tell called for every ICMP error about f until stop is called. If f has no local address, it stands for
+// all flows to its remote one: a socket that connects learns its port too late to watch for that.
+func (w *watchers) watch(f flow, tell func(netip.AddrPort, error)) (stop func()) {
+	me := &watcher{tell}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.flows == nil {
+		w.flows = make(map[flow][]*watcher)
+	}
+	w.flows[f] = append(w.flows[f], me)
+	return func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		if left := slices.DeleteFunc(w.flows[f], func(o *watcher) bool { return o == me }); len(left) > 0 {
+			w.flows[f] = left
+		} else {
+			delete(w.flows, f)
+		}
+	}
+}
+
+// observe tells the watchers of the ICMP packet b.
+func (w *watchers) observe(b []byte) {
+	f, err := unreachableFlow(b)
+	if err == nil {
+		return
+	}
+	local := f.local
+	w.mu.RLock()
+	defer w.mu.RUnlock()
+	for range 2 {
+		for _, o := range w.flows[f] {
+			o.tell(local, err)
+		}
+		f.local = netip.AddrPort{}
+	}
+}
+
+// unreachableFlow returns the flow of the packet that b, an ICMP "destination unreachable", quotes, and its meaning;
+// a nil error if b is something else.
+func unreachableFlow(b []byte) (f flow, err error) {
+	v4 := b[0]>>4 == 4
+	hdr := ipv6HeaderLen
+	if v4 {
+		hdr = int(b[0]&15) * 4
+	}
+	if hdr < ipv4HeaderLen || len(b) < hdr+8 {
+		return f, nil
+	}
+	m := b[hdr:]
+	switch {
+	case v4 && b[9] == protoICMP && m[0] == icmp4Unreachable:
+		switch m[1] {
+		case 0, 6, 9, 11:
+			err = syscall.ENETUNREACH
+		case 2:
+			err = syscall.ENOPROTOOPT
+		case icmp4PortCode:
+			err = syscall.ECONNREFUSED
+		case icmp4TooBigCode:
+			return f, nil
+		default:
+			err = syscall.EHOSTUNREACH
+		}
+	case !v4 && b[6] == protoICMPv6 && m[0] == icmp6Unreachable:
+		switch m[1] {
+		case 0:
+			err = syscall.ENETUNREACH
+		case icmp6PortCode:
+			err = syscall.ECONNREFUSED
+		default:
+			err = syscall.EHOSTUNREACH
+		}
+	default:
+		return f, nil
+	}
+
+	p := Packet{parts: [][]byte{m[8:]}}
+	if !p.parse() || p.src.Is4() != v4 {
+		return f, nil
+	}
+	q := p.parts[0]
+	at := ipv6HeaderLen
+	f.proto = q[6]
+	if v4 {
+		at, f.proto = int(q[0]&15)*4, q[9]
+	}
+	if at < ipv4HeaderLen || len(q) < at+8 {
+		return f, nil
+	}
+	t := q[at:]
+	var sport, dport uint16
+	switch f.proto {
+	case protoTCP, protoUDP:
+		sport, dport = binary.BigEndian.Uint16(t), binary.BigEndian.Uint16(t[2:])
+	case protoICMP, protoICMPv6:
+		if t[0] != 8 && t[0] != 128 {
+			return f, nil
+		}
+		sport = binary.BigEndian.Uint16(t[4:])
+	default:
+		return f, nil
+	}
+	f.local = netip.AddrPortFrom(p.src, sport)
+	f.remote = netip.AddrPortFrom(p.dst, dport)
+	return f, err
+}
+
+// portUnreachable answers packet, which came from the link, in the name of its destination.
+func (s *Stack) portUnreachable(packet []byte) {
+	p := Packet{parts: [][]byte{packet}}
+	if s.closed.Load() || !p.parse() || !s.gv.AllowICMPMessage() {
+		return
+	}
+	var b []byte
+	if p.src.Is4() {
+		b = icmpError(packet, p.dst, icmp4Unreachable, icmp4PortCode, 0)
+	} else {
+		b = icmpError(packet, p.dst, icmp6Unreachable, icmp6PortCode, 0)
+	}
+	if b == nil {
+		return
+	}
+	if s.own[p.src] {
+		s.post(b)
+	} else {
+		s.cfg.Output(NewPacket(b))
+	}
+}

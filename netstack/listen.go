@@ -1,0 +1,179 @@
+package netstack
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"strings"
+
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
+	"gvisor.dev/gvisor/pkg/tcpip/network/ipv6"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
+	"gvisor.dev/gvisor/pkg/waiter"
+)
+
+// backlog is the number of connections that wait for Accept.
+const backlog = 4096
+
+// Listen listens for TCP connections to the stack's own addresses. The network is "tcp", "tcp4" or "tcp6"; the host in
+// address is an own address, or empty or unspecified for all of them, which with "tcp" means those of both families.
+// Port 0 means any free one. Errors are of type *net.OpError. The context plays no part once Listen has returned.
+func (s *Stack) Listen(ctx context.Context, network, address string) (net.Listener, error) {
+	ep, wq, at, err := s.bind(ctx, network, "tcp", address)
+	if err != nil {
+		return nil, err
+	}
+	l := &listener{}
+	l.init(s, "tcp", ep, wq)
+	if err := ep.Listen(backlog); err != nil {
+		l.abort()
+		return nil, &net.OpError{Op: "listen", Net: network, Addr: net.TCPAddrFromAddrPort(at), Err: s.closedError(errnoOf("listen", err))}
+	}
+	l.remote = net.TCPAddrFromAddrPort(netip.AddrPortFrom(at.Addr(), l.localAddrPort().Port()))
+	if !s.track(l) {
+		l.abort()
+		return nil, &net.OpError{Op: "listen", Net: network, Addr: l.remote, Err: net.ErrClosed}
+	}
+	return l, nil
+}
+
+// ListenPacket is Listen for UDP: the network is "udp", "udp4" or "udp6". The connection returned reads and writes
+// *net.UDPAddr addresses, never IPv4-mapped ones, and has the methods ReadFromUDPAddrPort and WriteToUDPAddrPort of
+// *net.UDPConn too.
+func (s *Stack) ListenPacket(ctx context.Context, network, address string) (net.PacketConn, error) {
+	ep, wq, at, err := s.bind(ctx, network, "udp", address)
+	if err != nil {
+		return nil, err
+	}
+	dual := at.Addr() == netip.IPv6Unspecified() && network == "udp"
+	c, err := s.newUDPConn(ep, wq, dual || at.Addr().Is4(), at.Addr().Is6())
+	if err != nil {
+		return nil, &net.OpError{Op: "listen", Net: network, Addr: net.UDPAddrFromAddrPort(at), Err: err}
+	}
+	return c, nil
+}
+
+// bind returns a bound endpoint and where it was asked to be bound.
+func (s *Stack) bind(ctx context.Context, network, transport, address string) (tcpip.Endpoint, *waiter.Queue, netip.AddrPort, error) {
+	fail := func(addr net.Addr, err error) (tcpip.Endpoint, *waiter.Queue, netip.AddrPort, error) {
+		return nil, nil, netip.AddrPort{}, &net.OpError{Op: "listen", Net: network, Addr: addr, Err: err}
+	}
+	family, ok := strings.CutPrefix(network, transport)
+	if !ok || family != "" && family != "4" && family != "6" {
+		return fail(nil, net.UnknownNetworkError(network))
+	}
+	if s.closed.Load() {
+		return fail(nil, net.ErrClosed)
+	}
+	at, err := parseListenAddress(ctx, network, family, address)
+	if err != nil {
+		return fail(nil, err)
+	}
+	var addr net.Addr = net.TCPAddrFromAddrPort(at)
+	number := tcp.ProtocolNumber
+	if transport == "udp" {
+		addr, number = net.UDPAddrFromAddrPort(at), udp.ProtocolNumber
+	}
+
+	protocol := ipv6.ProtocolNumber
+	if at.Addr().Is4() {
+		protocol = ipv4.ProtocolNumber
+	}
+	wq := new(waiter.Queue)
+	ep, terr := s.gv.NewEndpoint(number, protocol, wq)
+	if terr != nil {
+		return fail(addr, s.closedError(errnoOf("socket", terr)))
+	}
+	opts := ep.SocketOptions()
+	opts.SetV6Only(family == "6")
+	// Flows to foreign addresses come in by the other interface.
+	if err := opts.SetBindToDevice(int32(ownNIC)); err != nil {
+		ep.Close()
+		return fail(addr, s.closedError(errnoOf("setsockopt", err)))
+	}
+	where := full(at)
+	if at.Addr().IsUnspecified() {
+		where.Addr = tcpip.Address{}
+	}
+	if err := ep.Bind(where); err != nil {
+		ep.Close()
+		return fail(addr, s.closedError(errnoOf("bind", err)))
+	}
+	return ep, wq, at, nil
+}
+
+// parseListenAddress returns the address to bind; the unspecified IPv6 address stands for both families if family is "".
+func parseListenAddress(ctx context.Context, network, family, address string) (netip.AddrPort, error) {
+	host, service := "", "0"
+	if address != "" {
+		var err error
+		if host, service, err = net.SplitHostPort(address); err != nil {
+			return netip.AddrPort{}, err
+		}
+	}
+	port, err := lookupPort(ctx, network, service)
+	if err != nil {
+		return netip.AddrPort{}, err
+	}
+	addr := unspecified(family != "4")
+	if host != "" {
+		if addr, err = netip.ParseAddr(host); err != nil {
+			return netip.AddrPort{}, &net.AddrError{Err: "not an IP address", Addr: host}
+		}
+		addr = addr.Unmap().WithZone("")
+		if family == "" && addr.IsUnspecified() {
+			addr = netip.IPv6Unspecified()
+		}
+	}
+	if family == "4" && !addr.Is4() || family == "6" && !addr.Is6() {
+		return netip.AddrPort{}, &net.AddrError{Err: "no suitable address found", Addr: host}
+	}
+	return netip.AddrPortFrom(addr, port), nil
+}
+
+// A listener accepts TCP connections. Its address is in socket.remote, which is where errors show it.
+type listener struct{ socket }
+
+func (l *listener) Addr() net.Addr { return l.remote }
+
+func (l *listener) Accept() (net.Conn, error) {
+	c, err := l.accept()
+	if err != nil {
+		return nil, l.opError("accept", err)
+	}
+	return c, nil
+}
+
+func (l *listener) accept() (*tcpConn, error) {
+	l.readMu.Lock()
+	defer l.readMu.Unlock()
+	passed := l.readDeadline.wait()
+	for {
+		if err := l.begin(passed); err != nil {
+			return nil, err
+		}
+		ep, wq, err := l.ep.Accept(nil)
+		switch err.(type) {
+		case nil:
+			return l.stack.newTCPConn(ep, wq)
+		case *tcpip.ErrWouldBlock:
+			if err := l.block(l.readable, passed); err != nil {
+				return nil, err
+			}
+		default:
+			return nil, l.fail("accept", err)
+		}
+	}
+}
+
+func (l *listener) Close() error {
+	if !l.shut(l.ep.Close) {
+		return l.opError("close", net.ErrClosed)
+	}
+	l.stack.forget(l)
+	return nil
+}
+
+func (l *listener) abort() { l.shut(l.ep.Close) }

@@ -1,0 +1,260 @@
+package netstack
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"sync"
+
+	"gvisor.dev/gvisor/pkg/tcpip/checksum"
+	gstack "gvisor.dev/gvisor/pkg/tcpip/stack"
+)
+
+const (
+	protoICMP   = 1
+	protoTCP    = 6
+	protoUDP    = 17
+	protoICMPv6 = 58
+
+	ipv4HeaderLen = 20
+	ipv6HeaderLen = 40
+	tcpHeaderLen  = 20
+	udpHeaderLen  = 8
+
+	// maxHeaders holds an IPv4 header with options, or an IPv6 header, and a TCP header with options.
+	maxHeaders = 60 + 60
+)
+
+// TCP flags, in the byte at offset 13 of the header.
+const (
+	flagFIN = 1 << iota
+	flagSYN
+	flagRST
+	flagPSH
+	flagACK
+	flagURG
+	flagECE
+	flagCWR
+)
+
+// A Packet is an outbound IP packet: as it goes on the wire, or a TCP packet still to be cut into several. Its methods
+// must not be called concurrently.
+type Packet struct {
+	parts  [][]byte // the packet, headers included; those that Output gets belong to gVisor
+	length int      // bytes in parts
+
+	// Of a packet to be cut: its headers, the payload of every segment but the last, and that the sum is to be made.
+	headers  [maxHeaders]byte
+	ipLen    int // length of the IP header
+	hdrLen   int // length of the IP and TCP header
+	mss      int
+	segments int
+
+	src, dst netip.Addr
+	tos      uint8
+
+	// Where segment number next begins in parts. Copying in order need not search.
+	next, part, offset int
+}
+
+var packetPool = sync.Pool{New: func() any { return new(Packet) }}
+
+// NewPacket returns the IP packet b as one segment, without a copy. It returns nil if b is not an IP packet of the
+// length that its header states.
+func NewPacket(b []byte) *Packet {
+	p := &Packet{parts: [][]byte{b}, length: len(b)}
+	if !p.parse() || totalLen(b) != len(b) {
+		return nil
+	}
+	return p
+}
+
+// fill makes p the packet in pb. It reports false if that is not a packet for the link.
+func (p *Packet) fill(pb *gstack.PacketBuffer) bool {
+	p.parts, p.length = p.parts[:0], 0
+	views, offset := pb.AsViewList()
+	for v := views.Front(); v != nil; v = v.Next() {
+		b := v.AsSlice()
+		skip := min(offset, len(b))
+		offset -= skip
+		if b = b[skip:]; len(b) > 0 {
+			p.parts = append(p.parts, b)
+			p.length += len(b)
+		}
+	}
+	if !p.parse() {
+		return false
+	}
+	if gso := &pb.GSOOptions; gso.Type != gstack.GSONone && gso.NeedsCsum {
+		return p.cut(int(gso.MSS))
+	}
+	return true
+}
+
+// release returns p to the pool. Its parts are not to be kept alive by it.
+func (p *Packet) release() {
+	clear(p.parts)
+	p.parts = p.parts[:0]
+	packetPool.Put(p)
+}
+
+// parse reads the IP header, which lies in the first part.
+func (p *Packet) parse() bool {
+	p.mss, p.segments = 0, 1
+	p.next, p.part, p.offset = 0, 0, 0
+	if len(p.parts) == 0 {
+		return false
+	}
+	b := p.parts[0]
+	if len(b) < ipv4HeaderLen {
+		return false
+	}
+	switch b[0] >> 4 {
+	case 4:
+		p.src = netip.AddrFrom4([4]byte(b[12:16]))
+		p.dst = netip.AddrFrom4([4]byte(b[16:20]))
+		p.tos = b[1]
+		return true
+	case 6:
+		if len(b) < ipv6HeaderLen {
+			return false
+		}
+		p.src = netip.AddrFrom16([16]byte(b[8:24]))
+		p.dst = netip.AddrFrom16([16]byte(b[24:40]))
+		p.tos = b[0]<<4 | b[1]>>4
+		return true
+	}
+	return false
+}
+
+// cut has p, a TCP packet, sent as segments with at most mss bytes of payload, each with a sum of its own.
+func (p *Packet) cut(mss int) bool {
+	n := 0
+	for _, part := range p.parts {
+		if n += copy(p.headers[n:], part); n == len(p.headers) {
+			break
+		}
+	}
+	var proto byte
+	switch p.headers[0] >> 4 {
+	case 4:
+		p.ipLen, proto = int(p.headers[0]&15)*4, p.headers[9]
+	case 6:
+		p.ipLen, proto = ipv6HeaderLen, p.headers[6]
+	}
+	if proto != protoTCP || n < p.ipLen+tcpHeaderLen {
+		return false
+	}
+	p.hdrLen = p.ipLen + int(p.headers[p.ipLen+12]>>4)*4
+	if n < p.hdrLen {
+		return false
+	}
+	payload := p.length - p.hdrLen
+	if mss <= 0 || payload < mss {
+		mss = max(payload, 1)
+	}
+	p.mss = mss
+	p.segments = max(1, (payload+mss-1)/mss)
+	p.seek(0)
+	return true
+}
+
+// Source returns the source address.
+func (p *Packet) Source() netip.Addr { return p.src }
+
+// Destination returns the destination address.
+func (p *Packet) Destination() netip.Addr { return p.dst }
+
+// TOS returns the IPv4 type of service or IPv6 traffic class: DSCP in the upper six bits, ECN in the lower two.
+func (p *Packet) TOS() uint8 { return p.tos }
+
+// Len returns the length of the packet in bytes, its headers counted once.
+func (p *Packet) Len() int { return p.length }
+
+// Segments returns the number of IP packets that the packet is sent as, at least 1.
+func (p *Packet) Segments() int { return p.segments }
+
+// SegmentLen returns the length in bytes of segment i as an IP packet: the same for all but the last.
+func (p *Packet) SegmentLen(i int) int {
+	if p.mss == 0 {
+		return p.length
+	}
+	return p.hdrLen + min(p.mss, p.length-p.hdrLen-i*p.mss)
+}
+
+// CopySegment writes segment i, an IP packet with correct lengths and checksums, to b, which must have room for
+// SegmentLen(i) bytes. It returns that number. Copying the segments in order is cheapest.
+func (p *Packet) CopySegment(b []byte, i int) int {
+	if i < 0 || i >= p.segments {
+		panic("netstack: segment out of range")
+	}
+	n := p.SegmentLen(i)
+	b = b[:n]
+	if p.mss == 0 {
+		b := b
+		for _, part := range p.parts {
+			b = b[copy(b, part):]
+		}
+		return n
+	}
+	copy(b, p.headers[:p.hdrLen])
+	if i != p.next {
+		p.seek(i)
+	}
+	for at := p.hdrLen; at < n; {
+		c := copy(b[at:], p.parts[p.part][p.offset:])
+		at += c
+		if p.offset += c; p.offset == len(p.parts[p.part]) {
+			p.part, p.offset = p.part+1, 0
+		}
+	}
+	p.next = i + 1
+
+	t := b[p.ipLen:]
+	binary.BigEndian.PutUint32(t[4:], binary.BigEndian.Uint32(t[4:])+uint32(i*p.mss))
+	if i > 0 {
+		t[13] &^= flagCWR
+	}
+	if i < p.segments-1 {
+		t[13] &^= flagFIN | flagPSH
+	}
+	t[16], t[17] = 0, 0
+	sum := uint32(protoTCP) + uint32(len(t))
+	if b[0]>>4 == 4 {
+		binary.BigEndian.PutUint16(b[2:], uint16(n))
+		binary.BigEndian.PutUint16(b[4:], binary.BigEndian.Uint16(b[4:])+uint16(i))
+		setIPv4Checksum(b[:p.ipLen])
+		sum += uint32(checksum.Checksum(b[12:20], 0))
+	} else {
+		binary.BigEndian.PutUint16(b[4:], uint16(n-ipv6HeaderLen))
+		sum += uint32(checksum.Checksum(b[8:40], 0))
+	}
+	sum = sum>>16 + sum&0xffff
+	sum = sum>>16 + sum&0xffff
+	binary.BigEndian.PutUint16(t[16:], ^checksum.Checksum(t, uint16(sum)))
+	return n
+}
+
+// seek moves to the payload of segment i.
+func (p *Packet) seek(i int) {
+	p.next, p.part, p.offset = i, 0, p.hdrLen+i*p.mss
+	for p.part < len(p.parts) && p.offset >= len(p.parts[p.part]) {
+		p.offset -= len(p.parts[p.part])
+		p.part++
+	}
+}
+
+func setIPv4Checksum(header []byte) {
+	header[10], header[11] = 0, 0
+	binary.BigEndian.PutUint16(header[10:], ^checksum.Checksum(header, 0))
+}
+
+// totalLen returns the length that the IP header in b states, or -1 if b does not hold an IP header.
+func totalLen(b []byte) int {
+	switch {
+	case len(b) >= ipv4HeaderLen && b[0]>>4 == 4:
+		return int(binary.BigEndian.Uint16(b[2:]))
+	case len(b) >= ipv6HeaderLen && b[0]>>4 == 6:
+		return ipv6HeaderLen + int(binary.BigEndian.Uint16(b[4:]))
+	}
+	return -1
+}

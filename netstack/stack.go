@@ -1,0 +1,312 @@
+// Package netstack is a TCP/IP stack in the process, built on gVisor and kept behind the interfaces of package net.
+//
+// A [Stack] owns some addresses and one link. What it sends leaves as IP packets through [Config.Output]; what arrives
+// enters through [Stack.Deliver]. It knows nothing of what carries the packets. Everything in between is dialled,
+// listened on and resolved as with package net, and no gVisor type shows, so that a user is not tied to its version.
+package netstack
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+	"gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
+	"gvisor.dev/gvisor/pkg/tcpip/network/ipv6"
+	gstack "gvisor.dev/gvisor/pkg/tcpip/stack"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/icmp"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
+)
+
+// The stack has two interfaces on its one link. Sockets opened here live on ownNIC and see only the stack's own
+// addresses; flows to any other address, which only the handlers of HandleTCP and HandleUDP may take, live on
+// foreignNIC. One promiscuous interface would let a wildcard listener swallow the latter.
+const (
+	ownNIC     tcpip.NICID = 1
+	foreignNIC tcpip.NICID = 2
+)
+
+const (
+	defaultMTU = 1420
+	minMTU     = 576
+	maxMTU     = 65535
+
+	// minGSOSize leaves room for the headers that gVisor sets aside and some payload.
+	minGSOSize = 4096
+	maxGSOSize = 65535
+
+	tcpDefaultBuffer = 1 << 20
+	tcpMaxReceive    = 8 << 20
+	tcpMaxSend       = 6 << 20
+	udpBuffer        = 1 << 20
+
+	timeWait = 30 * time.Second
+)
+
+// Config describes a Stack. New copies what it keeps.
+type Config struct {
+	// Addresses are the stack's own. The prefix lengths are informative: every destination but these leaves by the link.
+	Addresses []netip.Prefix
+
+	// DNS lists the servers asked for names, through the stack, in this order. Without any, looking up names fails.
+	DNS []netip.Addr
+
+	// Search lists the domains tried for names that contain no dot.
+	Search []string
+
+	// MTU is the size in bytes of the largest IP packet the link carries: 576 to 65535, 0 means 1420.
+	// Below 1280 only IPv4 works.
+	MTU int
+
+	// GSOMaxSize is the size in bytes of the largest IP packet handed to Output before segmentation, at most 65535.
+	// 0, or less than two packets of the MTU, means that every packet arrives segmented.
+	GSOMaxSize int
+
+	// Output is called for every outbound IP packet. It may block, which holds back the sender; it must return soon after
+	// Close was called. The packet is valid only during the call. Output may be called concurrently, and from inside
+	// Deliver, but the packets of one flow come one at a time, in order.
+	//
+	// If it returns an error that wraps ErrNoRoute, the packet's sender in the stack is told by ICMP that the host is
+	// unreachable. The packet counts as lost with any other error.
+	Output func(*Packet) error
+
+	// Reach, if not nil, runs beside every connection attempt, echo and DNS query to addr. If it returns an error, that
+	// ends the attempt and is wrapped in its error; nil means that it has nothing to say. Its context is cancelled when
+	// the attempt ends, which waits for Reach to return.
+	Reach func(ctx context.Context, addr netip.Addr) error
+}
+
+// A Stack is a TCP/IP stack on one link. Its methods may be called concurrently.
+type Stack struct {
+	cfg Config
+	own map[netip.Addr]bool // constant
+	ip4 netip.Addr          // constant: the first own address of each family, if any
+	ip6 netip.Addr
+
+	gv      *gstack.Stack
+	link    *link // of ownNIC
+	foreign *link // of foreignNIC
+
+	deliverOne func(*joined) // constant: deliver
+
+	dns      resolver
+	forward  forwarder
+	watchers watchers
+
+	done   chan struct{} // closed by Close
+	closed atomic.Bool
+	inject chan []byte    // ICMP packets on their way to the senders in the stack
+	wg     sync.WaitGroup // of the injector
+
+	mu      sync.Mutex
+	sockets map[aborter]struct{} // guarded by mu; nil once closed
+}
+
+// An aborter is a socket that Close ends.
+type aborter interface{ abort() }
+
+// ErrNoRoute is what Output returns, wrapped or not, for a packet whose destination it cannot reach.
+var ErrNoRoute = errors.New("no route to destination")
+
+// New returns a running stack. It fails if the configuration is not usable.
+func New(cfg Config) (*Stack, error) {
+	if cfg.Output == nil {
+		return nil, errors.New("netstack: no Output")
+	}
+	if cfg.MTU == 0 {
+		cfg.MTU = defaultMTU
+	}
+	if cfg.MTU < minMTU || cfg.MTU > maxMTU {
+		return nil, fmt.Errorf("netstack: MTU %d is not between %d and %d", cfg.MTU, minMTU, maxMTU)
+	}
+	if cfg.GSOMaxSize < 0 || cfg.GSOMaxSize > maxGSOSize {
+		return nil, fmt.Errorf("netstack: GSOMaxSize %d is not between 0 and %d", cfg.GSOMaxSize, maxGSOSize)
+	}
+	if cfg.GSOMaxSize < max(minGSOSize, 2*cfg.MTU) {
+		cfg.GSOMaxSize = 0
+	}
+	cfg.Addresses = slices.Clone(cfg.Addresses)
+	cfg.DNS = slices.Clone(cfg.DNS)
+	cfg.Search = slices.Clone(cfg.Search)
+
+	s := &Stack{
+		cfg:     cfg,
+		own:     make(map[netip.Addr]bool),
+		done:    make(chan struct{}),
+		inject:  make(chan []byte, 64),
+		sockets: make(map[aborter]struct{}),
+	}
+	s.deliverOne = s.deliver
+	s.link = &link{stack: s, mtu: uint32(cfg.MTU), gso: uint32(cfg.GSOMaxSize)}
+	s.foreign = &link{stack: s, mtu: uint32(cfg.MTU), gso: uint32(cfg.GSOMaxSize)}
+	s.gv = gstack.New(gstack.Options{
+		NetworkProtocols:   []gstack.NetworkProtocolFactory{ipv4.NewProtocol, ipv6.NewProtocol},
+		TransportProtocols: []gstack.TransportProtocolFactory{tcp.NewProtocolCUBIC, udp.NewProtocol, icmp.NewProtocol4, icmp.NewProtocol6},
+	})
+	if err := s.configure(); err != nil {
+		s.gv.Destroy()
+		return nil, fmt.Errorf("netstack: %w", err)
+	}
+	s.wg.Go(s.injector)
+	return s, nil
+}
+
+// configure sets up the fresh gVisor stack.
+func (s *Stack) configure() error {
+	sack := tcpip.TCPSACKEnabled(true)
+	moderate := tcpip.TCPModerateReceiveBufferOption(true)
+	receive := tcpip.TCPReceiveBufferSizeRangeOption{Min: tcp.MinBufferSize, Default: tcpDefaultBuffer, Max: tcpMaxReceive}
+	send := tcpip.TCPSendBufferSizeRangeOption{Min: tcp.MinBufferSize, Default: tcpDefaultBuffer, Max: tcpMaxSend}
+	wait := tcpip.TCPTimeWaitTimeoutOption(timeWait)
+	reuse := tcpip.TCPTimeWaitReuseGlobal
+	for _, opt := range []tcpip.SettableTransportProtocolOption{&sack, &moderate, &receive, &send, &wait, &reuse} {
+		if err := s.gv.SetTransportProtocolOption(tcp.ProtocolNumber, opt); err != nil {
+			return fmt.Errorf("TCP option %T: %v", opt, err)
+		}
+	}
+	if err := s.gv.SetOption(tcpip.ReceiveBufferSizeOption{Min: 4096, Default: udpBuffer, Max: tcpMaxReceive}); err != nil {
+		return fmt.Errorf("receive buffer: %v", err)
+	}
+	if err := s.gv.SetOption(tcpip.SendBufferSizeOption{Min: 4096, Default: udpBuffer, Max: tcpMaxSend}); err != nil {
+		return fmt.Errorf("send buffer: %v", err)
+	}
+
+	s.forward.init(s)
+	s.gv.SetTransportProtocolHandler(tcp.ProtocolNumber, s.forward.handleTCP)
+	s.gv.SetTransportProtocolHandler(udp.ProtocolNumber, s.forward.handleUDP)
+
+	for id, l := range map[tcpip.NICID]*link{ownNIC: s.link, foreignNIC: s.foreign} {
+		if err := s.gv.CreateNIC(id, l); err != nil {
+			return fmt.Errorf("interface: %v", err)
+		}
+	}
+	if err := s.gv.SetPromiscuousMode(foreignNIC, true); err != nil {
+		return fmt.Errorf("promiscuous mode: %v", err)
+	}
+	if err := s.gv.SetSpoofing(foreignNIC, true); err != nil {
+		return fmt.Errorf("spoofing: %v", err)
+	}
+	s.gv.SetRouteTable([]tcpip.Route{
+		{Destination: header.IPv4EmptySubnet, NIC: ownNIC},
+		{Destination: header.IPv6EmptySubnet, NIC: ownNIC},
+		{Destination: header.IPv4EmptySubnet, NIC: foreignNIC},
+		{Destination: header.IPv6EmptySubnet, NIC: foreignNIC},
+	})
+	for _, prefix := range s.cfg.Addresses {
+		if err := s.addAddress(prefix.Addr().Unmap().WithZone("")); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *Stack) addAddress(addr netip.Addr) error {
+	if !addr.IsValid() || addr.IsUnspecified() || addr.IsMulticast() || addr.IsLoopback() {
+		return fmt.Errorf("address %v cannot be the stack's own", addr)
+	}
+	if s.own[addr] {
+		return nil
+	}
+	err := s.gv.AddProtocolAddress(ownNIC, tcpip.ProtocolAddress{
+		Protocol: protocolOf(addr),
+		// A host prefix: a tunnel has no broadcast address.
+		AddressWithPrefix: addressOf(addr).WithPrefix(),
+	}, gstack.AddressProperties{})
+	if err != nil {
+		return fmt.Errorf("address %v: %v", addr, err)
+	}
+	s.own[addr] = true
+	switch {
+	case addr.Is4() && !s.ip4.IsValid():
+		s.ip4 = addr
+	case addr.Is6() && !s.ip6.IsValid():
+		s.ip6 = addr
+	}
+	return nil
+}
+
+// Close ends the stack and everything in it: connections are reset, and every call in progress returns an error for
+// which errors.Is(err, net.ErrClosed) holds. It returns when no goroutine of the stack is left, except those in which
+// handlers of HandleTCP and HandleUDP run. Closing again does nothing.
+func (s *Stack) Close() error {
+	if s.closed.Swap(true) {
+		<-s.done
+		s.wg.Wait()
+		return nil
+	}
+	s.mu.Lock()
+	sockets := s.sockets
+	s.sockets = nil
+	s.mu.Unlock()
+	close(s.done)
+	for socket := range sockets {
+		socket.abort()
+	}
+	s.forward.close()
+	s.gv.Destroy()
+	s.wg.Wait()
+	return nil
+}
+
+// track makes Close end socket. It reports false if the stack is closed.
+func (s *Stack) track(socket aborter) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.sockets == nil {
+		return false
+	}
+	s.sockets[socket] = struct{}{}
+	return true
+}
+
+func (s *Stack) forget(socket aborter) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.sockets, socket)
+}
+
+// source returns an own address of the family of addr, if there is one.
+func (s *Stack) source(addr netip.Addr) netip.Addr {
+	if addr.Is4() {
+		return s.ip4
+	}
+	return s.ip6
+}
+
+func addressOf(addr netip.Addr) tcpip.Address {
+	if !addr.IsValid() {
+		return tcpip.Address{}
+	}
+	return tcpip.AddrFromSlice(addr.AsSlice())
+}
+
+func protocolOf(addr netip.Addr) tcpip.NetworkProtocolNumber {
+	if addr.Is4() {
+		return ipv4.ProtocolNumber
+	}
+	return ipv6.ProtocolNumber
+}
+
+// full returns ap as an address reached through, or bound on, the interface of the stack's own sockets.
+func full(ap netip.AddrPort) tcpip.FullAddress {
+	return tcpip.FullAddress{NIC: ownNIC, Addr: addressOf(ap.Addr()), Port: ap.Port()}
+}
+
+// addrPortOf is the inverse of full; an address of no family yields an invalid one.
+func addrPortOf(a tcpip.FullAddress) netip.AddrPort {
+	var addr netip.Addr
+	switch a.Addr.Len() {
+	case 4:
+		addr = netip.AddrFrom4(a.Addr.As4())
+	case 16:
+		addr = netip.AddrFrom16(a.Addr.As16()).Unmap()
+	}
+	return netip.AddrPortFrom(addr, a.Port)
+}

@@ -1,0 +1,213 @@
+package netstack
+
+import (
+	"bytes"
+	"errors"
+	"net"
+	"net/netip"
+	"syscall"
+
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/waiter"
+)
+
+// A udpConn is a UDP socket. It behaves as a *net.UDPConn, connected or not.
+type udpConn struct {
+	socket
+	v4, v6 bool // the families it can send to; constant
+
+	reader tcpip.SliceWriter // guarded by readMu
+	writer bytes.Reader      // guarded by writeMu
+
+	unreachable chan error // the latest ICMP error that gVisor does not report
+	unwatch     func()     // may be nil
+}
+
+// newUDPConn takes over ep, which is bound or connected. It fails, and closes ep, if the stack is closed.
+func (s *Stack) newUDPConn(ep tcpip.Endpoint, wq *waiter.Queue, v4, v6 bool) (*udpConn, error) {
+	c := &udpConn{v4: v4, v6: v6, unreachable: make(chan error, 1)}
+	c.init(s, "udp", ep, wq)
+	local := c.localAddrPort()
+	if !local.Addr().IsValid() {
+		local = netip.AddrPortFrom(unspecified(v6), local.Port())
+	}
+	c.local = net.UDPAddrFromAddrPort(local)
+	if a, err := ep.GetRemoteAddress(); err == nil {
+		remote := addrPortOf(a)
+		c.remote = net.UDPAddrFromAddrPort(remote)
+		c.unwatch = s.watchers.watch(flow{protoUDP, local, remote}, c.observe)
+	}
+	if !s.track(c) {
+		c.abort()
+		return nil, net.ErrClosed
+	}
+	return c, nil
+}
+
+func unspecified(v6 bool) netip.Addr {
+	if v6 {
+		return netip.IPv6Unspecified()
+	}
+	return netip.IPv4Unspecified()
+}
+
+// observe notes an ICMP error for the next call. gVisor reports a closed port by itself.
+func (c *udpConn) observe(_ netip.AddrPort, err error) {
+	if err == syscall.ECONNREFUSED {
+		return
+	}
+	select {
+	case c.unreachable <- err:
+	default:
+	}
+	c.readable.NotifyEvent(0)
+}
+
+// pending returns the ICMP error noted, if any.
+func (c *udpConn) pending() error {
+	select {
+	case err := <-c.unreachable:
+		return err
+	default:
+		return nil
+	}
+}
+
+func (c *udpConn) Read(b []byte) (int, error) {
+	n, _, err := c.read(b)
+	if err != nil {
+		err = c.opError("read", err)
+	}
+	return n, err
+}
+
+func (c *udpConn) ReadFrom(b []byte) (int, net.Addr, error) {
+	n, from, err := c.ReadFromUDPAddrPort(b)
+	if err != nil {
+		return n, nil, err
+	}
+	return n, net.UDPAddrFromAddrPort(from), nil
+}
+
+// ReadFromUDPAddrPort is ReadFrom without the allocation.
+func (c *udpConn) ReadFromUDPAddrPort(b []byte) (int, netip.AddrPort, error) {
+	n, from, err := c.read(b)
+	if err != nil {
+		err = c.opError("read", err)
+	}
+	return n, from, err
+}
+
+func (c *udpConn) read(b []byte) (int, netip.AddrPort, error) {
+	c.readMu.Lock()
+	defer c.readMu.Unlock()
+	passed := c.readDeadline.wait()
+	if err := c.begin(passed); err != nil {
+		return 0, netip.AddrPort{}, err
+	}
+	defer func() { c.reader = nil }()
+	for {
+		c.reader = b
+		res, err := c.ep.Read(&c.reader, tcpip.ReadOptions{NeedRemoteAddr: true})
+		switch err.(type) {
+		case nil, *tcpip.ErrBadBuffer: // the latter: b is empty
+			return res.Count, addrPortOf(res.RemoteAddr), nil
+		case *tcpip.ErrWouldBlock:
+			if err := c.pending(); err != nil {
+				return 0, netip.AddrPort{}, err
+			}
+			if err := c.block(c.readable, passed); err != nil {
+				return 0, netip.AddrPort{}, err
+			}
+		default:
+			return 0, netip.AddrPort{}, c.fail("read", err)
+		}
+	}
+}
+
+func (c *udpConn) Write(b []byte) (int, error) {
+	if c.remote == nil {
+		return 0, c.opError("write", syscall.EDESTADDRREQ)
+	}
+	n, err := c.write(b, tcpip.WriteOptions{})
+	if err != nil {
+		err = c.opError("write", err)
+	}
+	return n, err
+}
+
+func (c *udpConn) WriteTo(b []byte, addr net.Addr) (int, error) {
+	ua, ok := addr.(*net.UDPAddr)
+	if !ok || ua == nil {
+		return 0, &net.OpError{Op: "write", Net: c.network, Source: c.local, Addr: addr, Err: syscall.EINVAL}
+	}
+	return c.WriteToUDPAddrPort(b, ua.AddrPort())
+}
+
+// WriteToUDPAddrPort is WriteTo without the allocation.
+func (c *udpConn) WriteToUDPAddrPort(b []byte, to netip.AddrPort) (int, error) {
+	addr := to.Addr().Unmap().WithZone("")
+	to = netip.AddrPortFrom(addr, to.Port())
+	n, err := 0, error(nil)
+	switch {
+	case c.remote != nil:
+		err = net.ErrWriteToConnected
+	case !addr.IsValid():
+		err = errors.New("missing address")
+	case addr.Is4() && !c.v4:
+		err = &net.AddrError{Err: "non-IPv6 address", Addr: addr.String()}
+	case addr.Is6() && !c.v6:
+		err = &net.AddrError{Err: "non-IPv4 address", Addr: addr.String()}
+	default:
+		dst := full(to)
+		n, err = c.write(b, tcpip.WriteOptions{To: &dst})
+	}
+	if err != nil {
+		err = &net.OpError{Op: "write", Net: c.network, Source: c.local, Addr: net.UDPAddrFromAddrPort(to), Err: err}
+	}
+	return n, err
+}
+
+func (c *udpConn) write(b []byte, opts tcpip.WriteOptions) (int, error) {
+	c.writeMu.Lock()
+	defer c.writeMu.Unlock()
+	passed := c.writeDeadline.wait()
+	defer c.writer.Reset(nil)
+	for {
+		if err := c.begin(passed); err != nil {
+			return 0, err
+		}
+		if err := c.pending(); err != nil {
+			return 0, err
+		}
+		c.writer.Reset(b)
+		n, err := c.ep.Write(&c.writer, opts)
+		switch err.(type) {
+		case nil:
+			return int(n), nil
+		case *tcpip.ErrWouldBlock:
+			if err := c.block(c.writable, passed); err != nil {
+				return 0, err
+			}
+		default:
+			return 0, c.fail("write", err)
+		}
+	}
+}
+
+func (c *udpConn) Close() error {
+	if !c.shut(c.end) {
+		return c.opError("close", net.ErrClosed)
+	}
+	c.stack.forget(c)
+	return nil
+}
+
+func (c *udpConn) abort() { c.shut(c.end) }
+
+func (c *udpConn) end() {
+	if c.unwatch != nil {
+		c.unwatch()
+	}
+	c.ep.Close()
+}
