@@ -5,9 +5,7 @@
 // and wherever the kernel refuses, it is sent piece by piece and nobody notices but the profiler.
 package udp
 
-import (
-	"net/netip"
-)
+import "net/netip"
 
 // Message is one datagram, or with SegmentSize > 0 several of that size back to back in Buf, of which the last may be
 // shorter. Reading sets every field but Buf.
@@ -50,15 +48,8 @@ type Socket interface {
 	Close() error
 }
 
-const (
-	// socketBuffer is the size asked for the kernel's buffers: 50 ms at 1 Gb/s, as the kernel grants it.
-	socketBuffer = 7 << 20
-
-	// A segmented message whose IP packet reaches 64 KiB is taken apart in software on its way: stay clear of that. 64
-	// segments is what every kernel with UDP_SEGMENT accepts.
-	maxMessage  = 65000
-	maxSegments = 64
-)
+// socketBuffer is the size in bytes asked for the kernel's buffers: some 50 ms at 1 Gb/s, of which it may grant less.
+const socketBuffer = 7 << 20
 
 // firstSegment is the length of the first datagram in b.
 func firstSegment(b []byte, segmentSize int) int {

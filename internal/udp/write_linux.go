@@ -15,6 +15,11 @@ const (
 	// maxPieces is the most that one sendmmsg takes.
 	maxPieces = 128
 
+	// A segmented message whose IP packet reaches 64 KiB is taken apart in software on its way: stay clear of that. 64
+	// segments is what every kernel with UDP_SEGMENT accepts.
+	maxMessage  = 65000
+	maxSegments = 64
+
 	// gsoTries is how many EINVAL in a row, without a segmented message succeeding in between, prove that segmentation
 	// will never work here. Fewer prove little: kernels before 6.15 say EINVAL also when a segment exceeds the path MTU.
 	gsoTries = 8
