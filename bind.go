@@ -1,0 +1,155 @@
+package wireguard
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"strconv"
+	"syscall"
+
+	"github.com/wgstack/wireguard/internal/udp"
+)
+
+// binding is the set of outer sockets of a device. It never changes once
+// published.
+type binding struct {
+	sockets []udp.Socket
+	v4, v6  udp.Socket // of sockets; nil: the family has none
+	port    uint16
+}
+
+// open makes the sockets for a port, from the configured factory if there is
+// one.
+func (d *Device) open(ctx context.Context, port uint16) (*binding, error) {
+	if d.listenPacket == nil {
+		sockets, _, err := udp.Listen(port)
+		if err != nil {
+			return nil, err
+		}
+		return listening(sockets), nil
+	}
+	pc, err := d.listenPacket(ctx, "udp", net.JoinHostPort("", strconv.Itoa(int(port))))
+	if err != nil {
+		return nil, err
+	}
+	s := udp.Wrap(pc)
+	b := &binding{sockets: []udp.Socket{s}, v4: s, v6: s, port: s.LocalAddr().Port()}
+	if _, ok := pc.(*net.UDPConn); ok && s.LocalAddr().Addr().Is4() {
+		b.v6 = nil
+	}
+	return b, nil
+}
+
+// listening is the binding of sockets of one family each.
+func listening(sockets []udp.Socket) *binding {
+	b := &binding{sockets: sockets, port: sockets[0].LocalAddr().Port()}
+	for _, s := range sockets {
+		if s.LocalAddr().Addr().Is4() {
+			b.v4 = s
+		} else {
+			b.v6 = s
+		}
+	}
+	return b
+}
+
+// socket returns the socket that reaches a, nil if there is none.
+func (b *binding) socket(a netip.Addr) udp.Socket {
+	if a.Is4() {
+		return b.v4
+	}
+	return b.v6
+}
+
+func (b *binding) close() error {
+	var err error
+	for _, s := range b.sockets {
+		err = errors.Join(err, s.Close())
+	}
+	return err
+}
+
+// setMark marks the packets of every socket.
+func (b *binding) setMark(mark uint32) error {
+	for _, s := range b.sockets {
+		if err := s.SetMark(mark); err != nil {
+			return fmt.Errorf("firewall mark %#x: %w", mark, err)
+		}
+	}
+	return nil
+}
+
+// write sends a message that belongs to no peer's lane.
+func (b *binding) write(m udp.Message) {
+	if s := b.socket(m.Addr.Addr()); s != nil {
+		s.WriteBatch([]udp.Message{m})
+	}
+}
+
+// writeBatch sends messages, all to one address, as udp.Socket does. If the
+// sockets are replaced meanwhile, the new ones take what the old ones did not.
+func (d *Device) writeBatch(ms []udp.Message) (int, error) {
+	b := d.binding.Load()
+	for sent := 0; ; {
+		s := b.socket(ms[0].Addr.Addr())
+		if s == nil {
+			return sent, syscall.EAFNOSUPPORT
+		}
+		n, err := s.WriteBatch(ms[sent:])
+		sent += n
+		if err == nil || !errors.Is(err, net.ErrClosed) {
+			return sent, err
+		}
+		latest := d.binding.Load()
+		if latest == b {
+			return sent, err
+		}
+		b = latest
+		for i := range ms[sent:] {
+			ms[sent+i].Local = udp.Local{}
+		}
+	}
+}
+
+// rebind replaces the sockets by new ones on the given port, 0 for any. If
+// that fails the old ones go on. d.mu is held.
+func (d *Device) rebind(ctx context.Context, port uint16) error {
+	old := d.binding.Load()
+	var (
+		b   *binding
+		err error
+	)
+	if port == old.port && d.listenPacket == nil {
+		var sockets []udp.Socket
+		if sockets, err = udp.Relisten(old.sockets); err == nil {
+			b = listening(sockets)
+		}
+	} else {
+		b, err = d.open(ctx, port)
+	}
+	if err == nil {
+		if err = b.setMark(d.fwmark); err != nil {
+			b.close()
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("wireguard: rebind to port %d: %w", port, err)
+	}
+	d.binding.Store(b)
+	d.startReaders(b)
+	old.close()
+	for _, p := range d.peers {
+		p.mu.Lock()
+		p.forgetLocal()
+		p.mu.Unlock()
+	}
+	return nil
+}
+
+func (d *Device) startReaders(b *binding) {
+	for _, s := range b.sockets {
+		d.background.Go(func() { d.read(s) })
+	}
+}

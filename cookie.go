@@ -1,0 +1,138 @@
+package wireguard
+
+import (
+	"crypto/cipher"
+	"crypto/rand"
+	"crypto/subtle"
+	"encoding/binary"
+	"net/netip"
+	"sync"
+	"time"
+
+	"golang.org/x/crypto/blake2s"
+	"golang.org/x/crypto/chacha20poly1305"
+)
+
+// MAC1, MAC2 and cookies, whitepaper sections 5.3 and 5.4.7.
+
+const (
+	mac1Label   = "mac1----"
+	cookieLabel = "cookie--"
+)
+
+type (
+	mac    = [macSize]byte
+	cookie = [macSize]byte
+)
+
+func labelKey(label string, static *PublicKey) [blake2s.Size]byte {
+	return blake2s.Sum256(append([]byte(label), static[:]...))
+}
+
+func cookieAEAD(static *PublicKey) cipher.AEAD {
+	key := labelKey(cookieLabel, static)
+	a, err := chacha20poly1305.NewX(key[:])
+	if err != nil {
+		panic(err) // only a wrong key length
+	}
+	return a
+}
+
+// splitMACs returns what mac1 covers, mac1, what mac2 covers, and mac2.
+func splitMACs(msg []byte) (before1, mac1, before2, mac2 []byte) {
+	n1, n2 := len(msg)-2*macSize, len(msg)-macSize
+	return msg[:n1], msg[n1:n2], msg[:n2], msg[n2:]
+}
+
+// cookieChecker verifies the MACs of handshake messages sent to one static
+// key. It never changes.
+type cookieChecker struct {
+	mac1Key [blake2s.Size]byte
+	aead    cipher.AEAD
+}
+
+func (c *cookieChecker) init(static PublicKey) {
+	c.mac1Key = labelKey(mac1Label, &static)
+	c.aead = cookieAEAD(&static)
+}
+
+func (c *cookieChecker) validMAC1(msg []byte) bool {
+	before, got, _, _ := splitMACs(msg)
+	want := keyedMAC(c.mac1Key[:], before)
+	return subtle.ConstantTimeCompare(want[:], got) == 1
+}
+
+// validMAC2 reports whether msg carries a MAC under the cookie of its sender.
+func validMAC2(msg []byte, ck *cookie) bool {
+	_, _, before, got := splitMACs(msg)
+	want := keyedMAC(ck[:], before)
+	return subtle.ConstantTimeCompare(want[:], got) == 1
+}
+
+// reply makes the cookie reply to a handshake message.
+func (c *cookieChecker) reply(msg []byte, ck *cookie) [cookieReplySize]byte {
+	_, mac1, _, _ := splitMACs(msg)
+	r := cookieReply{receiver: binary.LittleEndian.Uint32(msg[4:])}
+	rand.Read(r.nonce[:])
+	c.aead.Seal(r.cookie[:0], r.nonce[:], ck[:], mac1)
+	return r.marshal()
+}
+
+// cookieJar makes the cookies of a device: a MAC of the source under a secret
+// that lives for two minutes.
+type cookieJar struct {
+	mu     sync.Mutex
+	secret [blake2s.Size]byte
+	born   time.Time
+}
+
+func (j *cookieJar) cookie(now time.Time, src netip.AddrPort) cookie {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.born.IsZero() || now.Sub(j.born) >= cookieLifetime {
+		rand.Read(j.secret[:])
+		j.born = now
+	}
+	var port [2]byte
+	binary.BigEndian.PutUint16(port[:], src.Port())
+	return keyedMAC(j.secret[:], src.Addr().Unmap().WithZone("").AsSlice(), port[:])
+}
+
+// cookieGenerator puts MACs on the handshake messages to one peer and keeps
+// the cookie that the peer gave. The peer's lock guards it.
+type cookieGenerator struct {
+	cookie   cookie
+	born     time.Time // of the cookie; zero: none
+	mac1     mac       // of the latest message
+	mac1Sent bool      // no cookie reply has used mac1 yet
+}
+
+// addMACs fills the last 32 bytes of msg, sent to the holder of static.
+func (g *cookieGenerator) addMACs(now time.Time, static *PublicKey, msg []byte) {
+	before1, mac1, before2, mac2 := splitMACs(msg)
+	key := labelKey(mac1Label, static)
+	g.mac1 = keyedMAC(key[:], before1)
+	g.mac1Sent = true
+	copy(mac1, g.mac1[:])
+	if !g.born.IsZero() && now.Sub(g.born) < cookieLifetime-cookieLatency {
+		m := keyedMAC(g.cookie[:], before2)
+		copy(mac2, m[:])
+	}
+}
+
+// consume stores the cookie of a reply to the latest message.
+func (g *cookieGenerator) consume(now time.Time, static *PublicKey, b []byte) bool {
+	if !g.mac1Sent {
+		return false
+	}
+	var r cookieReply
+	r.parse(b)
+	ck, err := cookieAEAD(static).Open(nil, r.nonce[:], r.cookie[:], g.mac1[:])
+	if err != nil {
+		return false
+	}
+	copy(g.cookie[:], ck)
+	g.born = now
+	g.mac1Sent = false
+	return true
+}

@@ -1,0 +1,84 @@
+package wireguard
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"time"
+
+	"github.com/wgstack/wireguard/internal/udp"
+)
+
+// endpoint is where a peer was last heard, and the local address that it
+// spoke to, from which it is answered. It never changes once published.
+type endpoint struct {
+	addr  netip.AddrPort
+	local udp.Local // zero: the system chooses
+}
+
+const resolveTimeout = 5 * time.Second
+
+// hostEndpoint is the configured endpoint of a peer that has one by name. The
+// peer's lock guards it.
+type hostEndpoint struct {
+	host  string
+	port  uint16
+	stale bool // to be looked up before the next initiation
+	turn  int  // of the addresses found: the next is tried when handshakes fail
+}
+
+// parseEndpoint splits a validated host:port into an address, or a name.
+func parseEndpoint(s string) (netip.AddrPort, *hostEndpoint, error) {
+	host, service, err := net.SplitHostPort(s)
+	if err != nil {
+		return netip.AddrPort{}, nil, err
+	}
+	var port uint16
+	if _, err := fmt.Sscanf(service, "%d", &port); err != nil {
+		return netip.AddrPort{}, nil, fmt.Errorf("port %q", service)
+	}
+	if a, err := netip.ParseAddr(host); err == nil {
+		return netip.AddrPortFrom(a.Unmap(), port), nil, nil
+	}
+	return netip.AddrPort{}, &hostEndpoint{host: host, port: port, stale: true}, nil
+}
+
+// lookupHost is the host's resolver.
+func lookupHost(ctx context.Context, host string) ([]netip.Addr, error) {
+	return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+}
+
+// resolve looks the peer's name up and adopts one of its addresses, keeping
+// the former endpoint if that fails.
+func (p *peer) resolve(h hostEndpoint) {
+	d := p.device
+	ctx, cancel := context.WithTimeout(d.ctx, resolveTimeout)
+	defer cancel()
+	addrs, err := d.lookupHost(ctx, h.host)
+	usable := addrs[:0]
+	b := d.binding.Load()
+	for _, a := range addrs {
+		if a = a.Unmap(); b.socket(a) != nil {
+			usable = append(usable, a)
+		}
+	}
+	if err == nil && len(usable) == 0 {
+		err = fmt.Errorf("lookup %s: no address of a family that has a socket", h.host)
+	}
+	if err != nil {
+		d.log.Warn("endpoint not resolved", "peer", p.public.short(), "err", err)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.host == nil || p.host.host != h.host || p.host.port != h.port {
+		return // configured anew in the meantime
+	}
+	if err != nil {
+		p.failure = err
+		return
+	}
+	p.host.stale = false
+	p.host.turn++
+	p.setEndpoint(endpoint{addr: netip.AddrPortFrom(usable[h.turn%len(usable)], h.port)})
+}

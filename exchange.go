@@ -1,0 +1,267 @@
+package wireguard
+
+import (
+	"encoding/binary"
+	"sync/atomic"
+	"time"
+
+	"github.com/wgstack/wireguard/internal/udp"
+)
+
+// The exchange of handshake messages: what is decided about them between the
+// socket and the pure functions of handshake.go, and what they change in a
+// peer once they have proved valid.
+
+// handshakeJob is an initiation to make for peer or, with peer nil, a message
+// to consume.
+type handshakeJob struct {
+	peer *peer
+	size int
+	raw  [handshakeMaxSize]byte
+	from endpoint
+}
+
+// load tells whether the handshake queue is so long that senders must prove
+// their address with a cookie. It stays so for a second.
+type load struct{ until atomic.Int64 }
+
+func (l *load) note(now time.Time) { l.until.Store(now.Add(underLoadAfter).UnixNano()) }
+
+func (l *load) high(now time.Time) bool { return now.UnixNano() < l.until.Load() }
+
+// queueHandshake takes a handshake message off the receive path. A full queue
+// drops it.
+func (d *Device) queueHandshake(b []byte, from endpoint) {
+	j := handshakeJob{size: len(b), from: from}
+	copy(j.raw[:], b)
+	if d.handshakes.waiting() >= underLoadHandshakes {
+		d.load.note(d.now())
+	}
+	d.handshakes.submit(j, maxQueuedHandshakes)
+}
+
+func (d *Device) doHandshake(j handshakeJob) {
+	if j.peer != nil {
+		j.peer.sendInitiation()
+		return
+	}
+	msg := j.raw[:j.size]
+	id := d.identity.Load()
+	if id == nil {
+		return
+	}
+	now := d.now()
+	t := messageType(msg)
+	if t == typeCookieReply {
+		d.receiveCookieReply(now, msg)
+		return
+	}
+	if !d.admit(now, id, msg, j.from) {
+		return
+	}
+	if t == typeInitiation {
+		d.receiveInitiation(now, id, msg, j.from)
+	} else {
+		d.receiveResponse(now, id, msg, j.from)
+	}
+}
+
+// admit decides before any expensive computation whether to go on with a
+// handshake message.
+func (d *Device) admit(now time.Time, id *identity, msg []byte, from endpoint) bool {
+	if !id.checker.validMAC1(msg) {
+		return false
+	}
+	if !d.load.high(now) {
+		return true
+	}
+	ck := d.cookies.cookie(now, from.addr)
+	if validMAC2(msg, &ck) {
+		return d.limiter.Allow(now, from.addr.Addr())
+	}
+	r := id.checker.reply(msg, &ck)
+	d.binding.Load().write(udp.Message{Buf: r[:], Addr: from.addr, Local: from.local, TOS: handshakeTOS})
+	return false
+}
+
+// sendInitiation makes an initiation and sends it. p.initiating is set.
+func (p *peer) sendInitiation() {
+	d := p.device
+	id := d.identity.Load()
+	var (
+		i   *initiator
+		msg *[initiationSize]byte
+		err error
+	)
+	if id != nil {
+		var ss staticSecret
+		if ss, err = p.staticSecret(id); err == nil {
+			index := d.indices.reserve(p)
+			msg, i, err = initiate(id, p.public, &ss, NewPrivateKey(), index, d.stamps.stamp(time.Now()))
+			if err != nil {
+				d.indices.release(index)
+			}
+		}
+	}
+	now := d.now()
+	p.mu.Lock()
+	p.initiating = false
+	if err != nil {
+		p.failure = err
+		p.wakeWaiters()
+	}
+	if i == nil || p.stopped || d.identity.Load() != id {
+		p.mu.Unlock()
+		if i != nil {
+			d.indices.release(i.index)
+			i.erase()
+		}
+		return
+	}
+	p.setPending(i)
+	p.handshakeSent = now
+	if p.unanswered.IsZero() {
+		p.unanswered = now
+	}
+	p.timers.initiated(now)
+	p.sendHandshake(now, msg[:])
+	p.mu.Unlock()
+	d.log.Debug("initiation sent", "peer", p.public.short())
+}
+
+// sendHandshake completes msg with MACs and puts it on the lane. p.mu is held.
+func (p *peer) sendHandshake(now time.Time, msg []byte) {
+	p.cookies.addMACs(now, &p.public, msg)
+	p.timers.sent(now)
+	p.schedule(now)
+	p.enqueue(newHandshakeBatch(p, msg))
+}
+
+// receiveInitiation consumes an initiation and answers it.
+func (d *Device) receiveInitiation(now time.Time, id *identity, msg []byte, from endpoint) {
+	var r responder
+	defer r.erase()
+	if r.readStatic(id, msg) != nil {
+		return
+	}
+	p := d.peer(r.remote)
+	if p == nil {
+		return
+	}
+	ss, err := p.staticSecret(id)
+	if err != nil {
+		return
+	}
+	stamp, err := r.readTimestamp(&ss)
+	if err != nil || !p.acceptInitiation(now, stamp, from) {
+		return
+	}
+	p.respond(id, &r, stamp)
+}
+
+// acceptInitiation commits an authentic initiation unless it is a replay or
+// part of a flood.
+func (p *peer) acceptInitiation(now time.Time, stamp tai64n, from endpoint) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.stopped || !stamp.after(p.greatestStamp) ||
+		!p.initiationSeen.IsZero() && now.Sub(p.initiationSeen) < initiationInterval {
+		return false
+	}
+	p.greatestStamp = stamp
+	p.initiationSeen = now
+	p.received(now, from)
+	p.rx.Add(initiationSize)
+	return true
+}
+
+// respond answers the initiation of the given stamp.
+func (p *peer) respond(id *identity, r *responder, stamp tai64n) {
+	d := p.device
+	p.mu.Lock()
+	psk := p.psk
+	p.mu.Unlock()
+	index := d.indices.reserve(p)
+	msg, keys, err := r.respond(&psk, NewPrivateKey(), index)
+	clear(psk[:])
+	if err != nil {
+		d.indices.release(index)
+		return
+	}
+	now := d.now()
+	pair := newKeypair(&keys, now, false, index, r.remoteIndex)
+	keys.erase()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.stopped || d.identity.Load() != id || p.greatestStamp != stamp {
+		d.indices.release(index)
+		return
+	}
+	d.indices.assign(pair)
+	gone := p.keys.responded(pair)
+	p.discard(gone[:]...)
+	p.handshakeSent = now
+	p.timers.derived(now)
+	p.sendHandshake(now, msg[:])
+}
+
+// receiveResponse consumes the response to an initiation of ours.
+func (d *Device) receiveResponse(now time.Time, id *identity, msg []byte, from endpoint) {
+	e, ok := d.indices.lookup(binary.LittleEndian.Uint32(msg[8:]))
+	if !ok || e.pair != nil {
+		return
+	}
+	p := e.peer
+	p.mu.Lock()
+	waiting := p.pending
+	if waiting == nil || waiting.self != id || waiting.index != binary.LittleEndian.Uint32(msg[8:]) {
+		p.mu.Unlock()
+		return
+	}
+	// Another response may win while this one is consumed, and then erases
+	// the handshake: work on a copy.
+	i, psk := *waiting, p.psk
+	p.mu.Unlock()
+	keys, remoteIndex, err := i.finish(msg, &psk)
+	i.erase()
+	clear(psk[:])
+	if err != nil {
+		return
+	}
+	pair := newKeypair(&keys, now, true, waiting.index, remoteIndex)
+	keys.erase()
+
+	p.mu.Lock()
+	if p.stopped || p.pending != waiting {
+		p.mu.Unlock()
+		return
+	}
+	p.pending = nil
+	waiting.erase()
+	d.indices.assign(pair) // the index goes on as the key pair's
+	gone := p.keys.initiated(pair)
+	p.discard(gone[:]...)
+	p.timers.derived(now)
+	p.received(now, from)
+	p.rx.Add(responseSize)
+	p.established(now)
+	p.schedule(now)
+	// The responder sends nothing until it has heard from us.
+	p.sendKeepalive(now)
+	p.mu.Unlock()
+	d.log.Debug("handshake completed", "peer", p.public.short(), "endpoint", from.addr)
+}
+
+// receiveCookieReply stores a cookie for the handshake messages to come.
+func (d *Device) receiveCookieReply(now time.Time, msg []byte) {
+	e, ok := d.indices.lookup(binary.LittleEndian.Uint32(msg[4:]))
+	if !ok {
+		return
+	}
+	p := e.peer
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.stopped {
+		p.cookies.consume(now, &p.public, msg)
+	}
+}

@@ -1,0 +1,205 @@
+package wireguard
+
+import (
+	"golang.org/x/crypto/blake2s"
+	"golang.org/x/crypto/chacha20poly1305"
+	"golang.org/x/crypto/curve25519"
+)
+
+// The handshake, whitepaper sections 5.4.2 and 5.4.3, as functions from bytes
+// to bytes and a verdict. {x} is a payload sealed under the latest key.
+//
+//	Noise_IKpsk2:
+//	  <- s
+//	  ...
+//	  -> e, es, s, ss, {timestamp}
+//	  <- e, ee, se, psk, {}
+
+// identity is a device's static key pair with what is derived from it. It
+// never changes once published.
+type identity struct {
+	private PrivateKey
+	public  PublicKey
+	checker cookieChecker
+}
+
+func newIdentity(private PrivateKey) *identity {
+	id := &identity{private: private, public: private.PublicKey()}
+	id.checker.init(id.public)
+	return id
+}
+
+// staticSecret is the shared secret of the two static keys, the ss token. It
+// is the same in every handshake of two peers, so it is worth keeping.
+type staticSecret [curve25519.PointSize]byte
+
+func (id *identity) staticSecret(remote *PublicKey) (ss staticSecret, err error) {
+	shared, err := curve25519.X25519(id.private[:], remote[:])
+	if err != nil {
+		return ss, err
+	}
+	copy(ss[:], shared)
+	clear(shared)
+	return ss, nil
+}
+
+// transportKeys are what a handshake yields, seen from one side.
+type transportKeys struct {
+	send, receive [chacha20poly1305.KeySize]byte
+}
+
+func (k *transportKeys) erase() { *k = transportKeys{} }
+
+// initiator is the state between sending an initiation and consuming its
+// response.
+type initiator struct {
+	state     symmetricState
+	self      *identity
+	ephemeral PrivateKey
+	index     uint32 // ours, the initiation's sender
+}
+
+func (i *initiator) erase() {
+	i.state = symmetricState{}
+	clear(i.ephemeral[:])
+}
+
+// initiate makes an initiation without MACs.
+func initiate(self *identity, remote PublicKey, ss *staticSecret, ephemeral PrivateKey, sender uint32, stamp tai64n) (*[initiationSize]byte, *initiator, error) {
+	i := &initiator{state: wireguardState, self: self, ephemeral: ephemeral, index: sender}
+	s := &i.state
+	msg := initiation{sender: sender}
+	// <- s
+	s.mixHash(remote[:])
+	// e
+	msg.ephemeral = ephemeral.PublicKey()
+	s.mixHash(msg.ephemeral[:])
+	s.mixKey(msg.ephemeral[:])
+	// es
+	key, err := s.mixDH(&i.ephemeral, &remote)
+	if err != nil {
+		return nil, nil, err
+	}
+	// s
+	s.sealHash(msg.static[:0], &key, self.public[:])
+	// ss
+	key = s.mixCipherKey(ss[:])
+	// {timestamp}
+	s.sealHash(msg.timestamp[:0], &key, stamp[:])
+	clear(key[:])
+	b := msg.marshal()
+	return &b, i, nil
+}
+
+// finish consumes the response to an initiation. i is left as it was.
+func (i *initiator) finish(b []byte, psk *PresharedKey) (keys transportKeys, remoteIndex uint32, err error) {
+	var msg response
+	msg.parse(b)
+	s := i.state
+	// e
+	s.mixHash(msg.ephemeral[:])
+	s.mixKey(msg.ephemeral[:])
+	// ee
+	if _, err = s.mixDH(&i.ephemeral, &msg.ephemeral); err != nil {
+		return keys, 0, err
+	}
+	// se
+	if _, err = s.mixDH(&i.self.private, &msg.ephemeral); err != nil {
+		return keys, 0, err
+	}
+	// psk
+	key := s.mixPSK(psk)
+	// {}
+	if _, err = s.openHash(nil, &key, msg.empty[:]); err != nil {
+		return keys, 0, err
+	}
+	keys.send, keys.receive = s.split()
+	s = symmetricState{}
+	clear(key[:])
+	return keys, msg.sender, nil
+}
+
+// responder is the state while an initiation is consumed and answered.
+type responder struct {
+	state       symmetricState
+	msg         initiation
+	remote      PublicKey // the initiator's static key
+	remoteIndex uint32
+}
+
+func (r *responder) erase() { r.state = symmetricState{} }
+
+// readStatic consumes an initiation as far as the initiator's static key,
+// which tells who sent it.
+func (r *responder) readStatic(self *identity, b []byte) error {
+	r.msg.parse(b)
+	r.remoteIndex = r.msg.sender
+	r.state = wireguardState
+	s := &r.state
+	// <- s
+	s.mixHash(self.public[:])
+	// e
+	s.mixHash(r.msg.ephemeral[:])
+	s.mixKey(r.msg.ephemeral[:])
+	// es
+	key, err := s.mixDH(&self.private, &r.msg.ephemeral)
+	if err != nil {
+		return err
+	}
+	// s
+	_, err = s.openHash(r.remote[:0], &key, r.msg.static[:])
+	clear(key[:])
+	return err
+}
+
+// readTimestamp consumes the rest.
+func (r *responder) readTimestamp(ss *staticSecret) (stamp tai64n, err error) {
+	s := &r.state
+	// ss
+	key := s.mixCipherKey(ss[:])
+	// {timestamp}
+	_, err = s.openHash(stamp[:0], &key, r.msg.timestamp[:])
+	clear(key[:])
+	return stamp, err
+}
+
+// respond makes the response without MACs.
+func (r *responder) respond(psk *PresharedKey, ephemeral PrivateKey, sender uint32) (*[responseSize]byte, transportKeys, error) {
+	var keys transportKeys
+	s := &r.state
+	msg := response{sender: sender, receiver: r.remoteIndex}
+	// e
+	msg.ephemeral = ephemeral.PublicKey()
+	s.mixHash(msg.ephemeral[:])
+	s.mixKey(msg.ephemeral[:])
+	// ee
+	if _, err := s.mixDH(&ephemeral, &r.msg.ephemeral); err != nil {
+		return nil, keys, err
+	}
+	// se
+	if _, err := s.mixDH(&ephemeral, &r.remote); err != nil {
+		return nil, keys, err
+	}
+	// psk
+	key := s.mixPSK(psk)
+	// {}
+	s.sealHash(msg.empty[:0], &key, nil)
+	keys.receive, keys.send = s.split()
+	clear(key[:])
+	clear(ephemeral[:])
+	b := msg.marshal()
+	return &b, keys, nil
+}
+
+// keyedMAC is the MAC of the whitepaper: keyed BLAKE2s with a 16-byte output.
+func keyedMAC(key []byte, data ...[]byte) (mac [macSize]byte) {
+	h, err := blake2s.New128(key)
+	if err != nil {
+		panic(err) // only an empty or overlong key
+	}
+	for _, d := range data {
+		h.Write(d)
+	}
+	h.Sum(mac[:0])
+	return mac
+}

@@ -1,0 +1,120 @@
+package wireguard
+
+import (
+	"crypto/cipher"
+	"time"
+
+	"github.com/wgstack/wireguard/internal/replay"
+	"golang.org/x/crypto/chacha20poly1305"
+)
+
+// keypair is the pair of transport keys that a handshake yields, whitepaper
+// section 5.4.5.
+type keypair struct {
+	// Constant.
+	send, receive           cipher.AEAD
+	born                    time.Time
+	initiator               bool // we sent the initiation
+	localIndex, remoteIndex uint32
+
+	// Guarded by the peer's lock.
+	counter  uint64 // of the next message
+	retired  bool   // made under a former static key: receives, but sends no more
+	received replay.Window
+}
+
+func newKeypair(keys *transportKeys, now time.Time, initiator bool, local, remote uint32) *keypair {
+	return &keypair{
+		send: newAEAD(&keys.send), receive: newAEAD(&keys.receive),
+		born: now, initiator: initiator, localIndex: local, remoteIndex: remote,
+	}
+}
+
+func newAEAD(key *[chacha20poly1305.KeySize]byte) cipher.AEAD {
+	a, err := chacha20poly1305.New(key[:])
+	if err != nil {
+		panic(err) // only a wrong key length
+	}
+	return a
+}
+
+func (k *keypair) expired(now time.Time) bool { return now.Sub(k.born) >= rejectAfterTime }
+
+// take reserves n consecutive counters.
+func (k *keypair) take(now time.Time, n int) (first uint64, ok bool) {
+	if k.retired || k.expired(now) || k.counter+uint64(n) > rejectAfterMessages {
+		return 0, false
+	}
+	first = k.counter
+	k.counter += uint64(n)
+	return first, true
+}
+
+func (k *keypair) usable(now time.Time) bool {
+	return k != nil && !k.retired && !k.expired(now) && k.counter < rejectAfterMessages
+}
+
+// staleOnSend reports whether a message just sent calls for a new handshake.
+func (k *keypair) staleOnSend(now time.Time) bool {
+	return k.counter > rekeyAfterMessages || k.initiator && now.Sub(k.born) >= rekeyAfterTime
+}
+
+// staleOnReceive reports whether a message just received does: only the
+// initiator refreshes, shortly before the keys are refused.
+func (k *keypair) staleOnReceive(now time.Time) bool {
+	return k.initiator && !k.retired && now.Sub(k.born) >= refreshAfterTime
+}
+
+// keyring holds the key pairs of a peer. Only current sends; all receive.
+type keyring struct {
+	previous, current, next *keypair
+}
+
+func (r *keyring) has(k *keypair) bool {
+	return k == r.current || k == r.previous || k == r.next
+}
+
+// initiated installs a pair from a handshake that we initiated, whose
+// response confirms it, and returns the pairs that are gone.
+func (r *keyring) initiated(k *keypair) (gone [2]*keypair) {
+	if r.next != nil {
+		// The peer has keys of its own initiation that it may come to use.
+		gone = [2]*keypair{r.previous, r.current}
+		r.previous, r.next = r.next, nil
+	} else {
+		gone = [2]*keypair{r.previous}
+		r.previous = r.current
+	}
+	r.current = k
+	return gone
+}
+
+// responded installs a pair that the initiator has yet to confirm.
+func (r *keyring) responded(k *keypair) (gone [2]*keypair) {
+	gone = [2]*keypair{r.next, r.previous}
+	r.next, r.previous = k, nil
+	return gone
+}
+
+// confirm promotes next, on the first authentic packet under it.
+func (r *keyring) confirm() (gone *keypair) {
+	gone = r.previous
+	r.previous, r.current, r.next = r.current, r.next, nil
+	return gone
+}
+
+// clear empties the ring and returns what was in it.
+func (r *keyring) clear() (gone [3]*keypair) {
+	gone = [3]*keypair{r.previous, r.current, r.next}
+	*r = keyring{}
+	return gone
+}
+
+// retire stops sending under keys of a former identity.
+func (r *keyring) retire() {
+	for _, k := range []*keypair{r.current, r.next} {
+		if k != nil {
+			k.retired = true
+		}
+	}
+}

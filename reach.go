@@ -1,0 +1,165 @@
+package wireguard
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+)
+
+// Whether a peer can be reached: what a dial and Handshake wait for, and why
+// they give up.
+
+// Errors that say why a peer cannot be reached. They come wrapped.
+var (
+	// ErrNoPeer means that no peer owns the address, or has the public key.
+	ErrNoPeer = errors.New("no peer")
+	// ErrNoEndpoint means that it is not known where the peer is: none is
+	// configured, and it has not spoken yet.
+	ErrNoEndpoint = errors.New("no endpoint known")
+	// ErrNoHandshake means that the peer does not answer.
+	ErrNoHandshake = errors.New("no handshake")
+)
+
+const (
+	// patience is how long initiations go unanswered until the peer counts as
+	// unreachable: three of them.
+	patience = 3 * rekeyTimeout
+	// leastPatience is what a newcomer waits for a peer that counts so
+	// already: one initiation.
+	leastPatience = rekeyTimeout
+)
+
+// unreachableError tells which peer does not answer, and why.
+type unreachableError struct {
+	peer   PublicKey
+	at     string
+	silent time.Duration
+	cause  error // nil: there is just no reply
+	ctx    error // nil: patience ended before the context did
+}
+
+func (e *unreachableError) Error() string {
+	cause := "no reply"
+	if e.cause != nil {
+		cause = e.cause.Error()
+	}
+	return fmt.Sprintf("%v from peer %s at %s for %v: %s", ErrNoHandshake, e.peer.short(), e.at, e.silent.Round(time.Second), cause)
+}
+
+func (e *unreachableError) Unwrap() []error {
+	errs := []error{ErrNoHandshake}
+	if e.cause != nil {
+		errs = append(errs, e.cause)
+	}
+	if e.ctx != nil {
+		errs = append(errs, e.ctx)
+	}
+	return errs
+}
+
+// Timeout implements net.Error.
+func (e *unreachableError) Timeout() bool { return true }
+
+// Handshake proves that the tunnel to a peer is up. It returns nil once a
+// handshake with the peer has completed, or at once if one did in the last
+// five seconds; handshakes are not made more often. It returns an error
+// wrapping [ErrNoPeer], [ErrNoEndpoint], or [ErrNoHandshake] once three
+// initiations, or one of a peer that has been silent before, went unanswered
+// for five seconds each, or ctx has ended.
+func (d *Device) Handshake(ctx context.Context, public PublicKey) error {
+	p := d.peer(public)
+	if p == nil {
+		return fmt.Errorf("wireguard: %w: %s", ErrNoPeer, public.short())
+	}
+	start := d.now()
+	err := p.await(ctx, func(now time.Time) bool {
+		if !p.completed.IsZero() && (!p.completed.Before(start) || now.Sub(p.completed) < rekeyTimeout) {
+			return true
+		}
+		p.initiate(now, false)
+		return false
+	})
+	if err != nil {
+		return fmt.Errorf("wireguard: %w", err)
+	}
+	return nil
+}
+
+// reach runs beside a connection attempt to addr. It returns only if the
+// attempt is futile, or ctx has ended, which it does with the attempt.
+func (d *Device) reach(ctx context.Context, addr netip.Addr) error {
+	p := d.allowed.lookup(addr)
+	if p == nil {
+		return fmt.Errorf("%w: no allowed IPs contain %s", ErrNoPeer, addr)
+	}
+	return p.await(ctx, func(now time.Time) bool {
+		if !p.keys.current.usable(now) {
+			p.initiate(now, false)
+		}
+		return false
+	})
+}
+
+// await calls done, under p.mu, whenever the session may have changed, until
+// it returns true, ctx ends or the peer counts as unreachable.
+func (p *peer) await(ctx context.Context, done func(now time.Time) bool) error {
+	d := p.device
+	start := d.now()
+	recheck := time.NewTimer(0)
+	defer recheck.Stop()
+	for {
+		p.mu.Lock()
+		now := d.now()
+		wait := leastPatience
+		var err error
+		switch {
+		case p.stopped:
+			err = fmt.Errorf("%w: %s was removed", ErrNoPeer, p.public.short())
+		case !p.reachable():
+			err = fmt.Errorf("%w: peer %s", ErrNoEndpoint, p.public.short())
+		case d.identity.Load() == nil:
+			err = fmt.Errorf("%w: the device has no private key", ErrNoHandshake)
+		case done(now):
+			p.mu.Unlock()
+			return nil
+		case !p.unanswered.IsZero():
+			end := p.unanswered.Add(patience)
+			if least := start.Add(leastPatience); end.Before(least) {
+				end = least
+			}
+			if wait = end.Sub(now); wait <= 0 {
+				err = p.unreachable(now, nil)
+			}
+		}
+		change := p.change()
+		p.mu.Unlock()
+		if err != nil {
+			return err
+		}
+		recheck.Reset(wait)
+		select {
+		case <-ctx.Done():
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			if p.unanswered.IsZero() {
+				return ctx.Err()
+			}
+			return p.unreachable(d.now(), ctx.Err())
+		case <-change:
+		case <-recheck.C:
+		}
+	}
+}
+
+// unreachable makes the error for a peer that does not answer. p.mu is held.
+func (p *peer) unreachable(now time.Time, ctx error) error {
+	at := "an unresolved endpoint"
+	if e := p.endpoint.Load(); e != nil {
+		at = e.addr.String()
+	} else if p.host != nil {
+		at = p.host.host
+	}
+	return &unreachableError{peer: p.public, at: at, silent: now.Sub(p.unanswered), cause: p.failure, ctx: ctx}
+}

@@ -1,0 +1,259 @@
+package wireguard
+
+import (
+	"encoding/binary"
+	"sync"
+	"time"
+
+	"github.com/wgstack/wireguard/internal/udp"
+	"golang.org/x/crypto/chacha20poly1305"
+)
+
+// The way of a packet from the socket to the inner stack: sorted by receiver,
+// opened, and then in the order of arrival checked against replay, accounted,
+// checked for its source and delivered.
+
+const (
+	maxReadBatch   = 16      // messages of one system call, at the most
+	minReadBatch   = 2       // and when there is little to read
+	sparseReads    = 64      // with little to read until the next call asks for fewer
+	laneBytesIn    = 4 << 20 // waiting in a peer's lane before the rest is dropped
+	maxOpenJobs    = 64      // waiting before a reader opens for itself
+	maxRecvPackets = 128     // of a batch
+)
+
+// recvBatch is a run of data messages under one key pair from one endpoint.
+type recvBatch struct {
+	laneItem
+	peer  *peer
+	pair  *keypair
+	from  endpoint
+	tos   uint8
+	bufs  []*buffer
+	msgs  [][]byte // wire messages; after open the plaintext of each, nil if not authentic
+	count []uint64 // the counter of each
+	bytes int
+	nonce [chacha20poly1305.NonceSize]byte
+}
+
+var recvBatches = sync.Pool{New: func() any { return new(recvBatch) }}
+
+func (b *recvBatch) free() {
+	for _, buf := range b.bufs {
+		buf.release()
+	}
+	clear(b.bufs)
+	clear(b.msgs)
+	*b = recvBatch{bufs: b.bufs[:0], msgs: b.msgs[:0], count: b.count[:0]}
+	recvBatches.Put(b)
+}
+
+// read receives from a socket until it is closed.
+func (d *Device) read(s udp.Socket) {
+	r := reader{device: d}
+	bufs := make([]*buffer, minReadBatch, maxReadBatch)
+	for i := range bufs {
+		bufs[i] = newBuffer(maxMessage)
+	}
+	ms := make([]udp.Message, minReadBatch, maxReadBatch)
+	sparse := 0 // reads in a row that filled no more than a quarter of ms
+	for {
+		for i := range ms {
+			// A buffer that a batch still holds is left to it.
+			if bufs[i].refs.Load() > 1 {
+				bufs[i].release()
+				bufs[i] = newBuffer(maxMessage)
+			}
+			ms[i].Buf = bufs[i].b
+		}
+		n, err := s.ReadBatch(ms)
+		if err != nil {
+			break
+		}
+		for i := range ms[:n] {
+			r.sort(&ms[i], bufs[i])
+		}
+		r.flush()
+		// Memory follows the load.
+		if sparse++; n > len(ms)/4 {
+			sparse = 0
+		}
+		switch {
+		case n == len(ms) && n < maxReadBatch:
+			for range n {
+				bufs = append(bufs, newBuffer(maxMessage))
+			}
+			ms = ms[:2*n]
+		case sparse == sparseReads && len(ms) > minReadBatch:
+			half := len(ms) / 2
+			for _, b := range bufs[half:] {
+				b.release()
+			}
+			bufs, ms, sparse = bufs[:half], ms[:half], 0
+		}
+	}
+	for _, b := range bufs {
+		b.release()
+	}
+}
+
+// reader gathers data messages into batches.
+type reader struct {
+	device *Device
+	batch  *recvBatch // not yet handed on
+	index  uint32     // the receiver index of batch
+}
+
+// sort takes the datagrams of m apart by what they are.
+func (r *reader) sort(m *udp.Message, buf *buffer) {
+	size := m.SegmentSize
+	if size <= 0 {
+		size = max(m.N, 1)
+	}
+	for rest := buf.b[:m.N]; len(rest) > 0; {
+		n := min(size, len(rest))
+		b := rest[:n:n]
+		rest = rest[n:]
+		switch messageType(b) {
+		case typeData:
+			r.data(m, buf, b)
+		case typeInitiation, typeResponse, typeCookieReply:
+			r.flush()
+			r.device.queueHandshake(b, endpoint{addr: m.Addr, local: m.Local})
+		}
+	}
+}
+
+// data adds a data message to the batch, or begins a new one.
+func (r *reader) data(m *udp.Message, buf *buffer, msg []byte) {
+	index := dataReceiver(msg)
+	from := endpoint{addr: m.Addr, local: m.Local}
+	if b := r.batch; b == nil || index != r.index || b.from != from || b.tos != m.TOS || len(b.msgs) == maxRecvPackets {
+		r.flush()
+		e, ok := r.device.indices.lookup(index)
+		if !ok || e.pair == nil {
+			return
+		}
+		r.batch, r.index = recvBatches.Get().(*recvBatch), index
+		r.batch.peer, r.batch.pair, r.batch.from, r.batch.tos = e.peer, e.pair, from, m.TOS
+	}
+	b := r.batch
+	if n := len(b.bufs); n == 0 || b.bufs[n-1] != buf {
+		buf.retain()
+		b.bufs = append(b.bufs, buf)
+	}
+	b.msgs = append(b.msgs, msg)
+	b.bytes += len(msg)
+}
+
+// flush hands the batch on: a small one is opened at once if nothing is ahead
+// of it, so that it waits for no other goroutine.
+func (r *reader) flush() {
+	b, d := r.batch, r.device
+	if b == nil {
+		return
+	}
+	r.batch = nil
+	if b.peer.in.full(laneBytesIn) {
+		b.free()
+		return
+	}
+	alone := b.peer.in.push(b, b.bytes)
+	if alone && b.bytes <= inlineBytes || d.openers.limit == 1 || !d.openers.submit(b, maxOpenJobs) {
+		d.openBatch(b)
+	}
+}
+
+// openBatch decrypts b in place and takes what has become ready off the lane.
+func (d *Device) openBatch(b *recvBatch) {
+	now := d.now()
+	for i, m := range b.msgs {
+		counter := dataCounter(m)
+		b.count = append(b.count, counter)
+		b.msgs[i] = nil
+		if counter >= rejectAfterMessages || b.pair.expired(now) {
+			continue
+		}
+		binary.LittleEndian.PutUint64(b.nonce[4:], counter)
+		body := m[dataHeaderSize:]
+		if plain, err := b.pair.receive.Open(body[:0], b.nonce[:], body, nil); err == nil {
+			b.msgs[i] = plain
+		}
+	}
+	b.peer.in.complete(b)
+}
+
+// receive takes opened batches in the order of arrival. The lane calls it;
+// nothing more is delivered once the lane is closed.
+func (p *peer) receive(ready []*recvBatch, closed bool) {
+	for _, b := range ready {
+		if !closed && p.account(b, p.device.now()) {
+			p.deliver(b)
+		}
+		b.free()
+	}
+}
+
+// account drops replays from b, and lets the rest act on the session: confirm
+// it, move the endpoint, set timers. It reports whether any packet has
+// content.
+func (p *peer) account(b *recvBatch, now time.Time) (content bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.stopped || !p.keys.has(b.pair) || b.pair.expired(now) {
+		return false
+	}
+	authentic := false
+	for i, plain := range b.msgs {
+		if plain == nil {
+			continue
+		}
+		if !b.pair.received.Check(b.count[i]) {
+			b.msgs[i] = nil
+			continue
+		}
+		authentic = true
+		if len(plain) == 0 {
+			p.rx.Add(keepaliveSize)
+		} else {
+			content = true
+		}
+	}
+	if !authentic {
+		return false
+	}
+	if b.pair == p.keys.next {
+		p.discard(p.keys.confirm())
+		p.established(now)
+		p.flush(now)
+	}
+	p.received(now, b.from)
+	if content {
+		p.timers.dataReceived(now)
+	}
+	if !p.timers.refreshed && b.pair.staleOnReceive(now) {
+		p.timers.refreshed = true
+		p.initiate(now, false)
+	}
+	p.schedule(now)
+	return content
+}
+
+// deliver passes the packets of b on that are whole and come from an address
+// that the peer owns.
+func (p *peer) deliver(b *recvBatch) {
+	d := p.device
+	packets, size := b.msgs[:0], 0
+	for _, plain := range b.msgs {
+		pkt, ok := trim(plain)
+		if !ok || d.allowed.lookup(source(pkt)) != p || !decapsulateECN(pkt, b.tos) {
+			continue
+		}
+		packets = append(packets, pkt)
+		size += dataOverhead + len(plain)
+	}
+	if len(packets) > 0 {
+		p.rx.Add(uint64(size))
+		d.inner.Deliver(packets)
+	}
+}

@@ -1,0 +1,58 @@
+package wireguard
+
+import (
+	"bytes"
+	"encoding/binary"
+	"sync"
+	"time"
+)
+
+const (
+	tai64nSize = 12
+	tai64nBase = 0x400000000000000a
+	// tai64nGrain is the width of the buckets that hide the clock's exact
+	// reading: the low 24 bits of the nanoseconds are cleared.
+	tai64nGrain = 1 << 24
+)
+
+// tai64n is a TAI64N timestamp, big-endian, so that bytes compare as time
+// does. A receiver treats it as an opaque increasing number.
+type tai64n [tai64nSize]byte
+
+func newTAI64N(t time.Time) (s tai64n) {
+	binary.BigEndian.PutUint64(s[:], uint64(tai64nBase+t.Unix()))
+	binary.BigEndian.PutUint32(s[8:], uint32(t.Nanosecond())&^(tai64nGrain-1))
+	return s
+}
+
+func (s tai64n) after(o tai64n) bool { return bytes.Compare(s[:], o[:]) > 0 }
+
+// next returns the smallest stamp of whole grains after s.
+func (s tai64n) next() tai64n {
+	seconds := binary.BigEndian.Uint64(s[:])
+	nanos := binary.BigEndian.Uint32(s[8:]) + tai64nGrain
+	if nanos >= uint32(time.Second) {
+		seconds, nanos = seconds+1, 0
+	}
+	binary.BigEndian.PutUint64(s[:], seconds)
+	binary.BigEndian.PutUint32(s[8:], nanos)
+	return s
+}
+
+// stamper issues timestamps that strictly increase, whatever the wall clock
+// does.
+type stamper struct {
+	mu   sync.Mutex
+	last tai64n
+}
+
+func (s *stamper) stamp(wall time.Time) tai64n {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t := newTAI64N(wall)
+	if !t.after(s.last) {
+		t = s.last.next()
+	}
+	s.last = t
+	return t
+}

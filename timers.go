@@ -1,0 +1,120 @@
+package wireguard
+
+import (
+	"math/rand/v2"
+	"time"
+)
+
+// timers are the deadlines of a peer, whitepaper section 6. Events set and
+// clear them; next says when to call advance, and advance says what is due.
+// The peer's lock guards them; a zero deadline is not pending.
+type timers struct {
+	retransmit   time.Time // an initiation is unanswered
+	keepalive    time.Time // data was received and nothing sent since
+	newHandshake time.Time // data was sent and nothing received since
+	erase        time.Time // the keys are long dead
+	persistent   time.Time // nothing went either way for a while
+
+	interval         time.Duration // of the persistent keepalive; 0: off
+	anotherKeepalive bool          // data came while keepalive was pending
+	retries          int           // of the initiation, by the timer
+	refreshed        bool          // on receipt, once a session
+}
+
+// due is what advance found expired.
+type due struct {
+	retransmit, keepalive, newHandshake, erase, persistent bool
+}
+
+func jitter() time.Duration { return rand.N(maxJitter) }
+
+// traversed notes any authenticated message, in or out.
+func (t *timers) traversed(now time.Time) {
+	if t.interval > 0 {
+		t.persistent = now.Add(t.interval)
+	}
+}
+
+// sent notes that an authenticated message of any kind goes out.
+func (t *timers) sent(now time.Time) {
+	t.keepalive = time.Time{}
+	t.traversed(now)
+}
+
+// dataSent notes that a packet with content went out.
+func (t *timers) dataSent(now time.Time) {
+	if t.newHandshake.IsZero() {
+		t.newHandshake = now.Add(keepaliveTimeout + rekeyTimeout + jitter())
+	}
+}
+
+// received notes an authenticated message of any kind.
+func (t *timers) received(now time.Time) {
+	t.newHandshake = time.Time{}
+	t.traversed(now)
+}
+
+// dataReceived notes an authenticated packet with content.
+func (t *timers) dataReceived(now time.Time) {
+	if t.keepalive.IsZero() {
+		t.keepalive = now.Add(keepaliveTimeout)
+	} else {
+		t.anotherKeepalive = true
+	}
+}
+
+// initiated notes that an initiation goes out.
+func (t *timers) initiated(now time.Time) {
+	t.retransmit = now.Add(rekeyTimeout + jitter())
+}
+
+// completed notes that a session stands: a response was accepted, or the
+// initiator confirmed.
+func (t *timers) completed() {
+	t.retransmit = time.Time{}
+	t.retries = 0
+	t.refreshed = false
+}
+
+// derived notes that transport keys were derived.
+func (t *timers) derived(now time.Time) { t.erase = now.Add(eraseAfterTime) }
+
+// gaveUp notes that the peer did not answer for too long.
+func (t *timers) gaveUp(now time.Time) {
+	t.keepalive = time.Time{}
+	if t.erase.IsZero() {
+		t.erase = now.Add(eraseAfterTime)
+	}
+}
+
+// stop clears every deadline.
+func (t *timers) stop() {
+	*t = timers{interval: t.interval}
+}
+
+// next returns the earliest deadline, zero if none is pending.
+func (t *timers) next() (next time.Time) {
+	for _, at := range [...]time.Time{t.retransmit, t.keepalive, t.newHandshake, t.erase, t.persistent} {
+		if !at.IsZero() && (next.IsZero() || at.Before(next)) {
+			next = at
+		}
+	}
+	return next
+}
+
+// advance clears the deadlines that have passed and returns them.
+func (t *timers) advance(now time.Time) (d due) {
+	expire := func(at *time.Time) bool {
+		if at.IsZero() || at.After(now) {
+			return false
+		}
+		*at = time.Time{}
+		return true
+	}
+	d.retransmit = expire(&t.retransmit)
+	d.keepalive = expire(&t.keepalive)
+	d.newHandshake = expire(&t.newHandshake)
+	d.erase = expire(&t.erase)
+	d.persistent = expire(&t.persistent)
+	return d
+}
