@@ -1,0 +1,242 @@
+package wireguard
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"strings"
+	"testing"
+)
+
+func mustPrivateKey(t testing.TB, s string) PrivateKey {
+	t.Helper()
+	k, err := ParsePrivateKey(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return k
+}
+
+func TestPublicKeyOfPrivateKey(t *testing.T) {
+	// RFC 7748, section 6.1, Bob's keys.
+	var priv PrivateKey
+	hex.Decode(priv[:], []byte("5dab087e624a8a4b79e17f8b83800ee66f3bb1292618b6fd1c2f8b27ff88e0eb"))
+	pub := priv.PublicKey()
+	if got, want := hex.EncodeToString(pub[:]), "de9edb7d7b7dc1b4d35b61c2ece435373f8343c85b78674dadfc7e146f882b4f"; got != want {
+		t.Errorf("public key %s, want %s", got, want)
+	}
+	// The example of wg(8).
+	priv = mustPrivateKey(t, "yAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk=")
+	if got, want := priv.PublicKey().String(), "HIgo9xNzJMWLKASShiTqIybxZ0U3wGLiUeJ1PKf8ykw="; got != want {
+		t.Errorf("public key %s, want %s", got, want)
+	}
+	clamped := priv
+	clamped.clamp()
+	if clamped.PublicKey() != priv.PublicKey() {
+		t.Error("clamping changed the public key")
+	}
+	if (PrivateKey{}).PublicKey() != (PublicKey{}) {
+		t.Error("no private key has a public key")
+	}
+}
+
+func TestNewKeys(t *testing.T) {
+	a, b := NewPrivateKey(), NewPrivateKey()
+	if a == b || a.IsZero() {
+		t.Error("private keys are not random")
+	}
+	c := a
+	if c.clamp(); c != a {
+		t.Error("a new private key is not clamped")
+	}
+	if p := NewPresharedKey(); p.IsZero() || p == NewPresharedKey() {
+		t.Error("preshared keys are not random")
+	}
+}
+
+func TestClamp(t *testing.T) {
+	var k PrivateKey
+	for i := range k {
+		k[i] = 0xff
+	}
+	k.clamp()
+	if k[0] != 0xf8 || k[1] != 0xff || k[30] != 0xff || k[31] != 0x7f {
+		t.Errorf("clamped ones are %x", k[:])
+	}
+	k = PrivateKey{}
+	k.clamp()
+	if k != (PrivateKey{31: 0x40}) {
+		t.Errorf("clamped zeros are %x", k[:])
+	}
+}
+
+func TestKeyTextAgreesWithBase64(t *testing.T) {
+	rnd := rand.New(rand.NewPCG(1, 1))
+	for range 1000 {
+		var k PublicKey
+		for i := range k {
+			k[i] = byte(rnd.Uint32())
+		}
+		text := k.String()
+		if want := base64.StdEncoding.EncodeToString(k[:]); text != want {
+			t.Fatalf("text %s, want %s", text, want)
+		}
+		if got, err := ParsePublicKey(text); err != nil || got != k {
+			t.Fatalf("ParsePublicKey(%s) = %v, %v", text, got, err)
+		}
+	}
+}
+
+func TestKeyTextIsStrict(t *testing.T) {
+	good := "yAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk="
+	mustPrivateKey(t, good)
+	bad := []string{
+		"", "=", good[:43], good[:43] + "k", good + "=", good + "\n", " " + good, good[:42] + "==",
+		good[:42] + "l=", // the last four of 18 bits are spare bits; l, m and n set them
+		good[:42] + "m=",
+		good[:42] + "n=",
+		good[:40] + "\nk==",
+		strings.Repeat("=", 44),
+		strings.Repeat("A", 44),
+		strings.Repeat("é", 22),
+		hex.EncodeToString(make([]byte, 22)),
+	}
+	// Every byte that is no base64 digit, in every place.
+	for c := range 256 {
+		if strings.IndexByte("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/", byte(c)) >= 0 {
+			continue
+		}
+		for i := range 43 {
+			b := []byte(good)
+			b[i] = byte(c)
+			bad = append(bad, string(b))
+		}
+	}
+	for _, s := range bad {
+		_, err1 := ParsePrivateKey(s)
+		_, err2 := ParsePublicKey(s)
+		_, err3 := ParsePresharedKey(s)
+		for _, err := range []error{err1, err2, err3} {
+			if !errors.Is(err, errKeySyntax) {
+				t.Errorf("%q: error %v", s, err)
+			} else if len(s) > 8 && strings.Contains(err.Error(), s[:8]) {
+				t.Errorf("the error repeats the key: %v", err)
+			}
+		}
+	}
+	_, err := ParsePrivateKey("x")
+	if got, want := fmt.Sprint(err), "wireguard: private key: not 44 characters of canonical base64"; got != want {
+		t.Errorf("error %q, want %q", got, want)
+	}
+}
+
+func FuzzParseKey(f *testing.F) {
+	f.Add("yAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk=")
+	f.Add("yAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBml=")
+	f.Add("yAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBm==")
+	f.Fuzz(func(t *testing.T, s string) {
+		k, err := ParsePresharedKey(s)
+		want, wantErr := base64.StdEncoding.Strict().DecodeString(s)
+		valid := wantErr == nil && len(want) == 32 && len(s) == 44 // that decoder skips line breaks
+		if (err == nil) != valid {
+			t.Fatalf("%q: error %v", s, err)
+		}
+		if valid && !bytes.Equal(k[:], want) || !valid && !k.IsZero() {
+			t.Fatalf("%q: key %x, want %x", s, k[:], want)
+		}
+	})
+}
+
+func TestIsZeroAndEqual(t *testing.T) {
+	for i := range 32 {
+		var k [32]byte
+		if !PrivateKey(k).IsZero() || !PublicKey(k).IsZero() || !PresharedKey(k).IsZero() {
+			t.Fatal("a zero key is not zero")
+		}
+		k[i] = 1 << (i % 8)
+		if PrivateKey(k).IsZero() || PublicKey(k).IsZero() || PresharedKey(k).IsZero() {
+			t.Errorf("a key with byte %d set is zero", i)
+		}
+		if PrivateKey(k).equal(PrivateKey{}) || PresharedKey(k).equal(PresharedKey{}) {
+			t.Errorf("a key with byte %d set equals the zero key", i)
+		}
+		if !PrivateKey(k).equal(PrivateKey(k)) || !PresharedKey(k).equal(PresharedKey(k)) {
+			t.Error("a key does not equal itself")
+		}
+	}
+}
+
+// No way of printing a secret key may show any of it, but text marshalling.
+func TestSecretsAreRedacted(t *testing.T) {
+	const text = "yAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk="
+	priv := mustPrivateKey(t, text)
+	psk := PresharedKey(priv)
+	cfg := Config{PrivateKey: priv, Peers: []PeerConfig{{PublicKey: priv.PublicKey(), PresharedKey: psk}}}
+
+	var out bytes.Buffer
+	for _, v := range []any{priv, &priv, psk, &psk, cfg, &cfg, cfg.Peers, &cfg.Peers[0], []PrivateKey{priv}, map[string]PresharedKey{"k": psk}} {
+		for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%X", "% x", "%#x", "%d", "%b", "%o", "%c", "%U", "%t", "%80v"} {
+			fmt.Fprintf(&out, verb+"\n", v)
+		}
+		fmt.Fprintln(&out, v)
+		fmt.Fprintf(&out, "%s\n", errors.New(fmt.Sprint(v)))
+		slog.New(slog.NewTextHandler(&out, nil)).Info("m", "v", v)
+	}
+	slog.New(slog.NewJSONHandler(&out, nil)).Info("m", "priv", priv, "psk", psk)
+	fmt.Fprintln(&out, priv.String(), psk.String())
+
+	for _, line := range strings.Split(out.String(), "\n") {
+		for _, leak := range []string{text[:8], "c809f3e5", "C809F3E5", "c8 09", "0xc8", "200 9 243", "11001000", "U+00C8"} {
+			if strings.Contains(line, leak) {
+				t.Errorf("%q shows the key", line)
+			}
+		}
+	}
+	for _, want := range []string{"(private key)", "(preshared key)"} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("%q was never printed", want)
+		}
+	}
+
+	if b, err := json.Marshal(map[string]any{"priv": priv, "psk": psk}); err != nil || strings.Count(string(b), text) != 2 {
+		t.Errorf("json.Marshal = %s, %v", b, err)
+	}
+}
+
+func TestKeyTextMarshalling(t *testing.T) {
+	type keys struct {
+		Private   PrivateKey
+		Public    PublicKey
+		Preshared PresharedKey
+	}
+	in := keys{NewPrivateKey(), NewPrivateKey().PublicKey(), NewPresharedKey()}
+	b, err := json.Marshal(in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out keys
+	if err := json.Unmarshal(b, &out); err != nil || out != in {
+		t.Errorf("json.Unmarshal(%s) = %v", b, err)
+	}
+	for _, field := range []string{"Private", "Public", "Preshared"} {
+		err := json.Unmarshal([]byte(`{"`+field+`":"c2hvcnQ="}`), &out)
+		if !errors.Is(err, errKeySyntax) {
+			t.Errorf("%s: error %v", field, err)
+		}
+	}
+	if out != in {
+		t.Error("failed decoding changed a key")
+	}
+}
+
+func TestShortKey(t *testing.T) {
+	k := mustPrivateKey(t, "yAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk=").PublicKey()
+	if got, want := k.short(), "HIgo…8ykw"; got != want {
+		t.Errorf("short form %s, want %s", got, want)
+	}
+}
