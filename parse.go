@@ -148,7 +148,10 @@ func (p *parser) parseLine(line string) error {
 		return nil
 	case bare[0] == '[':
 		p.section = ""
-		return fmt.Errorf("unknown section [%s]", harmless(strings.Trim(bare, "[]")))
+		if name := harmless(strings.Trim(bare, "[]")); name != "" {
+			return fmt.Errorf("unknown section [%s]", name)
+		}
+		return errors.New("unknown section")
 	}
 
 	key, value, found := strings.Cut(text, "=")
