@@ -1,8 +1,17 @@
 package netstack
 
 import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"errors"
+	"io"
 	"net"
+	"net/netip"
+	"os"
+	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/net/nettest"
 )
@@ -28,5 +37,318 @@ func TestConn(t *testing.T) {
 				return c1, c2, func() { c1.Close(); c2.Close() }, nil
 			})
 		})
+	}
+}
+
+type halfCloser interface {
+	CloseRead() error
+	CloseWrite() error
+}
+
+func TestHalfClose(t *testing.T) {
+	a, b := join(t, nil).connect(t, b4)
+	go func() {
+		a.Write([]byte("question"))
+		a.(halfCloser).CloseWrite()
+	}()
+	got, err := io.ReadAll(b)
+	if string(got) != "question" || err != nil {
+		t.Fatalf("b read %q, %v", got, err)
+	}
+	if _, err := a.Write([]byte("more")); !errors.Is(err, syscall.EPIPE) {
+		t.Errorf("writing after CloseWrite: %v, want EPIPE", err)
+	}
+	if _, err := b.Write([]byte("answer")); err != nil {
+		t.Fatal(err)
+	}
+	b.Close()
+	got, err = io.ReadAll(a)
+	if string(got) != "answer" || err != nil {
+		t.Fatalf("a read %q, %v", got, err)
+	}
+}
+
+func TestCloseRead(t *testing.T) {
+	a, _ := join(t, nil).connect(t, b4)
+	if err := a.(halfCloser).CloseRead(); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := a.Read(make([]byte, 1)); err != io.EOF {
+		t.Errorf("Read after CloseRead: %d, %v, want EOF", n, err)
+	}
+}
+
+// wantOpError checks that err is what package net would return.
+func wantOpError(t *testing.T, err error, op, network string, is error) *net.OpError {
+	t.Helper()
+	var oe *net.OpError
+	if !errors.As(err, &oe) {
+		t.Fatalf("error %v (%T) is not a *net.OpError", err, err)
+	}
+	if oe.Op != op || oe.Net != network {
+		t.Errorf("error %v is of %s %s, want %s %s", err, oe.Op, oe.Net, op, network)
+	}
+	if is != nil && !errors.Is(err, is) {
+		t.Errorf("error %v is not %v", err, is)
+	}
+	return oe
+}
+
+func TestErrors(t *testing.T) {
+	a, b := join(t, nil).connect(t, b6)
+	buf := make([]byte, 1)
+
+	a.SetReadDeadline(time.Now().Add(-time.Second))
+	_, err := a.Read(buf)
+	oe := wantOpError(t, err, "read", "tcp", os.ErrDeadlineExceeded)
+	if !oe.Timeout() {
+		t.Errorf("%v is no timeout", err)
+	}
+	if oe.Source.String() != a.LocalAddr().String() || oe.Addr.String() != b.LocalAddr().String() {
+		t.Errorf("error is from %v to %v, want from %v to %v", oe.Source, oe.Addr, a.LocalAddr(), b.LocalAddr())
+	}
+	a.SetReadDeadline(time.Time{})
+
+	// Closing with unread data resets the connection.
+	a.Write([]byte("unread"))
+	if n, err := b.Read(buf); n != 1 {
+		t.Fatal(err)
+	}
+	b.Close()
+	_, err = a.Read(buf)
+	wantOpError(t, err, "read", "tcp", syscall.ECONNRESET)
+
+	if err := a.Close(); err != nil {
+		t.Error(err)
+	}
+	wantOpError(t, a.Close(), "close", "tcp", net.ErrClosed)
+	_, err = a.Read(buf)
+	wantOpError(t, err, "read", "tcp", net.ErrClosed)
+	_, err = a.Write(buf)
+	wantOpError(t, err, "write", "tcp", net.ErrClosed)
+	wantOpError(t, a.SetDeadline(time.Now()), "set", "tcp", net.ErrClosed)
+}
+
+func TestReadEmpty(t *testing.T) {
+	a, _ := join(t, nil).connect(t, b4)
+	if n, err := a.Read(nil); n != 0 || err != nil {
+		t.Errorf("Read(nil) = %d, %v", n, err)
+	}
+}
+
+// transfer sends size random bytes from a to b, and reports whether they arrive.
+func transfer(t testing.TB, a, b net.Conn, size int) {
+	t.Helper()
+	data := make([]byte, size)
+	rand.Read(data)
+	deadline := time.Now().Add(20 * time.Second)
+	a.SetDeadline(deadline)
+	b.SetDeadline(deadline)
+	sent := make(chan error, 1)
+	go func() {
+		_, err := a.Write(data)
+		sent <- err
+	}()
+	got := make([]byte, size)
+	if n, err := io.ReadFull(b, got); err != nil {
+		t.Fatalf("after %d bytes: %v", n, err)
+	}
+	if err := <-sent; err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(got, data) {
+		t.Fatal("other bytes arrived than were sent")
+	}
+}
+
+func TestTransfer(t *testing.T) {
+	for _, gso := range []int{0, 9000, 65535} {
+		p := join(t, func(a, b *Config) { a.GSOMaxSize, b.GSOMaxSize = gso, gso })
+		for _, host := range []netip.Addr{b4, b6} {
+			a, b := p.connect(t, host)
+			transfer(t, a, b, 3<<20)
+			transfer(t, b, a, 1<<20)
+		}
+	}
+}
+
+func TestDialRefused(t *testing.T) {
+	p := join(t, nil)
+	for _, address := range []string{"10.0.0.2:1", "[fd00::2]:1"} {
+		_, err := p.a.DialContext(testContext(t), "tcp", address)
+		oe := wantOpError(t, err, "dial", "tcp", syscall.ECONNREFUSED)
+		if oe.Addr.String() != address {
+			t.Errorf("error is about %v, want %v", oe.Addr, address)
+		}
+	}
+}
+
+func TestDialContext(t *testing.T) {
+	p := join(t, nil)
+	p.fromA.setFilter(func([]byte) bool { return false })
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	_, err := p.a.DialContext(ctx, "tcp", "10.0.0.2:1")
+	if oe := wantOpError(t, err, "dial", "tcp", context.DeadlineExceeded); !oe.Timeout() {
+		t.Errorf("%v is no timeout", err)
+	}
+	ctx, cancel = context.WithCancel(t.Context())
+	time.AfterFunc(20*time.Millisecond, cancel)
+	_, err = p.a.DialContext(ctx, "tcp", "10.0.0.2:1")
+	wantOpError(t, err, "dial", "tcp", context.Canceled)
+}
+
+func TestDialBadAddress(t *testing.T) {
+	p := join(t, nil)
+	for _, c := range []struct{ network, address string }{
+		{"tcp", "10.0.0.2"},
+		{"tcp", ":80"},
+		{"tcp", "10.0.0.2:65536"},
+		{"tcp", "10.0.0.2:nonsense"},
+		{"tcp4", "[fd00::2]:80"},
+		{"tcp6", "10.0.0.2:80"},
+		{"tcp5", "10.0.0.2:80"},
+		{"unix", "/x"},
+		{"ip", "10.0.0.2:80"},
+		{"", "10.0.0.2:80"},
+	} {
+		if conn, err := p.a.DialContext(testContext(t), c.network, c.address); err == nil {
+			t.Errorf("dial %s %s succeeded: %v", c.network, c.address, conn.RemoteAddr())
+		} else {
+			wantOpError(t, err, "dial", c.network, nil)
+		}
+	}
+}
+
+func TestDialNoFamily(t *testing.T) {
+	p := join(t, func(a, b *Config) { a.Addresses = prefixes(a4) })
+	for _, network := range []string{"tcp", "udp"} {
+		_, err := p.a.DialContext(testContext(t), network, "[fd00::2]:80")
+		oe := wantOpError(t, err, "dial", network, syscall.ENETUNREACH)
+		if oe.Err.Error() != "the stack has no IPv6 address" {
+			t.Errorf("error %q does not tell why", oe.Err)
+		}
+	}
+}
+
+func TestNoRoute(t *testing.T) {
+	s := newStack(t, Config{Addresses: prefixes(a4, a6), Output: func(*Packet) error { return ErrNoRoute }})
+	for _, address := range []string{"10.0.0.2:1", "[fd00::2]:1", "127.0.0.1:1", "[::1]:1"} {
+		start := time.Now()
+		_, err := s.DialContext(testContext(t), "tcp", address)
+		wantOpError(t, err, "dial", "tcp", syscall.EHOSTUNREACH)
+		if d := time.Since(start); d > 500*time.Millisecond {
+			t.Errorf("dialling %s took %v to fail", address, d)
+		}
+
+		c := dial(t, s, "udp", address)
+		c.SetDeadline(time.Now().Add(5 * time.Second))
+		if _, err := c.Write([]byte("x")); err != nil {
+			t.Fatal(err)
+		}
+		_, err = c.Read(make([]byte, 1))
+		wantOpError(t, err, "read", "udp", syscall.EHOSTUNREACH)
+	}
+}
+
+func TestReach(t *testing.T) {
+	cause := errors.New("the peer is dead")
+	ended := make(chan struct{}, 1)
+	var reach func(ctx context.Context, addr netip.Addr) error
+	s := newStack(t, Config{
+		Addresses: prefixes(a4),
+		Output:    func(*Packet) error { return nil },
+		Reach:     func(ctx context.Context, addr netip.Addr) error { return reach(ctx, addr) },
+	})
+
+	reach = func(ctx context.Context, addr netip.Addr) error {
+		if addr != b4 {
+			t.Errorf("Reach is asked about %v, want %v", addr, b4)
+		}
+		return cause
+	}
+	_, err := s.DialContext(testContext(t), "tcp", "10.0.0.2:1")
+	wantOpError(t, err, "dial", "tcp", cause)
+	_, err = s.Ping(testContext(t), b4)
+	wantOpError(t, err, "ping", "ip", cause)
+
+	reach = func(ctx context.Context, addr netip.Addr) error {
+		<-ctx.Done()
+		ended <- struct{}{}
+		return ctx.Err()
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	_, err = s.DialContext(ctx, "tcp", "10.0.0.2:1")
+	wantOpError(t, err, "dial", "tcp", context.DeadlineExceeded)
+	select {
+	case <-ended:
+	default:
+		t.Error("Reach runs on after the dial")
+	}
+
+	// nil says nothing: the dial goes on.
+	reach = func(ctx context.Context, addr netip.Addr) error { return nil }
+	ctx, cancel = context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	_, err = s.DialContext(ctx, "tcp", "10.0.0.2:1")
+	wantOpError(t, err, "dial", "tcp", context.DeadlineExceeded)
+}
+
+func TestReachConnected(t *testing.T) {
+	ended := make(chan struct{})
+	p := join(t, func(a, b *Config) {
+		a.Reach = func(ctx context.Context, addr netip.Addr) error {
+			<-ctx.Done()
+			close(ended)
+			return nil
+		}
+	})
+	p.connect(t, b4)
+	select {
+	case <-ended:
+	default:
+		t.Error("Reach runs on after the dial")
+	}
+}
+
+func TestTooBig(t *testing.T) {
+	const mtu = 1300
+	for _, host := range []netip.Addr{b4, b6} {
+		p := join(t, nil)
+		var large int
+		p.fromA.setFilter(func(b []byte) bool {
+			if len(b) > mtu {
+				large++
+				p.a.TooBig(b, mtu)
+				return false
+			}
+			return true
+		})
+		a, b := p.connect(t, host)
+		transfer(t, a, b, 1<<20)
+		// Everything in flight before the first message arrived may be dropped, but nothing later.
+		if large == 0 || large > 100 {
+			t.Errorf("%d packets were too big", large)
+		}
+	}
+}
+
+func TestLoopback(t *testing.T) {
+	s := newStack(t, Config{Addresses: prefixes(a4, a6), GSOMaxSize: 65000, Output: func(p *Packet) error {
+		t.Errorf("a packet to %v left the stack", p.Destination())
+		return nil
+	}})
+	for _, host := range []netip.Addr{a4, a6} {
+		p := &pair{a: s, b: s}
+		c1, c2 := p.connect(t, host)
+		transfer(t, c1, c2, 1<<20)
+
+		if _, err := s.DialContext(testContext(t), "tcp", netip.AddrPortFrom(host, 1).String()); !errors.Is(err, syscall.ECONNREFUSED) {
+			t.Errorf("dialling a free port of the stack: %v, want ECONNREFUSED", err)
+		}
+		if _, err := s.Ping(testContext(t), host); err != nil {
+			t.Error(err)
+		}
 	}
 }

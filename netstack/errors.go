@@ -83,7 +83,7 @@ func (e *noAddressError) Unwrap() error { return syscall.ENETUNREACH }
 
 // closedError returns err, or net.ErrClosed if the stack is closed, whatever that made of err.
 func (s *Stack) closedError(err error) error {
-	if s.closed.Load() {
+	if err != nil && s.closed.Load() {
 		return net.ErrClosed
 	}
 	return err
