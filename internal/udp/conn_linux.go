@@ -16,6 +16,7 @@ type conn struct {
 
 	// constant
 	inet6 bool                                                // an AF_INET6 socket, dual-stack or not
+	recv  func(fd uintptr, hs []mmsghdr) (int, syscall.Errno) // recvmmsg, but in tests
 	send  func(fd uintptr, hs []mmsghdr) (int, syscall.Errno) // sendmmsg, but in tests
 
 	gso        atomic.Bool  // segmented messages may be tried
@@ -27,7 +28,7 @@ type conn struct {
 var _ Socket = (*conn)(nil)
 
 func newConn(udp *net.UDPConn) (*conn, error) {
-	c := &conn{send: sendmmsg}
+	c := &conn{recv: recvmmsg, send: sendmmsg}
 	if err := c.init(udp); err != nil {
 		return nil, err
 	}

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"syscall"
 	"testing"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -442,12 +443,42 @@ func TestWriteWaitsForRoom(t *testing.T) {
 	wantDatagrams(t, pc, ms)
 }
 
-// Errors of which the kernel gives one after the other slow the reader down, and none ends it.
-func TestDeadErrno(t *testing.T) {
-	for errno, want := range map[syscall.Errno]bool{unix.EBADF: true, unix.ENOMEM: false, unix.ENOBUFS: false, unix.ECONNREFUSED: false} {
-		if dead(errno) != want {
-			t.Errorf("dead(%v) = %v", errno, !want)
-		}
+func TestReadErrors(t *testing.T) {
+	for _, errno := range []syscall.Errno{unix.ECONNREFUSED, unix.EHOSTUNREACH, unix.EMSGSIZE, unix.ENOBUFS, unix.ENOMEM, unix.EBADF} {
+		t.Run(unix.ErrnoName(errno), func(t *testing.T) {
+			s := open(t, "udp4", "127.0.0.1:0")
+			failures := backoffAfter + 3
+			s.(*conn).recv = func(fd uintptr, hs []mmsghdr) (int, syscall.Errno) {
+				if failures--; failures >= 0 {
+					return 0, errno
+				}
+				return recvmmsg(fd, hs)
+			}
+			write(t, s, Message{Buf: []byte("alive"), Addr: s.LocalAddr()})
+			ms := newBatch(2)
+			n, err := s.ReadBatch(ms)
+			if errno == unix.EBADF {
+				if n != 0 || !isErrno(err, errno) {
+					t.Errorf("ReadBatch of a dead socket = %d, %v", n, err)
+				}
+			} else if n != 1 || err != nil || string(ms[0].Buf[:ms[0].N]) != "alive" {
+				t.Errorf("ReadBatch = %d, %v", n, err)
+			}
+		})
+	}
+}
+
+func TestDeadlineOfTheMakerIsOutwaited(t *testing.T) {
+	pc := plain(t, "udp4", "127.0.0.1:0")
+	pc.SetReadDeadline(time.Now().Add(-time.Second))
+	s := Wrap(pc)
+	later := time.AfterFunc(20*time.Millisecond, func() {
+		pc.SetReadDeadline(time.Time{})
+		s.WriteBatch([]Message{{Buf: []byte("now"), Addr: s.LocalAddr()}})
+	})
+	defer later.Stop()
+	if m := readOne(t, s); string(m.Buf) != "now" {
+		t.Errorf("got %q", m.Buf)
 	}
 }
 

@@ -95,5 +95,8 @@ func (c *conn) write(b, control []byte, to netip.AddrPort) error {
 		to = netip.AddrPort{}
 	}
 	_, _, err := c.udp.WriteMsgUDPAddrPort(b, control, to)
+	if c.connected && errors.Is(err, syscall.ECONNREFUSED) { // the answer to an earlier datagram
+		_, _, err = c.udp.WriteMsgUDPAddrPort(b, control, to)
+	}
 	return err
 }

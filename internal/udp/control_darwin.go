@@ -9,11 +9,12 @@ import (
 
 const recvLocal4 = unix.IP_PKTINFO
 
+// decodeLocal4 reads struct in_pktinfo, of which Darwin fills in the header's destination but not the spec_dst.
 func decodeLocal4(data []byte) Local {
 	if len(data) < unix.SizeofInet4Pktinfo {
 		return Local{}
 	}
-	return Local{netip.AddrFrom4([4]byte(data[4:])), int(binary.NativeEndian.Uint32(data))}
+	return Local{netip.AddrFrom4([4]byte(data[8:])), int(binary.NativeEndian.Uint32(data))}
 }
 
 func encodeLocal4(b []byte, local Local) []byte {

@@ -18,8 +18,12 @@ var families = [...]string{"udp4", "udp6"}
 // random one. A host with one address family gets one socket. An error names the port and wraps the errno, such as
 // syscall.EADDRINUSE.
 func Listen(port uint16) ([]Socket, uint16, error) {
+	return listenWith(port, func(family string, port uint16) (Socket, error) { return listen(family, port, nil) })
+}
+
+func listenWith(port uint16, open func(family string, port uint16) (Socket, error)) ([]Socket, uint16, error) {
 	for attempt := 1; ; attempt++ {
-		socks, bound, err := listenBoth(port)
+		socks, bound, err := listenBoth(port, open)
 		if err == nil {
 			return socks, bound, nil
 		}
@@ -30,11 +34,11 @@ func Listen(port uint16) ([]Socket, uint16, error) {
 }
 
 // listenBoth lets the OS choose a zero port once, for the first family: the second may then find it taken.
-func listenBoth(port uint16) (socks []Socket, bound uint16, err error) {
+func listenBoth(port uint16, open func(family string, port uint16) (Socket, error)) (socks []Socket, bound uint16, err error) {
 	bound = port
 	var missing error
 	for _, family := range families {
-		c, err := listen(family, bound, nil)
+		s, err := open(family, bound)
 		if err != nil {
 			if familyMissing(err) {
 				missing = err
@@ -43,8 +47,8 @@ func listenBoth(port uint16) (socks []Socket, bound uint16, err error) {
 			closeAll(socks)
 			return nil, 0, err
 		}
-		socks = append(socks, c)
-		bound = c.LocalAddr().Port()
+		socks = append(socks, s)
+		bound = s.LocalAddr().Port()
 	}
 	if len(socks) == 0 {
 		return nil, 0, missing

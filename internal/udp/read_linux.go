@@ -2,6 +2,7 @@ package udp
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -56,7 +57,7 @@ func (c *conn) ReadBatch(ms []Message) (int, error) {
 	r.grow(len(ms))
 	if r.receive == nil {
 		r.receive = func(fd uintptr) bool {
-			r.n, r.errno = recvmmsg(fd, r.headers[:r.size])
+			r.n, r.errno = c.recv(fd, r.headers[:r.size])
 			return r.errno != unix.EAGAIN
 		}
 	}
@@ -69,7 +70,10 @@ func (c *conn) ReadBatch(ms []Message) (int, error) {
 		r.iovecs[i].SetLen(len(ms[i].Buf))
 	}
 	for {
-		if err := c.raw.Read(r.receive); err != nil {
+		if err := c.raw.Read(r.receive); errors.Is(err, os.ErrDeadlineExceeded) {
+			r.backoff.wait(c.done) // whoever made the UDPConn set it
+			continue
+		} else if err != nil {
 			return 0, err
 		}
 		if r.errno == 0 {

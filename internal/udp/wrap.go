@@ -10,9 +10,10 @@ import (
 	"sync/atomic"
 )
 
-// Wrap makes a Socket of pc, which it then owns. A *net.UDPConn gets the batched path, whatever families it carries. Any
-// other PacketConn moves one datagram per call, through ReadFrom and WriteTo; its addresses must be *net.UDPAddr or read as
-// IP:port, and datagrams from others are skipped.
+// Wrap makes a Socket of pc, which it then owns. A *net.UDPConn gets the batched path, whatever families it carries, larger
+// kernel buffers, and leave to fragment. Any other PacketConn moves one datagram per call, through ReadFrom and WriteTo; its
+// addresses must be *net.UDPAddr or read as IP:port, and datagrams from others are skipped. Whatever ReadFrom returns, but
+// net.ErrClosed and io.EOF, is taken to pass, and retried at growing intervals of up to 128 ms.
 func Wrap(pc net.PacketConn) Socket {
 	if udp, ok := pc.(*net.UDPConn); ok {
 		if c, err := newConn(udp); err == nil {

@@ -21,7 +21,7 @@ const (
 	maxSegments = 64
 
 	// gsoTries is how many EINVAL in a row, without a segmented message succeeding in between, prove that segmentation
-	// will never work here. Fewer prove little: kernels before 6.15 say EINVAL also when a segment exceeds the path MTU.
+	// will never work here. Fewer prove little: older kernels say EINVAL also when a segment exceeds the path MTU.
 	gsoTries = 8
 )
 
