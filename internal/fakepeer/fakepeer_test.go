@@ -119,6 +119,11 @@ func TestPSK(t *testing.T) {
 	if _, err := i.ConsumeResponse(sent, msg); !errors.Is(err, ErrSeal) {
 		t.Errorf("preshared key on one side only: %v", err)
 	}
+	r.PSK = [32]byte{}
+	msg, _ = r.Response(hs, ResponseOptions{})
+	if _, err := i.ConsumeResponse(sent, msg); err != nil {
+		t.Errorf("without the preshared key again: %v", err)
+	}
 }
 
 func TestMAC2(t *testing.T) {
@@ -261,18 +266,18 @@ func TestTimestamps(t *testing.T) {
 		i, r := testPeers(t)
 		var last [12]byte
 		for range 300 { // in one instant
-			msg, _ := i.Initiation(InitiationOptions{})
-			_, info, err := r.ConsumeInitiation(msg)
-			if err != nil {
-				t.Fatal(err)
+			stamp := i.timestamp()
+			if bytes.Compare(stamp[:], last[:]) <= 0 {
+				t.Fatalf("%x after %x", stamp, last)
 			}
-			if bytes.Compare(info.Timestamp[:], last[:]) <= 0 {
-				t.Fatalf("%x after %x", info.Timestamp, last)
-			}
-			last = info.Timestamp
+			last = stamp
+		}
+		msg, _ := i.Initiation(InitiationOptions{})
+		if _, info, err := r.ConsumeInitiation(msg); err != nil || bytes.Compare(info.Timestamp[:], last[:]) <= 0 {
+			t.Errorf("%x after %x, %v", info.Timestamp, last, err)
 		}
 		fixed := [12]byte{11: 1}
-		msg, _ := i.Initiation(InitiationOptions{Timestamp: fixed})
+		msg, _ = i.Initiation(InitiationOptions{Timestamp: fixed})
 		if _, info, _ := r.ConsumeInitiation(msg); info.Timestamp != fixed {
 			t.Errorf("timestamp %x, want %x", info.Timestamp, fixed)
 		}

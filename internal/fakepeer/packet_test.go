@@ -57,6 +57,16 @@ func TestUDP(t *testing.T) {
 	}
 }
 
+// A UDP checksum of zero would mean that there is none.
+func TestUDPChecksumIsNeverZero(t *testing.T) {
+	src, dst := netip.AddrPortFrom(inner4[0], 1), netip.AddrPortFrom(inner4[1], 2)
+	for i := range 1 << 16 {
+		if b := UDP(src, dst, []byte{byte(i >> 8), byte(i)}); b[26] == 0 && b[27] == 0 {
+			t.Errorf("payload %04x", i)
+		}
+	}
+}
+
 func TestPing(t *testing.T) {
 	for _, test := range []struct {
 		addrs   [2]netip.Addr

@@ -107,6 +107,8 @@ func TestNATKinds(t *testing.T) {
 		a, s, c := listen(t, n, port(inside1, 5)), listen(t, n, port(addrA, 1)), listen(t, n, port(addrC, 1))
 		if from := seen(t, n, a, s); !reaches(t, c, from, a) {
 			t.Error("open: a stranger was kept out")
+		} else if time.Sleep(30 * time.Second); reaches(t, s, from, a) {
+			t.Error("open: a mapping never ends")
 		}
 	})
 }

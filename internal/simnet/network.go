@@ -290,7 +290,7 @@ func (n *Network) land() {
 func (n *Network) tick() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.wake = time.Time{}
+	n.wake = time.Time{} // so that a timer that fired early is armed again
 	if !n.closed {
 		n.land()
 	}

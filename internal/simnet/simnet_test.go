@@ -369,11 +369,12 @@ func TestPrecedenceAndPartition(t *testing.T) {
 	run(t, func(t *testing.T, n *Network) {
 		n.SetLinks(anyAddr, addrB, Link{Loss: 0.2})
 		n.SetLink(addrA, anyAddr, Link{Loss: 0.3})
+		n.SetLink(anyAddr, addrC, Link{Loss: 0.5}) // less than the one from addrA
 		n.SetLink(addrA, addrB, Link{Loss: 0.4})
 		for _, test := range []struct {
 			from, to netip.Addr
 			loss     float64
-		}{{addrA, addrB, 0.4}, {addrA, addrC, 0.3}, {addrC, addrB, 0.2}, {addrB, addrC, 0.2}, {addrC, addrA, 0}} {
+		}{{addrA, addrB, 0.4}, {addrA, addrC, 0.3}, {addrC, addrB, 0.2}, {addrB, addrC, 0.2}, {addrB6, addrC, 0.5}, {addrC, addrA, 0}} {
 			if got := n.Link(test.from, test.to).Loss; got != test.loss {
 				t.Errorf("%v to %v: loss %v, want %v", test.from, test.to, got, test.loss)
 			}
