@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"golang.org/x/crypto/blake2s"
 	"golang.org/x/crypto/chacha20poly1305"
 )
 
@@ -59,6 +60,13 @@ func TestBLAKE2s(t *testing.T) {
 		case len(v.Key) == 0:
 			sum := hash256(v.Input)
 			check(t, v.Source, sum[:], v.Output)
+		default:
+			h, err := blake2s.New256(v.Key)
+			if err != nil {
+				t.Fatal(err)
+			}
+			h.Write(v.Input)
+			check(t, v.Source, h.Sum(nil), v.Output)
 		}
 	}
 }
