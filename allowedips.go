@@ -13,11 +13,10 @@ import (
 // WireGuard whitepaper). A prefix has one owner. The zero V owns nothing and
 // stands for none; the zero table is empty and ready.
 //
-// It is one path-compressed binary trie per family. Readers take no lock:
-// nodes are immutable once published, a writer copies the path it changes and
-// publishes both roots with one store. Writers must be serialised by the
-// caller. A change costs O(prefix length) per prefix, whatever the size of the
-// table.
+// Readers take no lock: what is published never changes, a writer copies the
+// path it changes and publishes both roots with one store. Writers must be
+// serialised by the caller. A change costs O(prefix length) per prefix,
+// whatever the size of the table.
 //
 // Prefixes are masked on the way in. An IPv4-mapped IPv6 address is an IPv6
 // address here: callers unmap first.
@@ -39,17 +38,55 @@ type ownedPrefixes struct {
 
 type roots[V comparable] struct{ v4, v6 *trieNode[V] }
 
-// A trieNode is a prefix: one with an owner, or one where two longer ones part.
+// stride is how many bits of an address a node of the trie decides on.
+const stride = 6
+
+// A trieNode stands for the prefixes that begin with its key and are at most
+// 5 bits longer (a tree bitmap: their places are numbered as in a binary heap,
+// 1 for the key itself, 2i and 2i+1 for the two that are one bit longer than
+// i), and leads to those that are at least 6 bits longer. Nodes that would
+// have no prefix and one child are left out, so a child's key may be longer by
+// any multiple of 6.
 type trieNode[V comparable] struct {
-	key   trieKey // host bits zero
-	child [2]*trieNode[V]
-	owner V
-	edit  uint64 // the change that made the node; until it is published the node may be written
-	bits  uint8
+	key    trieKey        // zero after the first depth bits
+	depth  uint8          // length of key, a multiple of 6
+	held   uint64         // bit i: the prefix at place i has an owner
+	inner  uint64         // bit i: there is a child for the next 6 bits i
+	child  []*trieNode[V] // of the bits of inner
+	owners []V            // of the bits of held
+	edit   uint64         // the change that made the node; until published it may be written
 }
+
+// covers maps the 6 bits that follow a node's key to the places of the
+// prefixes that contain them: the ancestors of a leaf in the heap.
+var covers = func() (masks [1 << stride]uint64) {
+	for i := range masks {
+		for place := (i | 1<<stride) >> 1; place > 0; place >>= 1 {
+			masks[i] |= 1 << place
+		}
+	}
+	return masks
+}()
+
+// rank is how many bits of mask are below bit i: the index of its value.
+func rank(mask uint64, i uint8) int { return bits.OnesCount64(mask & (1<<i - 1)) }
 
 // trieKey is an address as 128 bits; IPv4 is in the upper 32 bits of hi.
 type trieKey struct{ hi, lo uint64 }
+
+// A triePrefix is where a prefix belongs in the trie.
+type triePrefix struct {
+	key   trieKey // of the node
+	depth uint8
+	place uint8
+}
+
+func placeOf(p netip.Prefix) triePrefix {
+	k, n := keyOf(p.Addr()), uint8(p.Bits())
+	depth := n / stride * stride
+	rest := n - depth
+	return triePrefix{k.masked(depth), depth, 1<<rest | k.next(depth)>>(stride-rest)}
+}
 
 func keyOf(a netip.Addr) trieKey {
 	if a.Is4() {
@@ -69,12 +106,15 @@ func (k trieKey) common(o trieKey, limit uint8) uint8 {
 	return min(uint8(n), limit)
 }
 
-// bit is the bit after the first n, n < 128.
-func (k trieKey) bit(n uint8) uint8 {
-	if n < 64 {
-		return uint8(k.hi >> (63 - n) & 1)
+// next returns the 6 bits after the first n; n is a multiple of 6.
+func (k trieKey) next(n uint8) uint8 {
+	switch {
+	case n <= 64-stride:
+		return uint8(k.hi >> (64 - stride - n) & (1<<stride - 1))
+	case n < 64:
+		return uint8((k.hi<<n | k.lo>>(64-n)) >> (64 - stride))
 	}
-	return uint8(k.lo >> (127 - n) & 1)
+	return uint8(k.lo << (n - 64) >> (64 - stride))
 }
 
 // masked is k with all but its first n bits zero.
@@ -85,12 +125,12 @@ func (k trieKey) masked(n uint8) trieKey {
 	return trieKey{k.hi, k.lo &^ (^uint64(0) >> (n - 64))}
 }
 
-// contains reports whether the prefix of n contains k.
+// contains reports whether k begins with the key of n.
 func (n *trieNode[V]) contains(k trieKey) bool {
-	if n.bits <= 64 {
-		return (n.key.hi^k.hi)>>(64-n.bits) == 0
+	if n.depth <= 64 {
+		return (n.key.hi^k.hi)>>(64-n.depth) == 0
 	}
-	return n.key.hi == k.hi && (n.key.lo^k.lo)>>(128-n.bits) == 0
+	return n.key.hi == k.hi && (n.key.lo^k.lo)>>(128-n.depth) == 0
 }
 
 // lookup returns the owner of the longest prefix that contains a, the zero V
@@ -100,22 +140,28 @@ func (t *prefixTable[V]) lookup(a netip.Addr) (owner V) {
 	if r == nil || !a.IsValid() {
 		return owner
 	}
-	n, width := r.v6, uint8(128)
+	n := r.v6
 	if a.Is4() {
-		n, width = r.v4, 32
+		n = r.v4
 	}
 	k := keyOf(a)
-	var none V
+	var best *trieNode[V]
+	var matches uint64
 	for n != nil && n.contains(k) {
-		if n.owner != none {
-			owner = n.owner
+		next := k.next(n.depth)
+		if m := n.held & covers[next]; m != 0 {
+			best, matches = n, m
 		}
-		if n.bits == width {
+		if n.inner>>next&1 == 0 {
 			break
 		}
-		n = n.child[k.bit(n.bits)]
+		n = n.child[rank(n.inner, next)]
 	}
-	return owner
+	if best == nil {
+		return owner
+	}
+	// The longest of the matches is the last in the heap.
+	return best.owners[rank(best.held, uint8(bits.Len64(matches)-1))]
 }
 
 // insert gives p to v, taking it from its former owner.
@@ -132,7 +178,7 @@ func (t *prefixTable[V]) remove(p netip.Prefix, v V) bool {
 	if !t.owns(&r, p, v) {
 		return false
 	}
-	t.clear(&r, p)
+	t.take(&r, p)
 	t.lose(&r, v)
 	t.published.Store(&r)
 	return true
@@ -147,7 +193,7 @@ func (t *prefixTable[V]) replace(v V, ps []netip.Prefix) {
 	if o := t.owned[v]; o != nil {
 		for _, p := range o.list {
 			if t.owns(&r, p, v) {
-				t.clear(&r, p)
+				t.take(&r, p)
 			}
 		}
 		delete(t.owned, v)
@@ -194,12 +240,17 @@ func (r *roots[V]) of(p netip.Prefix) **trieNode[V] {
 
 // owns reports whether v owns exactly p.
 func (t *prefixTable[V]) owns(r *roots[V], p netip.Prefix, v V) bool {
-	k, bits := keyOf(p.Addr()), uint8(p.Bits())
+	at := placeOf(p)
 	n := *r.of(p)
-	for n != nil && n.bits < bits && n.contains(k) {
-		n = n.child[k.bit(n.bits)]
+	for n != nil && n.depth < at.depth && n.contains(at.key) {
+		next := at.key.next(n.depth)
+		if n.inner>>next&1 == 0 {
+			return false
+		}
+		n = n.child[rank(n.inner, next)]
 	}
-	return n != nil && n.bits == bits && n.key == k && n.owner == v
+	return n != nil && n.depth == at.depth && n.key == at.key &&
+		n.held>>at.place&1 != 0 && n.owners[rank(n.held, at.place)] == v
 }
 
 // set gives p to v and keeps the books of both owners.
@@ -207,7 +258,7 @@ func (t *prefixTable[V]) set(r *roots[V], p netip.Prefix, v V) {
 	var none V
 	root := r.of(p)
 	var former V
-	*root, former = t.put(*root, keyOf(p.Addr()), uint8(p.Bits()), v)
+	*root, former = t.put(*root, placeOf(p), v)
 	if former == v {
 		return
 	}
@@ -245,60 +296,84 @@ func (t *prefixTable[V]) lose(r *roots[V], v V) {
 	}
 }
 
-// put returns the trie n with k/bits owned by v, and its former owner.
-func (t *prefixTable[V]) put(n *trieNode[V], k trieKey, bits uint8, v V) (_ *trieNode[V], former V) {
+// put returns the trie n with the prefix at owned by v, and its former owner.
+func (t *prefixTable[V]) put(n *trieNode[V], at triePrefix, v V) (_ *trieNode[V], former V) {
 	if n == nil {
-		return &trieNode[V]{key: k, bits: bits, owner: v, edit: t.edit}, former
+		return &trieNode[V]{key: at.key, depth: at.depth, held: 1 << at.place, owners: []V{v}, edit: t.edit}, former
 	}
-	shared := k.common(n.key, min(bits, n.bits))
-	if shared == n.bits {
-		n = t.writable(n)
-		if shared == bits {
-			former, n.owner = n.owner, v
-		} else {
-			b := k.bit(shared)
-			n.child[b], former = t.put(n.child[b], k, bits, v)
-		}
-		return n, former
-	}
-	up := &trieNode[V]{key: k.masked(shared), bits: shared, edit: t.edit}
-	up.child[n.key.bit(shared)] = n
-	if shared == bits {
-		up.owner = v
+	shared := at.key.common(n.key, min(at.depth, n.depth)) / stride * stride
+	if shared < n.depth {
+		up := &trieNode[V]{key: at.key.masked(shared), depth: shared, edit: t.edit}
+		up.setChild(n.key.next(shared), n)
+		n = up
 	} else {
-		up.child[k.bit(shared)] = &trieNode[V]{key: k, bits: bits, owner: v, edit: t.edit}
-	}
-	return up, former
-}
-
-// clear takes p, which must be in the table, out of it.
-func (t *prefixTable[V]) clear(r *roots[V], p netip.Prefix) {
-	root := r.of(p)
-	*root = t.cut(*root, keyOf(p.Addr()), uint8(p.Bits()))
-}
-
-// cut returns the trie n without k/bits, which it must hold.
-func (t *prefixTable[V]) cut(n *trieNode[V], k trieKey, bits uint8) *trieNode[V] {
-	var none V
-	if n.bits < bits {
-		b := k.bit(n.bits)
-		c := t.cut(n.child[b], k, bits)
-		if c == nil && n.owner == none {
-			return n.child[1-b]
-		}
 		n = t.writable(n)
-		n.child[b] = c
-		return n
+	}
+	if shared == at.depth {
+		return n, n.setOwner(at.place, v)
+	}
+	next := at.key.next(shared)
+	var c *trieNode[V]
+	if n.inner>>next&1 != 0 {
+		c = n.child[rank(n.inner, next)]
+	}
+	c, former = t.put(c, at, v)
+	n.setChild(next, c)
+	return n, former
+}
+
+// take takes p, which must be in the table, out of it.
+func (t *prefixTable[V]) take(r *roots[V], p netip.Prefix) {
+	root := r.of(p)
+	*root = t.cut(*root, placeOf(p))
+}
+
+// cut returns the trie n without the prefix at, which it must hold.
+func (t *prefixTable[V]) cut(n *trieNode[V], at triePrefix) *trieNode[V] {
+	n = t.writable(n)
+	if n.depth == at.depth {
+		i := rank(n.held, at.place)
+		n.owners = slices.Delete(n.owners, i, i+1)
+		n.held &^= 1 << at.place
+	} else {
+		next := at.key.next(n.depth)
+		i := rank(n.inner, next)
+		if c := t.cut(n.child[i], at); c != nil {
+			n.child[i] = c
+		} else {
+			n.child = slices.Delete(n.child, i, i+1)
+			n.inner &^= 1 << next
+		}
 	}
 	switch {
-	case n.child[0] == nil:
-		return n.child[1]
-	case n.child[1] == nil:
+	case n.held != 0 || len(n.child) > 1:
+		return n
+	case len(n.child) == 1:
 		return n.child[0]
 	}
-	n = t.writable(n)
-	n.owner = none
-	return n
+	return nil
+}
+
+// setOwner makes v the owner of a place and returns its former one.
+func (n *trieNode[V]) setOwner(place uint8, v V) (former V) {
+	i := rank(n.held, place)
+	if n.held>>place&1 != 0 {
+		former, n.owners[i] = n.owners[i], v
+		return former
+	}
+	n.owners = slices.Insert(n.owners, i, v)
+	n.held |= 1 << place
+	return former
+}
+
+func (n *trieNode[V]) setChild(next uint8, c *trieNode[V]) {
+	i := rank(n.inner, next)
+	if n.inner>>next&1 != 0 {
+		n.child[i] = c
+		return
+	}
+	n.child = slices.Insert(n.child, i, c)
+	n.inner |= 1 << next
 }
 
 // writable returns n if the change in progress made it, otherwise a copy.
@@ -307,6 +382,7 @@ func (t *prefixTable[V]) writable(n *trieNode[V]) *trieNode[V] {
 		return n
 	}
 	c := *n
+	c.owners, c.child = slices.Clone(n.owners), slices.Clone(n.child)
 	c.edit = t.edit
 	return &c
 }
