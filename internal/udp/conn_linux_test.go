@@ -57,7 +57,7 @@ func TestSegmentationFallsBack(t *testing.T) {
 	const size = 1400
 	for _, errno := range []syscall.Errno{unix.EIO, unix.EINVAL, unix.EMSGSIZE} {
 		t.Run(unix.ErrnoName(errno), func(t *testing.T) {
-			s := open(t, "udp4", "127.0.0.1:0")
+			s := open(t, "udp4", ":0")
 			if !s.(*conn).gso.Load() {
 				t.Skip("no UDP_SEGMENT in this kernel")
 			}
@@ -65,25 +65,27 @@ func TestSegmentationFallsBack(t *testing.T) {
 			pc.SetReadBuffer(4 << 20)
 			calls := refuse(s, errno, segmented)
 			to := addrOf(pc)
-			source := Local{Addr: loopback4}
+			source := Local{Addr: netip.MustParseAddr("127.0.0.2")}
 			ms := []Message{
 				{Buf: pattern(100, 0), Addr: to},
 				{Buf: pattern(10*size+1, 1), SegmentSize: size, Addr: to},
 				{Buf: pattern(100, 2), Addr: to},
-				{Buf: pattern(5*size, 3), SegmentSize: size, Addr: to, Local: source},
-				{Buf: pattern(200*2, 4), SegmentSize: 2, Addr: to}, // more pieces than one call takes
+				{Buf: pattern(200*2, 3), SegmentSize: 2, Addr: to}, // more pieces than one call takes
+				{Buf: pattern(5*size, 4), SegmentSize: size, Addr: to, Local: source},
 			}
 			for range 5 {
 				write(t, s, ms...)
-				wantDatagrams(t, pc, ms)
+				if from := wantDatagrams(t, pc, ms); from != at(s, source.Addr) {
+					t.Fatalf("the last from %v, want %v", from, source.Addr)
+				}
 				wantNothing(t, pc)
 			}
 			if on := s.(*conn).gso.Load(); on != (errno == unix.EMSGSIZE) {
 				t.Errorf("segmentation still tried: %v", on)
 			}
 			*calls = 0
-			write(t, s, ms[1])
-			if want := map[bool]int{true: 2, false: 1}[errno == unix.EMSGSIZE]; *calls != want {
+			write(t, s, ms[3])
+			if want := map[bool]int{true: 3, false: 2}[errno == unix.EMSGSIZE]; *calls != want {
 				t.Errorf("%d system calls, want %d", *calls, want)
 			}
 		})
@@ -134,10 +136,21 @@ func TestSegmentedMessagesStayBelowTheLimits(t *testing.T) {
 		write(t, s, m)
 		wantDatagrams(t, pc, []Message{m})
 		for _, n := range sent {
-			if n > maxMessage || n > maxSegments*m.SegmentSize {
+			if n > m.SegmentSize && (n > 65000 || n > 64*m.SegmentSize) {
 				t.Errorf("%d bytes in segments of %d went as %v", len(m.Buf), m.SegmentSize, sent)
 				break
 			}
+		}
+	}
+}
+
+func TestCoalescedMessageBeyondTheBuffer(t *testing.T) {
+	for size, segmentSize := range map[int]int{1000: 0, 1400: 0, 3000: 1400} {
+		s, peer := open(t, "udp4", "127.0.0.1:0"), open(t, "udp4", "127.0.0.1:0")
+		write(t, peer, Message{Buf: pattern(4*1400, 0), SegmentSize: 1400, Addr: s.LocalAddr()})
+		ms := []Message{{Buf: make([]byte, size)}}
+		if n, err := s.ReadBatch(ms); n != 1 || err != nil || ms[0].SegmentSize != segmentSize || ms[0].N > size {
+			t.Errorf("ReadBatch into %d bytes = %d, %v: %d bytes in segments of %d", size, n, err, ms[0].N, ms[0].SegmentSize)
 		}
 	}
 }
@@ -190,6 +203,76 @@ func TestAnswerFromTheAddressAddressed(t *testing.T) {
 		write(t, s, m)
 		wantDatagrams(t, pc, []Message{m})
 	})
+}
+
+// What was broadcast is answered from an address that can be one.
+func TestAnswerBroadcast(t *testing.T) {
+	s := open(t, "udp4", ":0")
+	pc := plain(t, "udp4", "127.0.0.1:0")
+	if _, err := pc.WriteToUDPAddrPort([]byte("anyone?"), at(s, netip.MustParseAddr("127.255.255.255"))); err != nil {
+		t.Skipf("no broadcast on the loopback interface: %v", err)
+	}
+	if m := readOne(t, s); m.Local.Addr != loopback4 {
+		t.Errorf("arrived at %v, want %v", m.Local.Addr, loopback4)
+	}
+}
+
+func TestControlMessages(t *testing.T) {
+	for _, want := range []Message{
+		{Addr: netip.AddrPortFrom(loopback4, 1)},
+		{Addr: netip.AddrPortFrom(loopback4, 1), Local: Local{netip.MustParseAddr("192.0.2.1"), 7}, TOS: 0xff},
+		{Addr: netip.AddrPortFrom(loopback6, 1), Local: Local{netip.MustParseAddr("2001:db8::1"), 7}, TOS: 0xff},
+		{Addr: netip.AddrPortFrom(loopback6, 1), TOS: 1},
+	} {
+		for _, segment := range []int{0, 1400} {
+			var h mmsghdr
+			for i := range 2 { // the second time over what the first left
+				var c writeControl
+				for j := range c {
+					c[j] = uint64(i) * 0xfefefefefefefefe
+				}
+				c.encode(&h, want.Local, &want, segment)
+				got := Message{Addr: want.Addr}
+				for b := unsafe.Slice(h.Control, h.Controllen); len(b) > 0; {
+					header, data, rest, err := unix.ParseOneSocketControlMessage(b)
+					if err != nil {
+						t.Fatal(err)
+					}
+					got.control(header.Level, header.Type, data)
+					b = rest
+				}
+				if got.Local != want.Local || got.TOS != want.TOS || segmented(&h) != (segment > 0) {
+					t.Errorf("got %+v, segmented %v, want %+v", got, segmented(&h), want)
+				}
+			}
+		}
+	}
+}
+
+func TestSockaddr(t *testing.T) {
+	interfaces, err := net.Interfaces()
+	if err != nil || len(interfaces) == 0 {
+		t.Skipf("no interfaces: %v", err)
+	}
+	zoned := netip.MustParseAddr("fe80::1").WithZone(interfaces[0].Name)
+	var name unix.RawSockaddrInet6
+	for _, ip := range []netip.Addr{loopback4, zoned, loopback4, loopback6, netip.MustParseAddr("2001:db8::1"), zoned} {
+		for _, inet6 := range []bool{true, false} {
+			want := netip.AddrPortFrom(ip, 51820)
+			if _, err := encodeSockaddr(&name, want, inet6); err != nil {
+				if inet6 || ip.Is4() || !isErrno(err, unix.EAFNOSUPPORT) {
+					t.Errorf("%v: %v", want, err)
+				}
+				continue
+			}
+			if got := decodeSockaddr(&name); got != want {
+				t.Errorf("got %v, want %v", got, want)
+			}
+			if inet6 && ip == zoned && name.Scope_id != uint32(interfaces[0].Index) {
+				t.Errorf("scope of %v is %d, want %d", ip, name.Scope_id, interfaces[0].Index)
+			}
+		}
+	}
 }
 
 // A source that is no longer an address of this host is given up for the OS's choice, segments and all.
@@ -343,6 +426,9 @@ func TestNumericZone(t *testing.T) {
 	if i, err := zones.index("1"); i != 1 || err != nil {
 		t.Errorf("index of zone 1 = %d, %v", i, err)
 	}
+	if i, err := net.InterfaceByIndex(1); err == nil && zones.name(1) != i.Name {
+		t.Errorf("name of interface 1 = %q, want %q", zones.name(1), i.Name)
+	}
 	if name := zones.name(1 << 30); name != "1073741824" {
 		t.Errorf("name of an unknown index = %q", name)
 	}
@@ -465,6 +551,24 @@ func TestReadErrors(t *testing.T) {
 				t.Errorf("ReadBatch = %d, %v", n, err)
 			}
 		})
+	}
+}
+
+func TestReaderBacksOff(t *testing.T) {
+	s := open(t, "udp4", "127.0.0.1:0")
+	calls := 0
+	start := time.Now()
+	s.(*conn).recv = func(fd uintptr, hs []mmsghdr) (int, syscall.Errno) {
+		calls++
+		if time.Since(start) < 30*time.Millisecond {
+			return 0, unix.ENOMEM
+		}
+		return recvmmsg(fd, hs)
+	}
+	write(t, s, Message{Buf: []byte("alive"), Addr: s.LocalAddr()})
+	readOne(t, s)
+	if calls > 2*backoffAfter {
+		t.Errorf("%d system calls in 30 ms", calls)
 	}
 }
 

@@ -22,9 +22,11 @@ func (s *fakeSocket) Close() error              { s.closed = true; return nil }
 type fakeHost struct {
 	fails  func(family string, port uint16) error
 	opened []*fakeSocket
+	opens  int
 }
 
 func (h *fakeHost) open(family string, port uint16) (Socket, error) {
+	h.opens++
 	if port == 0 {
 		port = 40000 + uint16(len(h.opened))
 	}
@@ -133,6 +135,9 @@ func TestListenOnHosts(t *testing.T) {
 			}
 			if got := h.serving(); !slices.Equal(got, test.want) || len(socks) != len(test.want) {
 				t.Errorf("serving %q in %d sockets, want %q", got, len(socks), test.want)
+			}
+			if test.port != 0 && h.opens > len(families) {
+				t.Errorf("%d attempts at a fixed port", h.opens)
 			}
 			if len(socks) > 0 && port != socks[0].LocalAddr().Port() {
 				t.Errorf("port %d, want that of %v", port, socks[0].LocalAddr())

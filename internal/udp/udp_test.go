@@ -350,20 +350,13 @@ func TestRelisten(t *testing.T) {
 		if len(fresh) != len(old) {
 			t.Fatalf("round %d: %d sockets, want %d", round, len(fresh), len(old))
 		}
-		// Neither the old nor the new ones share the port with anyone else.
-		if others, _, err := Listen(port); !errors.Is(err, syscall.EADDRINUSE) {
-			closeAll(others)
-			t.Fatalf("round %d: Listen on the same port: %v", round, err)
-		}
+		wantPortTaken(t, port)
 		for _, s := range old {
 			write(t, s, Message{Buf: []byte("still here"), Addr: at(s, loopbackOf(s))})
 		}
 		closeAll(old)
 		old = fresh
-		if others, _, err := Listen(port); !errors.Is(err, syscall.EADDRINUSE) {
-			closeAll(others)
-			t.Fatalf("round %d: Listen on the same port: %v", round, err)
-		}
+		wantPortTaken(t, port)
 		for _, s := range fresh {
 			if s.LocalAddr().Port() != port {
 				t.Fatalf("round %d: at %v, want port %d", round, s.LocalAddr(), port)
@@ -403,9 +396,28 @@ func TestRelistenFailureLeavesOldServing(t *testing.T) {
 			t.Errorf("got %q", m.Buf)
 		}
 	}
-	if socks, _, err := Listen(port); !errors.Is(err, syscall.EADDRINUSE) {
+	wantPortTaken(t, port)
+}
+
+// wantPortTaken checks that nobody else gets the port, not even who is ready to share it.
+func wantPortTaken(t *testing.T, port uint16) {
+	t.Helper()
+	socks, _, err := Listen(port)
+	if !errors.Is(err, syscall.EADDRINUSE) {
 		closeAll(socks)
-		t.Errorf("Listen on the port: %v", err)
+		t.Fatalf("Listen on a port in use: %v", err)
+	}
+	for _, family := range families {
+		c, err := listen(family, port, func(raw syscall.RawConn) error {
+			if !canReusePort {
+				return nil
+			}
+			return reusePort(raw, true)
+		})
+		if err == nil {
+			c.Close()
+			t.Fatalf("%s: a second socket shares the port", family)
+		}
 	}
 }
 

@@ -1,6 +1,7 @@
 package udp
 
 import (
+	"cmp"
 	"errors"
 	"io"
 	"net"
@@ -19,7 +20,8 @@ type fakeConn struct {
 	done  chan struct{}
 
 	out   []fakeDatagram
-	fails error
+	fails error // of WriteTo
+	ended error // of ReadFrom, once closed; nil: net.ErrClosed
 	reads int
 }
 
@@ -44,7 +46,7 @@ func (c *fakeConn) ReadFrom(b []byte) (int, net.Addr, error) {
 	case d := <-c.in:
 		return copy(b, d.b), d.addr, d.err
 	case <-c.done:
-		return 0, nil, net.ErrClosed
+		return 0, nil, cmp.Or(c.ended, net.ErrClosed)
 	}
 }
 
@@ -174,6 +176,13 @@ func TestPacketConnBacksOff(t *testing.T) {
 }
 
 func TestPacketConnEnds(t *testing.T) {
+	pc := newFakeConn()
+	pc.ended = errors.New("in words of its own")
+	s := Wrap(pc)
+	s.Close()
+	if _, err := s.ReadBatch(newBatch(1)); !errors.Is(err, net.ErrClosed) || !errors.Is(err, pc.ended) {
+		t.Errorf("ReadBatch after Close: %v", err)
+	}
 	for _, end := range []error{io.EOF, net.ErrClosed, &net.OpError{Op: "read", Err: net.ErrClosed}, io.ErrClosedPipe} {
 		pc := newFakeConn()
 		s := Wrap(pc)

@@ -36,7 +36,10 @@ func (z *zoneCache) name(index uint32) string {
 	if i, err := net.InterfaceByIndex(int(index)); err == nil {
 		name = i.Name
 	}
-	z.remember(name, index, now)
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	names, _ := z.fresh(now)
+	names[index] = name
 	return name
 }
 
@@ -57,16 +60,18 @@ func (z *zoneCache) index(zone string) (uint32, error) {
 	} else {
 		return 0, fmt.Errorf("interface %q: %w", zone, syscall.ENODEV)
 	}
-	z.remember(zone, index, now)
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	_, indices := z.fresh(now)
+	indices[zone] = index
 	return index, nil
 }
 
-func (z *zoneCache) remember(name string, index uint32, now time.Time) {
-	z.mu.Lock()
-	defer z.mu.Unlock()
+// fresh returns the maps to add to. The caller holds mu.
+func (z *zoneCache) fresh(now time.Time) (names map[uint32]string, indices map[string]uint32) {
 	if !now.Before(z.expires) {
 		z.names, z.indices = map[uint32]string{}, map[string]uint32{}
 		z.expires = now.Add(zoneCacheFor)
 	}
-	z.names[index], z.indices[name] = name, index
+	return z.names, z.indices
 }
