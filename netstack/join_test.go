@@ -129,6 +129,10 @@ func testContext(t testing.TB) context.Context {
 	return ctx
 }
 
+func contextWithTimeout(t testing.TB, d time.Duration) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(t.Context(), d)
+}
+
 func listen(t testing.TB, s *Stack, network, address string) net.Listener {
 	t.Helper()
 	l, err := s.Listen(testContext(t), network, address)

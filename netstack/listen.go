@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+	"syscall"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
@@ -75,6 +76,11 @@ func (s *Stack) bind(ctx context.Context, network, transport, address string) (t
 	number := tcp.ProtocolNumber
 	if transport == "udp" {
 		addr, number = net.UDPAddrFromAddrPort(at), udp.ProtocolNumber
+	}
+
+	// gVisor binds any IPv4 address on a given interface.
+	if !at.Addr().IsUnspecified() && !s.own[at.Addr()] {
+		return fail(addr, errnoError("bind", syscall.EADDRNOTAVAIL))
 	}
 
 	protocol := ipv6.ProtocolNumber

@@ -1,0 +1,109 @@
+package netstack
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"syscall"
+	"testing"
+	"time"
+)
+
+func TestListenWildcard(t *testing.T) {
+	for _, c := range []struct {
+		network, host string
+		v4, v6        bool
+	}{
+		{"tcp", "", true, true},
+		{"tcp", "0.0.0.0", true, true},
+		{"tcp", "::", true, true},
+		{"tcp4", "", true, false},
+		{"tcp6", "", false, true},
+		{"tcp", "10.0.0.2", true, false},
+		{"tcp", "fd00::2", false, true},
+	} {
+		t.Run(fmt.Sprint(c.network, ",", c.host), func(t *testing.T) {
+			p := join(t, nil)
+			l := listen(t, p.b, c.network, net.JoinHostPort(c.host, "80"))
+			for host, want := range map[netip.Addr]bool{b4: c.v4, b6: c.v6} {
+				conn, err := p.a.DialContext(testContext(t), "tcp", net.JoinHostPort(host.String(), "80"))
+				if !want {
+					if !errors.Is(err, syscall.ECONNREFUSED) {
+						t.Errorf("dialling %v: %v, want ECONNREFUSED", host, err)
+					}
+					continue
+				}
+				if err != nil {
+					t.Errorf("dialling %v: %v", host, err)
+					continue
+				}
+				defer conn.Close()
+				accepted, err := l.Accept()
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer accepted.Close()
+				if got, want := accepted.LocalAddr().String(), conn.RemoteAddr().String(); got != want {
+					t.Errorf("accepted at %v, want %v", got, want)
+				}
+				if got, want := accepted.RemoteAddr().String(), conn.LocalAddr().String(); got != want {
+					t.Errorf("accepted from %v, want %v", got, want)
+				}
+			}
+		})
+	}
+}
+
+func TestListenErrors(t *testing.T) {
+	p := join(t, nil)
+	l := listen(t, p.a, "tcp", ":80")
+	if got := l.Addr().String(); got != "[::]:80" {
+		t.Errorf("listening on %s, want [::]:80", got)
+	}
+	for _, c := range []struct {
+		network, address string
+		is               error
+	}{
+		{"tcp", ":80", syscall.EADDRINUSE},
+		{"tcp4", ":80", syscall.EADDRINUSE},
+		{"tcp", "10.0.0.1:80", syscall.EADDRINUSE},
+		{"tcp", "10.0.0.9:81", syscall.EADDRNOTAVAIL},
+		{"tcp", "[fd00::9]:81", syscall.EADDRNOTAVAIL},
+		{"tcp4", "[fd00::1]:81", nil},
+		{"tcp6", "10.0.0.1:81", nil},
+		{"tcp", "host:81", nil},
+		{"tcp", "81", nil},
+		{"udp", ":81", nil},
+	} {
+		_, err := p.a.Listen(testContext(t), c.network, c.address)
+		if err == nil {
+			t.Errorf("listening on %s %s succeeded", c.network, c.address)
+			continue
+		}
+		wantOpError(t, err, "listen", c.network, c.is)
+	}
+
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	wantOpError(t, l.Close(), "close", "tcp", net.ErrClosed)
+	_, err := l.Accept()
+	wantOpError(t, err, "accept", "tcp", net.ErrClosed)
+	listen(t, p.a, "tcp", ":80") // the port is free again
+}
+
+func TestAcceptClose(t *testing.T) {
+	l := listen(t, join(t, nil).a, "tcp", ":0")
+	time.AfterFunc(10*time.Millisecond, func() { l.Close() })
+	_, err := l.Accept()
+	wantOpError(t, err, "accept", "tcp", net.ErrClosed)
+}
+
+func TestAcceptDeadline(t *testing.T) {
+	l := listen(t, join(t, nil).a, "tcp", ":0")
+	l.(interface{ SetDeadline(time.Time) error }).SetDeadline(time.Now().Add(10 * time.Millisecond))
+	_, err := l.Accept()
+	wantOpError(t, err, "accept", "tcp", os.ErrDeadlineExceeded)
+}
