@@ -66,7 +66,8 @@ func inBed(t *testing.T, edit func(*Config), transcript func(b *bed)) {
 		if edit != nil {
 			edit(&cfg)
 		}
-		if err := cfg.validate(); err != nil {
+		cfg, err := cfg.canonical()
+		if err != nil {
 			t.Fatal(err)
 		}
 		b.dev = newDevice(cfg)

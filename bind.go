@@ -135,7 +135,7 @@ func (d *Device) rebind(ctx context.Context, port uint16) error {
 		}
 	}
 	if err != nil {
-		return fmt.Errorf("wireguard: rebind to port %d: %w", port, err)
+		return fmt.Errorf("rebind to port %d: %w", port, err)
 	}
 	d.binding.Store(b)
 	d.startReaders(b)

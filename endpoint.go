@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"strconv"
 	"time"
 
 	"github.com/wgstack/wireguard/internal/udp"
@@ -28,20 +29,14 @@ type hostEndpoint struct {
 	turn  int  // of the addresses found: the next is tried when handshakes fail
 }
 
-// parseEndpoint splits a validated host:port into an address, or a name.
-func parseEndpoint(s string) (netip.AddrPort, *hostEndpoint, error) {
-	host, service, err := net.SplitHostPort(s)
-	if err != nil {
-		return netip.AddrPort{}, nil, err
+// parseEndpoint splits a canonical host:port into an address or a name.
+func parseEndpoint(s string) (netip.AddrPort, *hostEndpoint) {
+	if a, err := netip.ParseAddrPort(s); err == nil {
+		return a, nil
 	}
-	var port uint16
-	if _, err := fmt.Sscanf(service, "%d", &port); err != nil {
-		return netip.AddrPort{}, nil, fmt.Errorf("port %q", service)
-	}
-	if a, err := netip.ParseAddr(host); err == nil {
-		return netip.AddrPortFrom(a.Unmap(), port), nil, nil
-	}
-	return netip.AddrPort{}, &hostEndpoint{host: host, port: port, stale: true}, nil
+	host, service, _ := net.SplitHostPort(s)
+	port, _ := strconv.ParseUint(service, 10, 16)
+	return netip.AddrPort{}, &hostEndpoint{host: host, port: uint16(port), stale: true}
 }
 
 // lookupHost is the host's resolver.

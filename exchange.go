@@ -123,6 +123,9 @@ func (p *peer) sendInitiation() {
 	if p.unanswered.IsZero() {
 		p.unanswered = now
 	}
+	if p.host == nil || !p.host.stale {
+		p.failure = nil
+	}
 	p.timers.initiated(now)
 	p.sendHandshake(now, msg[:])
 	p.mu.Unlock()

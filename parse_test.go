@@ -191,6 +191,7 @@ func TestParseConfigErrors(t *testing.T) {
 		{"\ufeff[Interface]", "line 1: outside of [Interface] and [Peer]"},
 		{"[Foo]", "line 1: unknown section [Foo]"},
 		{intf + "[Peer", "line 2: unknown section [Peer]"},
+		{intf + "ListenPort = 1\n[Foo]", "line 3: unknown section [Foo]"},
 		{"[Interface] x = y", "line 1: unknown section"},
 		{intf + "Foo = 1", "line 2: [Interface] Foo: unknown key"},
 		{intf + "PublicKey = " + textAlice, "line 2: [Interface] PublicKey: unknown key"},
@@ -268,27 +269,31 @@ func TestParseConfigErrors(t *testing.T) {
 
 // Whatever is wrong around a secret key, the error must not repeat it.
 func TestParseConfigErrorsHideSecrets(t *testing.T) {
-	for _, in := range []string{
-		textPrivate,
-		"PrivateKey = " + textPrivate,
-		"[Interface]\n" + textPrivate,
-		"[Interface]\nPrivateKey: " + textPrivate,
-		"[Interface]\nPrivateKey " + textPrivate,
-		"[Interface]\nPrivateKey = " + textPrivate + textPrivate,
-		"[Interface]\nPrivateKey = x" + textPrivate,
-		"[Interface]\nPrivateKey = \"" + textPrivate + "\"",
-		"[Interface]\n[" + textPrivate + "]",
-		"[Interface]\nPrivKey = " + textPrivate,
-		"[Interface]\n" + textPrivate + " = PrivateKey",
-		"[Peer]\nPresharedKey = " + textPrivate[:43],
-		"[Peer]\nPrivateKey = " + textPrivate,
-		"[Peer]\nPublicKey = " + textPrivate[:43],
-	} {
-		_, err := ParseConfig(strings.NewReader(in))
-		if err == nil {
-			t.Errorf("%q: no error", in)
-		} else if strings.Contains(err.Error(), textPrivate[2:10]) {
-			t.Errorf("%q: the error shows the key: %v", in, err)
+	for _, secret := range []string{textPrivate, textAlice} { // the latter has letters and digits alone
+		for _, format := range []string{
+			"KEY",
+			"PrivateKey = KEY",
+			"[Interface]\nKEY",
+			"[Interface]\nPrivateKey: KEY",
+			"[Interface]\nPrivateKey KEY",
+			"[Interface]\nPrivateKeyKEY",
+			"[Interface]\nPrivateKey = KEYKEY",
+			"[Interface]\nPrivateKey = xKEY",
+			"[Interface]\nPrivateKey = \"KEY\"",
+			"[Interface]\nPrivateKey = KEY,",
+			"[Interface]\n[KEY]",
+			"[Interface]\nPrivKey = KEY",
+			"[Interface]\nKEY = PrivateKey",
+			"[Peer]\nPresharedKey = KEY=",
+			"[Peer]\nPrivateKey = KEY",
+			"[Peer]\nPublicKey = KEY=",
+		} {
+			_, err := ParseConfig(strings.NewReader(strings.ReplaceAll(format, "KEY", secret)))
+			if err == nil {
+				t.Errorf("%q: no error", format)
+			} else if strings.Contains(err.Error(), secret[2:10]) {
+				t.Errorf("%q: the error shows the key: %v", format, err)
+			}
 		}
 	}
 }

@@ -44,7 +44,7 @@ type peer struct {
 	keys        keyring
 	completed   time.Time // by the device's clock; zero: never
 	completedAt time.Time // the same by the wall clock
-	unanswered  time.Time // the first initiation since; zero: none
+	unanswered  time.Time // the first initiation since anything was received; zero: none
 	failure     error     // why initiations may be unanswered; nil: no reply
 	settled     chan struct{}
 
@@ -121,10 +121,10 @@ func (p *peer) send(b *sendBatch) {
 		p.mu.Unlock()
 		return
 	}
-	alone := p.out.push(b, len(b.data))
+	p.out.push(b, len(b.data))
 	p.mu.Unlock()
 	d := p.device
-	if alone && len(b.data) <= inlineBytes || d.sealers.limit == 1 || !d.sealers.submit(b, maxJobs) {
+	if len(b.data) <= inlineBytes || d.sealers.limit == 1 || !d.sealers.submit(b, maxJobs) {
 		d.seal(b)
 	}
 }
@@ -227,9 +227,10 @@ func (p *peer) established(now time.Time) {
 	p.wakeWaiters()
 }
 
-// received notes n authentic messages from the given endpoint. p.mu is held.
+// received notes an authentic message from the given endpoint. p.mu is held.
 func (p *peer) received(now time.Time, from endpoint) {
 	p.setEndpoint(from)
+	p.unanswered = time.Time{} // whoever speaks can be reached
 	p.timers.received(now)
 	p.awaiting.Store(false)
 }

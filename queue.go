@@ -84,14 +84,13 @@ func (l *lane[B]) init(drain func(ready []B, closed bool)) {
 	l.changed.L = &l.mu
 }
 
-// push appends a batch. alone tells that nothing is ahead of it.
-func (l *lane[B]) push(b B, size int) (alone bool) {
+// push appends a batch.
+func (l *lane[B]) push(b B, size int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	*b.item() = laneItem{size: size}
 	l.queue = append(l.queue, b)
 	l.bytes += size
-	return len(l.queue) == 1 && !l.draining
 }
 
 // complete marks b as ready and, unless somebody does so already, drains the

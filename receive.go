@@ -2,6 +2,8 @@ package wireguard
 
 import (
 	"encoding/binary"
+	"errors"
+	"net"
 	"sync"
 	"time"
 
@@ -68,6 +70,9 @@ func (d *Device) read(s udp.Socket) {
 		}
 		n, err := s.ReadBatch(ms)
 		if err != nil {
+			if !errors.Is(err, net.ErrClosed) {
+				d.log.Error("socket failed; rebind to go on", "address", s.LocalAddr(), "err", err)
+			}
 			break
 		}
 		for i := range ms[:n] {
@@ -146,8 +151,8 @@ func (r *reader) data(m *udp.Message, buf *buffer, msg []byte) {
 	b.bytes += len(msg)
 }
 
-// flush hands the batch on: a small one is opened at once if nothing is ahead
-// of it, so that it waits for no other goroutine.
+// flush hands the batch on. A small one is opened at once, so that it waits
+// for no other goroutine.
 func (r *reader) flush() {
 	b, d := r.batch, r.device
 	if b == nil {
@@ -158,8 +163,8 @@ func (r *reader) flush() {
 		b.free()
 		return
 	}
-	alone := b.peer.in.push(b, b.bytes)
-	if alone && b.bytes <= inlineBytes || d.openers.limit == 1 || !d.openers.submit(b, maxOpenJobs) {
+	b.peer.in.push(b, b.bytes)
+	if b.bytes <= inlineBytes || d.openers.limit == 1 || !d.openers.submit(b, maxOpenJobs) {
 		d.openBatch(b)
 	}
 }

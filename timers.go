@@ -28,6 +28,20 @@ type due struct {
 
 func jitter() time.Duration { return rand.N(maxJitter) }
 
+// setInterval changes the interval of the persistent keepalive. It reports
+// whether it was switched on, which calls for one at once.
+func (t *timers) setInterval(now time.Time, interval time.Duration) (started bool) {
+	started = t.interval == 0 && interval > 0
+	t.interval = interval
+	switch at := now.Add(interval); {
+	case interval == 0:
+		t.persistent = time.Time{}
+	case t.persistent.IsZero() || at.Before(t.persistent):
+		t.persistent = at
+	}
+	return started
+}
+
 // traversed notes any authenticated message, in or out.
 func (t *timers) traversed(now time.Time) {
 	if t.interval > 0 {

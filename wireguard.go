@@ -82,15 +82,15 @@ var _ inner = (*netstack.Stack)(nil)
 // Errors name the field that is wrong, or wrap what the system said, such as
 // EADDRINUSE for a port that is taken.
 func New(cfg Config) (*Device, error) {
-	if err := cfg.validate(); err != nil {
+	cfg, err := cfg.canonical()
+	if err != nil {
 		return nil, err
 	}
 	d := newDevice(cfg)
-	addresses := slices.Clone(cfg.Address)
 	stack, err := netstack.New(netstack.Config{
-		Addresses:  addresses,
-		DNS:        slices.Clone(cfg.DNS),
-		Search:     slices.Clone(cfg.DNSSearch),
+		Addresses:  cfg.Address,
+		DNS:        cfg.DNS,
+		Search:     cfg.DNSSearch,
 		MTU:        d.mtu,
 		GSOMaxSize: gsoMaxSize(d.mtu),
 		Output:     d.output,
@@ -115,6 +115,7 @@ func gsoMaxSize(mtu int) int {
 	return n * mtu
 }
 
+// newDevice makes a device of a canonical configuration. It is not started.
 func newDevice(cfg Config) *Device {
 	d := &Device{
 		log:          cfg.Logger,
@@ -126,9 +127,6 @@ func newDevice(cfg Config) *Device {
 	}
 	if d.log == nil {
 		d.log = slog.New(slog.DiscardHandler)
-	}
-	if d.mtu == 0 {
-		d.mtu = DefaultMTU
 	}
 	d.ctx, d.cancel = context.WithCancel(context.Background())
 	workers := runtime.GOMAXPROCS(0)
@@ -150,30 +148,15 @@ func (d *Device) start(cfg Config, in inner) error {
 		return fmt.Errorf("wireguard: listen on port %d: %w", cfg.ListenPort, err)
 	}
 	d.binding.Store(b)
-	d.mu.Lock()
 	d.startReaders(b)
-	err = d.setMark(cfg.FwMark)
-	d.mu.Unlock()
-	if err == nil {
-		err = d.SetPrivateKey(cfg.PrivateKey)
-	}
+	u := update{private: &cfg.PrivateKey, fwmark: &cfg.FwMark}
 	for _, p := range cfg.Peers {
-		if err == nil {
-			err = d.SetPeer(p)
-		}
+		u.peers = append(u.peers, p.update())
 	}
-	if err != nil {
+	if err := d.apply(u); err != nil {
 		d.Close()
-	}
-	return err
-}
-
-// setMark marks what the sockets send. d.mu is held.
-func (d *Device) setMark(mark uint32) error {
-	if err := d.binding.Load().setMark(mark); err != nil {
 		return fmt.Errorf("wireguard: %w", err)
 	}
-	d.fwmark = mark
 	return nil
 }
 
@@ -186,139 +169,7 @@ func (d *Device) peer(public PublicKey) *peer {
 }
 
 // errClosed is what methods of a closed device return.
-func errClosed() error { return fmt.Errorf("wireguard: device: %w", net.ErrClosed) }
-
-// SetPrivateKey changes the identity of the device; the zero key takes it
-// away, and then no handshake is sent or accepted. Sessions go on receiving,
-// but the next packet to each peer waits for a new handshake, which may start
-// at once. A peer whose public key belongs to key is removed. Setting the key
-// that is set does nothing.
-func (d *Device) SetPrivateKey(key PrivateKey) error {
-	if !key.IsZero() {
-		key.clamp()
-	}
-	d.mu.Lock()
-	if d.closed {
-		d.mu.Unlock()
-		return errClosed()
-	}
-	old := d.identity.Load()
-	if old == nil && key.IsZero() || old != nil && old.private.equal(key) {
-		d.mu.Unlock()
-		return nil
-	}
-	var (
-		id   *identity
-		self *peer
-	)
-	if !key.IsZero() {
-		id = newIdentity(key)
-		self = d.peers[id.public]
-		d.drop(self)
-	}
-	d.identity.Store(id)
-	now := d.now()
-	for _, p := range d.peers {
-		p.mu.Lock()
-		p.setPending(nil)
-		p.keys.retire()
-		p.ssOf = nil
-		clear(p.ss[:])
-		p.handshakeSent = time.Time{}
-		p.flush(now)
-		p.mu.Unlock()
-	}
-	d.mu.Unlock()
-	if self != nil {
-		self.stop()
-	}
-	return nil
-}
-
-// drop takes p, which may be nil, out of the configuration. d.mu is held; the
-// caller stops p without it.
-func (d *Device) drop(p *peer) {
-	if p != nil {
-		delete(d.peers, p.public)
-		d.allowed.removeAll(p)
-	}
-}
-
-// SetPeer adds a peer, or changes the one with the same public key to what cfg
-// says. A session goes on: a new preshared key applies from the next
-// handshake, and an empty Endpoint leaves the present one. Prefixes of cfg
-// move here from whichever peer had them. The device's own public key is
-// ignored.
-//
-// It returns an error naming the field that is wrong, and then has changed
-// nothing, or one wrapping [net.ErrClosed].
-func (d *Device) SetPeer(cfg PeerConfig) error {
-	if err := cfg.validate(); err != nil {
-		return err
-	}
-	var (
-		addr netip.AddrPort
-		host *hostEndpoint
-	)
-	if cfg.Endpoint != "" {
-		var err error
-		if addr, host, err = parseEndpoint(cfg.Endpoint); err != nil {
-			return fmt.Errorf("wireguard: peer %s: endpoint %q: %w", cfg.PublicKey.short(), cfg.Endpoint, err)
-		}
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.closed {
-		return errClosed()
-	}
-	if id := d.identity.Load(); id != nil && id.public == cfg.PublicKey {
-		return nil
-	}
-	p := d.peers[cfg.PublicKey]
-	if p == nil {
-		p = newPeer(d, cfg.PublicKey)
-		d.peers[cfg.PublicKey] = p
-	}
-	d.allowed.replace(p, cfg.AllowedIPs)
-	now := d.now()
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.psk = cfg.PresharedKey
-	switch {
-	case addr.IsValid():
-		p.host = nil
-		p.setEndpoint(endpoint{addr: addr})
-	case host != nil:
-		p.host = host
-	}
-	started := p.timers.interval == 0 && cfg.PersistentKeepalive > 0
-	p.timers.interval = cfg.PersistentKeepalive
-	if p.timers.interval == 0 {
-		p.timers.persistent = time.Time{}
-	}
-	if started {
-		p.timers.traversed(now)
-		p.schedule(now)
-		p.sendKeepalive(now)
-	}
-	p.flush(now)
-	return nil
-}
-
-// RemovePeer removes a peer. When it returns, nothing is sent to the peer and
-// nothing from it is received any more. It returns an error wrapping
-// [ErrNoPeer] if there is no such peer.
-func (d *Device) RemovePeer(public PublicKey) error {
-	d.mu.Lock()
-	p := d.peers[public]
-	d.drop(p)
-	d.mu.Unlock()
-	if p == nil {
-		return fmt.Errorf("wireguard: %w: %s", ErrNoPeer, public.short())
-	}
-	p.stop()
-	return nil
-}
+var errClosed = fmt.Errorf("device: %w", net.ErrClosed)
 
 // Rebind replaces the outer sockets by new ones on the same port, for when the
 // network of the host has changed. Sessions go on. If it fails, which it does
@@ -328,9 +179,12 @@ func (d *Device) Rebind() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.closed {
-		return errClosed()
+		return fmt.Errorf("wireguard: %w", errClosed)
 	}
-	return d.rebind(d.ctx, d.binding.Load().port)
+	if err := d.rebind(d.ctx, d.binding.Load().port); err != nil {
+		return fmt.Errorf("wireguard: %w", err)
+	}
+	return nil
 }
 
 // Close ends the device: its connections and listeners fail, its sockets close
@@ -374,6 +228,7 @@ func (d *Device) close() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, p := range peers {
-		d.drop(p)
+		delete(d.peers, p.public)
+		d.allowed.removeAll(p)
 	}
 }

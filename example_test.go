@@ -1,0 +1,231 @@
+package wireguard_test
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log"
+	"net/http"
+	"net/netip"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/wgstack/wireguard"
+)
+
+// Two devices in one program, over loopback, to run the other examples on. The
+// first is configured to reach the second.
+func twoDevices() (near, far *wireguard.Device) {
+	nearKey, farKey := wireguard.NewPrivateKey(), wireguard.NewPrivateKey()
+	far, err := wireguard.New(wireguard.Config{
+		PrivateKey: farKey,
+		Address:    []netip.Prefix{netip.MustParsePrefix("10.0.0.2/32")},
+		Peers: []wireguard.PeerConfig{{
+			PublicKey:  nearKey.PublicKey(),
+			AllowedIPs: []netip.Prefix{netip.MustParsePrefix("10.0.0.1/32")},
+		}},
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	near, err = wireguard.New(wireguard.Config{
+		PrivateKey: nearKey,
+		Address:    []netip.Prefix{netip.MustParsePrefix("10.0.0.1/32")},
+		Peers: []wireguard.PeerConfig{{
+			PublicKey:  farKey.PublicKey(),
+			Endpoint:   fmt.Sprintf("127.0.0.1:%d", far.Stats().ListenPort),
+			AllowedIPs: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/24")},
+		}},
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	return near, far
+}
+
+// An HTTP server inside the tunnel, and a client that reaches it.
+func Example() {
+	near, far := twoDevices()
+	defer near.Close()
+	defer far.Close()
+
+	l, err := far.Listen(context.Background(), "tcp", ":80")
+	if err != nil {
+		log.Fatal(err)
+	}
+	go http.Serve(l, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprintln(w, "hello from inside")
+	}))
+
+	client := http.Client{Transport: &http.Transport{DialContext: near.DialContext}}
+	resp, err := client.Get("http://10.0.0.2/")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer resp.Body.Close()
+	io.Copy(os.Stdout, resp.Body)
+	// Output: hello from inside
+}
+
+func ExampleParseConfig() {
+	cfg, err := wireguard.ParseConfig(strings.NewReader(`
+[Interface]
+PrivateKey = yAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk=
+Address = 10.0.0.1/24
+DNS = 10.0.0.53
+
+[Peer]
+PublicKey = xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=
+AllowedIPs = 10.0.0.0/24, fd00::/64
+Endpoint = vpn.example.com:51820
+PersistentKeepalive = 25
+`))
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(cfg.Address, cfg.DNS)
+	fmt.Println(cfg.Peers[0].Endpoint, cfg.Peers[0].AllowedIPs, cfg.Peers[0].PersistentKeepalive)
+	fmt.Println(cfg.PrivateKey)
+	// Output:
+	// [10.0.0.1/24] [10.0.0.53]
+	// vpn.example.com:51820 [10.0.0.0/24 fd00::/64] 25s
+	// (private key)
+}
+
+func ExampleDevice_DialContext() {
+	near, far := twoDevices()
+	defer near.Close()
+	defer far.Close()
+
+	// A refused connection and a missing peer are told at once.
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	_, err := near.DialContext(ctx, "tcp", "10.0.0.2:81")
+	fmt.Println(err)
+	_, err = near.DialContext(ctx, "tcp", "192.0.2.1:80")
+	fmt.Println(err)
+	// Output:
+	// dial tcp 10.0.0.2:81: connect: connection refused
+	// dial tcp 192.0.2.1:80: no peer: no allowed IPs contain 192.0.2.1
+}
+
+func ExampleDevice_ListenPacket() {
+	near, far := twoDevices()
+	defer near.Close()
+	defer far.Close()
+
+	server, err := far.ListenPacket(context.Background(), "udp", ":7")
+	if err != nil {
+		log.Fatal(err)
+	}
+	go func() {
+		buf := make([]byte, 1500)
+		n, from, err := server.ReadFrom(buf)
+		if err == nil {
+			server.WriteTo(buf[:n], from)
+		}
+	}()
+	conn, err := near.DialContext(context.Background(), "udp", "10.0.0.2:7")
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Fprint(conn, "echo")
+	buf := make([]byte, 1500)
+	n, err := conn.Read(buf)
+	fmt.Println(string(buf[:n]), err)
+	// Output: echo <nil>
+}
+
+// A far end for traffic to any address: what peers connect to is connected to
+// from here.
+func ExampleDevice_HandleTCP() {
+	near, far := twoDevices()
+	defer near.Close()
+	defer far.Close()
+
+	far.HandleTCP(func(flow *wireguard.TCPFlow) {
+		conn, err := flow.Accept()
+		if err != nil {
+			return
+		}
+		defer conn.Close()
+		fmt.Fprintf(conn, "you asked for %v\n", conn.LocalAddr())
+	})
+
+	conn, err := near.DialContext(context.Background(), "tcp", "10.0.0.99:1234")
+	if err != nil {
+		log.Fatal(err)
+	}
+	io.Copy(os.Stdout, conn)
+	// Output: you asked for 10.0.0.99:1234
+}
+
+func ExampleDevice_Handshake() {
+	near, far := twoDevices()
+	defer near.Close()
+	defer far.Close()
+
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	fmt.Println(near.Handshake(ctx, far.Stats().PublicKey))
+	// Output: <nil>
+}
+
+// One tunnel inside another: the inner device sends through the outer one.
+func ExampleConfig_multihop() {
+	near, far := twoDevices()
+	defer near.Close()
+	defer far.Close()
+
+	listen := func(outer *wireguard.Device, cfg wireguard.Config) *wireguard.Device {
+		cfg.ListenPacket = outer.ListenPacket
+		dev, err := wireguard.New(cfg)
+		if err != nil {
+			log.Fatal(err)
+		}
+		return dev
+	}
+	nearKey, farKey := wireguard.NewPrivateKey(), wireguard.NewPrivateKey()
+	innerFar := listen(far, wireguard.Config{
+		PrivateKey: farKey,
+		ListenPort: 51820,
+		Address:    []netip.Prefix{netip.MustParsePrefix("fd00::2/128")},
+		MTU:        1360,
+		Peers: []wireguard.PeerConfig{{
+			PublicKey:  nearKey.PublicKey(),
+			AllowedIPs: []netip.Prefix{netip.MustParsePrefix("fd00::1/128")},
+		}},
+	})
+	defer innerFar.Close()
+	innerNear := listen(near, wireguard.Config{
+		PrivateKey: nearKey,
+		Address:    []netip.Prefix{netip.MustParsePrefix("fd00::1/128")},
+		MTU:        1360,
+		Peers: []wireguard.PeerConfig{{
+			PublicKey:  farKey.PublicKey(),
+			Endpoint:   "10.0.0.2:51820",
+			AllowedIPs: []netip.Prefix{netip.MustParsePrefix("fd00::/64")},
+		}},
+	})
+	defer innerNear.Close()
+
+	l, err := innerFar.Listen(context.Background(), "tcp", ":80")
+	if err != nil {
+		log.Fatal(err)
+	}
+	go func() {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		fmt.Fprintln(c, "two tunnels deep")
+		c.Close()
+	}()
+	conn, err := innerNear.DialContext(context.Background(), "tcp", "[fd00::2]:80")
+	if err != nil {
+		log.Fatal(err)
+	}
+	io.Copy(os.Stdout, conn)
+	// Output: two tunnels deep
+}

@@ -1,0 +1,237 @@
+package wireguard
+
+import (
+	"fmt"
+	"net/netip"
+	"time"
+)
+
+// How the configuration of a running device changes. Every way to change it
+// makes an update, and apply is the one place that carries it out.
+
+// update is a change to a device. What is nil stays as it is.
+type update struct {
+	private      *PrivateKey // zero: none
+	listenPort   *uint16     // 0: any
+	fwmark       *uint32
+	replacePeers bool // remove those there are first
+	peers        []peerUpdate
+}
+
+// peerUpdate is a change to a peer, which is added if it is absent.
+type peerUpdate struct {
+	public            PublicKey
+	remove            bool
+	updateOnly        bool // do not add it
+	psk               *PresharedKey
+	endpoint          string // canonical host:port; empty: stays
+	keepalive         *time.Duration
+	replaceAllowedIPs bool
+	allowedIPs        []allowedIPUpdate // in order
+}
+
+type allowedIPUpdate struct {
+	prefix netip.Prefix
+	remove bool
+}
+
+// update is the change that makes a peer what p says.
+func (p *PeerConfig) update() peerUpdate {
+	u := peerUpdate{
+		public:            p.PublicKey,
+		psk:               &p.PresharedKey,
+		endpoint:          p.Endpoint,
+		keepalive:         &p.PersistentKeepalive,
+		replaceAllowedIPs: true,
+		allowedIPs:        make([]allowedIPUpdate, len(p.AllowedIPs)),
+	}
+	for i, prefix := range p.AllowedIPs {
+		u.allowedIPs[i].prefix = prefix
+	}
+	return u
+}
+
+// SetPrivateKey changes the identity of the device; the zero key takes it
+// away, and then no handshake is sent or accepted. Sessions go on receiving,
+// but the next packet to each peer waits for a new handshake, which may start
+// at once. A peer whose public key belongs to key is removed. Setting the key
+// that is set does nothing. The only error is one wrapping [net.ErrClosed].
+func (d *Device) SetPrivateKey(key PrivateKey) error {
+	return d.change(update{private: &key})
+}
+
+// SetPeer adds a peer, or changes the one with the same public key to what cfg
+// says. A session goes on: a new preshared key applies from the next
+// handshake, and an empty Endpoint leaves the present one. Prefixes of cfg
+// move here from whichever peer had them. The device's own public key is
+// ignored.
+//
+// It returns an error naming the field that is wrong, and then has changed
+// nothing, or one wrapping [net.ErrClosed].
+func (d *Device) SetPeer(cfg PeerConfig) error {
+	cfg, err := cfg.canonical()
+	if err != nil {
+		return err
+	}
+	return d.change(update{peers: []peerUpdate{cfg.update()}})
+}
+
+// RemovePeer removes a peer. When it returns, nothing is sent to the peer and
+// nothing from it is received any more. It returns an error wrapping
+// [ErrNoPeer] if there is no such peer, or [net.ErrClosed].
+func (d *Device) RemovePeer(public PublicKey) error {
+	if d.peer(public) == nil {
+		return fmt.Errorf("wireguard: %w: %s", ErrNoPeer, public.short())
+	}
+	return d.change(update{peers: []peerUpdate{{public: public, remove: true}}})
+}
+
+func (d *Device) change(u update) error {
+	if err := d.apply(u); err != nil {
+		return fmt.Errorf("wireguard: %w", err)
+	}
+	return nil
+}
+
+// apply carries out u. What can fail comes first: the port and the mark.
+func (d *Device) apply(u update) error {
+	gone, err := d.applyLocked(u)
+	for _, p := range gone {
+		p.stop()
+	}
+	return err
+}
+
+// applyLocked returns the peers that were removed and are to be stopped.
+func (d *Device) applyLocked(u update) (gone []*peer, err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed {
+		return nil, errClosed
+	}
+	if u.listenPort != nil && *u.listenPort != d.binding.Load().port {
+		if err := d.rebind(d.ctx, *u.listenPort); err != nil {
+			return nil, err
+		}
+	}
+	if u.fwmark != nil {
+		if err := d.binding.Load().setMark(*u.fwmark); err != nil {
+			return nil, err
+		}
+		d.fwmark = *u.fwmark
+	}
+	remove := func(p *peer) {
+		if p != nil {
+			delete(d.peers, p.public)
+			d.allowed.removeAll(p)
+			gone = append(gone, p)
+		}
+	}
+	if u.replacePeers {
+		for _, p := range d.peers {
+			remove(p)
+		}
+	}
+	if u.private != nil {
+		if id, changed := d.identityOf(*u.private); changed {
+			if id != nil {
+				remove(d.peers[id.public])
+			}
+			d.setIdentity(id)
+		}
+	}
+	for i := range u.peers {
+		pu := &u.peers[i]
+		p := d.peers[pu.public]
+		if pu.remove {
+			remove(p)
+			continue
+		}
+		id := d.identity.Load()
+		if p == nil && pu.updateOnly || id != nil && id.public == pu.public {
+			continue
+		}
+		if p == nil {
+			p = newPeer(d, pu.public)
+			d.peers[pu.public] = p
+		}
+		d.setAllowedIPs(p, pu)
+		p.configure(pu)
+	}
+	return gone, nil
+}
+
+// identityOf returns the identity that a private key makes, nil for the zero
+// key, and whether it differs from the present one.
+func (d *Device) identityOf(private PrivateKey) (id *identity, changed bool) {
+	old := d.identity.Load()
+	if private.IsZero() {
+		return nil, old != nil
+	}
+	private.clamp()
+	if old != nil && old.private.equal(private) {
+		return old, false
+	}
+	return newIdentity(private), true
+}
+
+// setIdentity gives the device another identity. Every peer starts afresh, but
+// keeps what it has received from. d.mu is held.
+func (d *Device) setIdentity(id *identity) {
+	d.identity.Store(id)
+	now := d.now()
+	for _, p := range d.peers {
+		p.mu.Lock()
+		p.setPending(nil)
+		p.keys.retire()
+		clear(p.ss[:])
+		p.ssOf = nil
+		p.handshakeSent = time.Time{}
+		p.flush(now)
+		p.mu.Unlock()
+	}
+}
+
+// setAllowedIPs changes what p owns. d.mu is held.
+func (d *Device) setAllowedIPs(p *peer, u *peerUpdate) {
+	if u.replaceAllowedIPs {
+		prefixes := make([]netip.Prefix, 0, len(u.allowedIPs))
+		for _, a := range u.allowedIPs {
+			if !a.remove {
+				prefixes = append(prefixes, a.prefix)
+			}
+		}
+		d.allowed.replace(p, prefixes)
+	}
+	for _, a := range u.allowedIPs {
+		switch {
+		case a.remove:
+			d.allowed.remove(a.prefix, p)
+		case !u.replaceAllowedIPs:
+			d.allowed.insert(a.prefix, p)
+		}
+	}
+}
+
+// configure applies all of u but the allowed IPs. Device.mu is held.
+func (p *peer) configure(u *peerUpdate) {
+	now := p.device.now()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if u.psk != nil {
+		p.psk = *u.psk
+	}
+	if u.endpoint != "" {
+		if addr, host := parseEndpoint(u.endpoint); host != nil {
+			p.host = host
+		} else {
+			p.host = nil
+			p.setEndpoint(endpoint{addr: addr})
+		}
+	}
+	if u.keepalive != nil && p.timers.setInterval(now, *u.keepalive) {
+		p.sendKeepalive(now)
+	}
+	p.schedule(now)
+	p.flush(now)
+}
