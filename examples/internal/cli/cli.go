@@ -1,0 +1,105 @@
+// Package cli is what the examples share as programs: signals, the
+// configuration file, logging.
+package cli
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"github.com/wgstack/wireguard"
+)
+
+// errUsage is an error that was reported already.
+var errUsage = errors.New("usage")
+
+// Main runs a program until it is done or a signal asks it to end, and exits
+// with status 0 if run returns nil, also after a signal. A second signal kills.
+func Main(run func(ctx context.Context, args []string, stdout, stderr io.Writer) error) {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop)
+	err := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	switch {
+	case err == nil, errors.Is(err, flag.ErrHelp):
+		os.Exit(0)
+	case errors.Is(err, errUsage):
+		os.Exit(2)
+	}
+	fmt.Fprintf(os.Stderr, "%s: %v\n", filepath.Base(os.Args[0]), err)
+	os.Exit(1)
+}
+
+// Flags returns a set of flags that reports to stderr.
+func Flags(name string, stderr io.Writer) *flag.FlagSet {
+	fs := flag.NewFlagSet(name, flag.ContinueOnError)
+	fs.SetOutput(stderr)
+	return fs
+}
+
+// Parse parses args, of which narg must remain. It has reported the error that
+// it returns.
+func Parse(fs *flag.FlagSet, args []string, narg int) error {
+	if err := fs.Parse(args); errors.Is(err, flag.ErrHelp) {
+		return err
+	} else if err != nil {
+		return errUsage
+	}
+	if fs.NArg() != narg {
+		return Usage(fs, "%d arguments, not %d", fs.NArg(), narg)
+	}
+	return nil
+}
+
+// Usage reports a mistake in the command line.
+func Usage(fs *flag.FlagSet, format string, args ...any) error {
+	fmt.Fprintf(fs.Output(), format+"\n", args...)
+	fs.Usage()
+	return errUsage
+}
+
+// Logger returns a logger to w: of everything if verbose, else of warnings and
+// errors.
+func Logger(w io.Writer, verbose bool) *slog.Logger {
+	level := slog.LevelWarn
+	if verbose {
+		level = slog.LevelDebug
+	}
+	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: level}))
+}
+
+// Load reads a file in the format of wg-quick(8). Its hooks are commands that
+// belong to a network interface; there is none here, so they are not run, which
+// is logged.
+func Load(path string, log *slog.Logger) (wireguard.Config, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return wireguard.Config{}, err
+	}
+	defer f.Close()
+	cfg, err := wireguard.ParseConfig(f)
+	if err != nil {
+		return cfg, fmt.Errorf("%s: %w", path, err)
+	}
+	var hooks []string
+	for _, h := range []struct {
+		name     string
+		commands []string
+	}{{"PreUp", cfg.PreUp}, {"PostUp", cfg.PostUp}, {"PreDown", cfg.PreDown}, {"PostDown", cfg.PostDown}} {
+		if len(h.commands) > 0 {
+			hooks = append(hooks, h.name)
+		}
+	}
+	if len(hooks) > 0 {
+		log.Warn("commands of the configuration are not run", "file", path, "keys", strings.Join(hooks, " "))
+	}
+	cfg.Logger = log
+	return cfg, nil
+}

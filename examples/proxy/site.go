@@ -1,0 +1,89 @@
+package main
+
+import (
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/sha256"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+)
+
+// demoSite is the web site of the demonstration:
+//
+//	/                 a page
+//	/bytes/N          N bytes, the same each time
+//	/bytes/N.sha256   their SHA-256, as sha256sum prints it
+//
+// The digest is a resource of its own because it takes as long to compute as
+// the bytes take to make: in a header it would delay the first byte, and a
+// trailer cannot come with a Content-Length.
+func demoSite() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+		fmt.Fprintf(w, "Hello through the tunnel.\n\nYou are %s.\nThis is %s.\n", r.RemoteAddr, r.Host)
+	})
+	mux.HandleFunc("GET /bytes/{n}", func(w http.ResponseWriter, r *http.Request) {
+		text, digest := strings.CutSuffix(r.PathValue("n"), ".sha256")
+		n, err := strconv.ParseInt(text, 10, 64)
+		if err != nil || n < 0 {
+			http.Error(w, "not a number of bytes", http.StatusBadRequest)
+			return
+		}
+		if digest {
+			h := sha256.New()
+			if err := writeBytes(contextWriter{h, r}, n); err != nil {
+				return
+			}
+			w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+			fmt.Fprintf(w, "%x  -\n", h.Sum(nil))
+			return
+		}
+		w.Header().Set("Content-Type", "application/octet-stream")
+		w.Header().Set("Content-Length", strconv.FormatInt(n, 10))
+		w.Header().Set("Link", fmt.Sprintf(`</bytes/%d.sha256>; rel="describedby"`, n))
+		if r.Method != http.MethodHead {
+			writeBytes(w, n)
+		}
+	})
+	return mux
+}
+
+// contextWriter fails once the client of a request is gone.
+type contextWriter struct {
+	io.Writer
+	request *http.Request
+}
+
+func (w contextWriter) Write(b []byte) (int, error) {
+	if err := w.request.Context().Err(); err != nil {
+		return 0, err
+	}
+	return w.Writer.Write(b)
+}
+
+// writeBytes writes the first n bytes of the AES-128-CTR key stream of the zero
+// key and the zero counter: fast to make, the same everywhere, and without
+// repetition, so that a piece that is lost, doubled or in the wrong place
+// shows.
+func writeBytes(w io.Writer, n int64) error {
+	block, err := aes.NewCipher(make([]byte, 16))
+	if err != nil {
+		return err
+	}
+	stream := cipher.NewCTR(block, make([]byte, aes.BlockSize))
+	buf := make([]byte, 256<<10)
+	for n > 0 {
+		b := buf[:min(n, int64(len(buf)))]
+		clear(b)
+		stream.XORKeyStream(b, b)
+		if _, err := w.Write(b); err != nil {
+			return err
+		}
+		n -= int64(len(b))
+	}
+	return nil
+}
