@@ -38,7 +38,7 @@ func TestTimings(t *testing.T) {
 		{token, true}, {0, false},
 		{2 * token, true}, {0, true}, {0, false},
 		{token - 1, false}, {1, true},
-		{5 * token, true}, {0, true}, {0, true}, {0, true}, {0, true}, {0, false},
+		{7 * token, true}, {0, true}, {0, true}, {0, true}, {0, true}, {0, false},
 		{time.Hour, true}, {0, true}, {0, true}, {0, true}, {0, true}, {0, false},
 	} {
 		now = now.Add(step.wait)
@@ -113,12 +113,31 @@ func TestCapacity(t *testing.T) {
 	}
 }
 
+// A source that is seen in both generations counts once.
+func TestCapacityAfterTurn(t *testing.T) {
+	var l Limiter
+	for i := range uint32(MaxSources - 1) {
+		l.Allow(start, v4(i))
+	}
+	now := start.Add(IdleTime)
+	for i := range uint32(10) {
+		l.Allow(now, v4(i))
+	}
+	if !l.Allow(now, v6(1, 1)) {
+		t.Error("the last place was refused")
+	}
+	if l.Allow(now, v6(2, 2)) {
+		t.Error("one source too many was allowed")
+	}
+}
+
 // A source that keeps being refused must not be forgotten and so get a new burst.
 func TestRefusedSourceIsNotForgotten(t *testing.T) {
 	var l Limiter
+	l.Allow(start, v4(2)) // turns come at whole seconds, tokens at 30 ms and 80 ms
 	allowed := 0
 	for ms := range 10_000 {
-		if l.Allow(start.Add(time.Duration(ms)*time.Millisecond), v4(1)) {
+		if l.Allow(start.Add(time.Duration(30+ms)*time.Millisecond), v4(1)) {
 			allowed++
 		}
 	}
