@@ -62,9 +62,11 @@ type Config struct {
 	// belongs to the last.
 	Peers []PeerConfig
 
-	// ListenPacket opens the sockets that carry the encrypted packets; nil
-	// means the host's UDP, sent and received in batches. Network is "udp4" or
-	// "udp6", address ":port". A *net.UDPConn is batched too.
+	// ListenPacket opens the socket that carries the encrypted packets, of both
+	// families; nil means the host's UDP, sent and received in batches. It is
+	// called with "udp" and ":port", and has the shape of [Device.ListenPacket],
+	// so that one device can carry another. A *net.UDPConn that it returns is
+	// batched too. What it returned is closed with the device.
 	ListenPacket func(ctx context.Context, network, address string) (net.PacketConn, error)
 
 	// Logger receives what the device logs; nil means nothing is logged. Keys

@@ -73,6 +73,7 @@ func (d *Device) admit(now time.Time, id *identity, msg []byte, from endpoint) b
 		return false
 	}
 	if !d.load.high(now) {
+		d.limiter.Expire(now)
 		return true
 	}
 	ck := d.cookies.cookie(now, from.addr)
