@@ -38,8 +38,8 @@ func (z *zoneCache) name(index uint32) string {
 	}
 	z.mu.Lock()
 	defer z.mu.Unlock()
-	names, _ := z.fresh(now)
-	names[index] = name
+	z.expire(now)
+	z.names[index] = name
 	return name
 }
 
@@ -62,16 +62,15 @@ func (z *zoneCache) index(zone string) (uint32, error) {
 	}
 	z.mu.Lock()
 	defer z.mu.Unlock()
-	_, indices := z.fresh(now)
-	indices[zone] = index
+	z.expire(now)
+	z.indices[zone] = index
 	return index, nil
 }
 
-// fresh returns the maps to add to. The caller holds mu.
-func (z *zoneCache) fresh(now time.Time) (names map[uint32]string, indices map[string]uint32) {
+// expire forgets everything after a minute. The caller holds mu.
+func (z *zoneCache) expire(now time.Time) {
 	if !now.Before(z.expires) {
 		z.names, z.indices = map[uint32]string{}, map[string]uint32{}
 		z.expires = now.Add(zoneCacheFor)
 	}
-	return z.names, z.indices
 }
