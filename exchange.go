@@ -111,12 +111,15 @@ func (p *peer) sendInitiation() {
 		p.failure = err
 		p.wakeWaiters()
 	}
-	if i == nil || p.stopped || d.identity.Load() != id {
-		p.mu.Unlock()
+	if stale := d.identity.Load() != id; i == nil || p.stopped || stale {
 		if i != nil {
 			d.indices.release(i.index)
 			i.erase()
 		}
+		if stale {
+			p.initiate(now, false) // under the new identity
+		}
+		p.mu.Unlock()
 		return
 	}
 	p.setPending(i)
