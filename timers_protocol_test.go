@@ -13,6 +13,7 @@ import (
 const (
 	retry    = rekeyTimeout                    // of an initiation, at the least
 	lost     = keepaliveTimeout + rekeyTimeout // until data counts as lost, at the least
+	instant  = time.Nanosecond                 // to read what is there
 	moment   = time.Millisecond                // less than any timer
 	allTries = 2 + maxHandshakeRetries         // initiations until the device gives up
 )
@@ -31,6 +32,14 @@ func (r *remote) ignored() (at []time.Time) {
 		}
 		at = append(at, time.Now())
 	}
+}
+
+// wantLost waits for the initiations that lost data causes.
+func (r *remote) wantLost() []time.Time {
+	r.bed.Helper()
+	r.want("lost data", fakepeer.Initiation)
+	at := time.Now()
+	return slices.Insert(r.ignored(), 0, at)
 }
 
 func TestB40InitiationIsRepeatedUntilAnswered(t *testing.T) {
@@ -84,7 +93,7 @@ func TestB41CompletionAndTriggersResetAttempts(t *testing.T) {
 		for range 10 {
 			b.far.want("no answer", fakepeer.Initiation)
 		}
-		if n := b.far.peer().timers.retries; n != 9 {
+		if n := b.far.timers().retries; n != 9 {
 			t.Fatalf("%d retries counted, want 9", n)
 		}
 		b.output(b.far, "fresh trigger")
@@ -95,7 +104,7 @@ func TestB41CompletionAndTriggersResetAttempts(t *testing.T) {
 		b.output(b.far, "again")
 		b.far.want("packet", fakepeer.Initiation)
 		b.far.respond(b.far.wantInitiation("retry"))
-		if n := b.far.peer().timers.retries; n != 0 {
+		if n := b.far.timers().retries; n != 0 {
 			t.Fatalf("%d retries counted after completion", n)
 		}
 	})
@@ -107,7 +116,7 @@ func TestB41ConfirmationResetsAttempts(t *testing.T) {
 		b.far.want("packet", fakepeer.Initiation)
 		b.far.want("retry", fakepeer.Initiation)
 		b.far.accept()
-		if n := b.far.peer().timers.retries; n != 0 {
+		if n := b.far.timers().retries; n != 0 {
 			t.Fatalf("%d retries counted after confirmation", n)
 		}
 	})
@@ -183,14 +192,6 @@ func TestB42GivingUpDoesNotPutOffErasure(t *testing.T) {
 	})
 }
 
-// wantLost waits for the initiations that lost data causes.
-func (r *remote) wantLost() []time.Time {
-	r.bed.Helper()
-	r.want("lost data", fakepeer.Initiation)
-	at := time.Now()
-	return slices.Insert(r.ignored(), 0, at)
-}
-
 func TestB43UnansweredDataBringsNewHandshake(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		s := b.far.connect()
@@ -242,6 +243,21 @@ func TestB43NewHandshakeIsArmedAnew(t *testing.T) {
 			s = b.far.respond(hs)
 			b.far.wantData("completion", s, "")
 		}
+	})
+}
+
+func TestB43NewHandshakeIsArmedAgainAfterGivingUp(t *testing.T) {
+	inBed(t, nil, func(b *bed) {
+		start := time.Now()
+		s := b.far.accept()
+		b.output(b.far, "lost")
+		b.far.wantData("data", s, "lost")
+		b.far.wantLost()
+		time.Sleep(rekeyAfterTime + 10*time.Second - time.Since(start))
+		b.output(b.far, "lost too")
+		at := time.Now()
+		b.far.wantData("the session lives", s, "lost too")
+		b.far.wantAfter("lost again", fakepeer.Initiation, at, lost, lost+maxJitter)
 	})
 }
 
@@ -425,6 +441,40 @@ func TestB51PersistentKeepaliveFollowsAnyTraffic(t *testing.T) {
 	})
 }
 
+func TestB51PersistentKeepaliveOutlastsAnOutage(t *testing.T) {
+	inBed(t, persistent(25*time.Second), func(b *bed) {
+		b.far.respond(b.far.wantInitiation("at once"))
+		b.net.Cut(devOuter, farOuter.Addr())
+		time.Sleep(10 * time.Minute)
+		for { // what came before
+			if _, _, ok := b.far.read(instant); !ok {
+				break
+			}
+		}
+		b.net.Heal(devOuter, farOuter.Addr())
+		at := time.Now()
+		b.far.wantAfter("after an outage", fakepeer.Initiation, at, 0, 25*time.Second)
+	})
+}
+
+func TestB51PersistentKeepaliveWaitsForEndpoint(t *testing.T) {
+	edit := func(cfg *Config) {
+		persistent(25 * time.Second)(cfg)
+		cfg.Peers[0].Endpoint = ""
+	}
+	inBed(t, edit, func(b *bed) {
+		time.Sleep(time.Hour)
+		if n := len(b.far.peer().staged.batches); n > 0 {
+			t.Fatalf("%d keepalives staged", n)
+		}
+		cfg := b.far.config()
+		cfg.PersistentKeepalive = 25 * time.Second
+		b.setPeer(cfg)
+		at := time.Now()
+		b.far.wantAfter("endpoint known", fakepeer.Initiation, at, 0, 25*time.Second)
+	})
+}
+
 func TestB51NoPersistentKeepaliveByDefault(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		s := b.far.connect()
@@ -487,11 +537,11 @@ func TestB53JitterIsDrawnAnew(t *testing.T) {
 		}
 		varied("retransmission", delays, retry)
 
-		s := b.far.connect()
+		b.far.connect()
 		delays = nil
 		for range 10 {
 			at := time.Now()
-			s = b.far.respond(b.far.wantInitiation("lost"))
+			s := b.far.respond(b.far.wantInitiation("lost"))
 			delays = append(delays, time.Since(at))
 			b.far.wantData("completion", s, "")
 			b.output(b.far, "lost")

@@ -59,6 +59,15 @@ func (r *remote) wantEndpoint(what string, addr netip.AddrPort) {
 	}
 }
 
+// timers is a copy of what the device keeps for r.
+func (r *remote) timers() timers {
+	synctest.Wait()
+	p := r.peer()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.timers
+}
+
 // loaded has the device be under load for a second.
 func (b *bed) loaded() { b.dev.load.note(b.dev.now()) }
 

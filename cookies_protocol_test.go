@@ -1,0 +1,532 @@
+package wireguard
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/wgstack/wireguard/internal/fakepeer"
+	"github.com/wgstack/wireguard/internal/ratelimit"
+)
+
+// wantCookie expects a cookie reply to msg and returns the cookie.
+func (r *remote) wantCookie(what string, msg []byte) [16]byte {
+	r.bed.Helper()
+	reply := r.want(what, fakepeer.CookieReply)
+	if got, want := fakepeer.Receiver(reply), fakepeer.Sender(msg); got != want {
+		r.bed.Fatalf("%s: for index %08x, want %08x", what, got, want)
+	}
+	ck, err := r.ConsumeCookieReply(reply, fakepeer.MAC1(msg))
+	if err != nil {
+		r.bed.Fatalf("%s: %v", what, err)
+	}
+	return ck
+}
+
+// learnCookie has r ask the device, which is under load, for a cookie and use
+// it from then on.
+func (r *remote) learnCookie() {
+	r.bed.Helper()
+	msg, _ := r.Initiation(fakepeer.InitiationOptions{})
+	r.write(msg)
+	ck := r.wantCookie("under load", msg)
+	r.Cookie = ck[:]
+}
+
+// knock sends an initiation and reports whether it was answered with a
+// response. Silence is the only other answer it expects.
+func (r *remote) knock() bool {
+	r.bed.Helper()
+	msg, hs := r.Initiation(fakepeer.InitiationOptions{})
+	r.write(msg)
+	answer, _, ok := r.read(instant)
+	if !ok {
+		return false
+	}
+	if _, err := r.ConsumeResponse(hs, answer); err != nil {
+		r.bed.Fatal(err)
+	}
+	return true
+}
+
+// crowd is n peers behind one address.
+func (b *bed) crowd(n int, addr, network string) (rs []*remote) {
+	b.Helper()
+	for i := range n {
+		rs = append(rs, b.add(netip.AddrPortFrom(netip.MustParseAddr(addr), uint16(1000+i)).String(), fmt.Sprintf("%s.%d", network, i)))
+	}
+	return rs
+}
+
+func TestB54BadMAC1IsMetWithSilence(t *testing.T) {
+	inBed(t, nil, func(b *bed) {
+		for _, loaded := range []bool{false, true} {
+			if loaded {
+				b.loaded()
+				b.far.learnCookie()
+			}
+			msg, _ := b.far.Initiation(fakepeer.InitiationOptions{})
+			msg[initiationSize-2*macSize] ^= 1
+			b.far.write(msg)
+			b.far.wantSilence("initiation", 500*time.Millisecond)
+		}
+		b.far.Cookie = nil
+		time.Sleep(underLoadAfter)
+
+		hs := b.far.handshake("on demand")
+		for _, loaded := range []bool{false, true} {
+			if loaded {
+				b.loaded()
+			}
+			msg, _ := b.far.Response(hs, fakepeer.ResponseOptions{})
+			msg[responseSize-2*macSize] ^= 1
+			b.far.write(msg)
+			b.far.wantSilence("response", 500*time.Millisecond)
+		}
+	})
+}
+
+func TestB55MAC2IsIgnoredWhenCalm(t *testing.T) {
+	inBed(t, nil, func(b *bed) {
+		b.far.Cookie = []byte("no cookie at all")
+		b.far.initiate("wrong mac2 in an initiation")
+		time.Sleep(time.Minute)
+		hs := b.far.handshake("on demand")
+		s := b.far.respond(hs)
+		b.far.wantData("wrong mac2 in a response", s, "")
+	})
+}
+
+func TestB56LoadedDeviceAnswersInitiationWithCookie(t *testing.T) {
+	inBed(t, nil, func(b *bed) {
+		before, indices := b.far.stats(), b.dev.indices.len()
+		b.loaded()
+		elsewhere := b.far.moved("192.0.2.77:7777")
+		msg, hs := elsewhere.Initiation(fakepeer.InitiationOptions{})
+		elsewhere.write(msg)
+		ck := elsewhere.wantCookie("no mac2", msg)
+		elsewhere.wantSilence("one reply", instant)
+
+		elsewhere.Cookie = []byte("some other thing")
+		elsewhere.write(elsewhere.Stamp(msg))
+		if again := elsewhere.wantCookie("wrong mac2", msg); again != ck {
+			t.Fatal("another cookie")
+		}
+		if after := b.far.stats(); after.Endpoint != before.Endpoint || after.RxBytes != 0 || after.TxBytes != 0 {
+			t.Fatalf("state changed from %+v to %+v", before, after)
+		}
+		if n := b.dev.indices.len(); n != indices {
+			t.Fatalf("%d indices, had %d", n, indices)
+		}
+		elsewhere.Cookie = ck[:]
+		elsewhere.write(elsewhere.Stamp(msg))
+		if _, err := elsewhere.ConsumeResponse(hs, elsewhere.want("the same with the cookie", fakepeer.Response)); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+func TestB56CookieComesBeforeAnySecretIsComputed(t *testing.T) {
+	inBed(t, nil, func(b *bed) {
+		b.loaded()
+		msg, _ := b.far.Initiation(fakepeer.InitiationOptions{})
+		clear(msg[8 : initiationSize-2*macSize])
+		b.far.Stamp(msg)
+		b.far.write(msg)
+		b.far.wantCookie("a message of nothing but a valid mac1", msg)
+	})
+}
+
+func TestB57LoadedDeviceAnswersResponseWithCookie(t *testing.T) {
+	inBed(t, nil, func(b *bed) {
+		b.output(b.far, "staged")
+		hs := b.far.wantInitiation("packet")
+		tx := b.far.stats().TxBytes
+		b.loaded()
+		msg, s := b.far.Response(hs, fakepeer.ResponseOptions{})
+		elsewhere := b.far.moved("192.0.2.77:7777")
+		elsewhere.write(msg)
+		ck := elsewhere.wantCookie("no mac2", msg)
+		b.far.wantSilence("not completed", time.Second)
+		if st := b.far.stats(); st.RxBytes != 0 || st.TxBytes != tx || !st.LastHandshake.IsZero() {
+			t.Fatalf("state changed: %+v", st)
+		}
+		b.loaded()
+		elsewhere.Cookie = ck[:]
+		elsewhere.write(elsewhere.Stamp(msg))
+		elsewhere.wantData("the same with the cookie", s, "staged")
+	})
+}
+
+func TestB58LimiterDecidesAboutThoseWithCookies(t *testing.T) {
+	inBed(t, nil, func(b *bed) {
+		b.loaded()
+		peers := b.crowd(ratelimit.Burst+2, "192.0.2.50", "10.1.0")
+		for _, r := range peers {
+			r.learnCookie()
+		}
+		for i, r := range peers {
+			if got, want := r.knock(), i < ratelimit.Burst; got != want {
+				t.Fatalf("initiation %d of a burst: answered %v", i, got)
+			}
+		}
+		time.Sleep(time.Second / ratelimit.Rate)
+		if !peers[ratelimit.Burst].knock() {
+			t.Fatal("still refused when there is a token again")
+		}
+		if peers[ratelimit.Burst+1].knock() {
+			t.Fatal("two for one token")
+		}
+		time.Sleep(underLoadAfter)
+		if !peers[ratelimit.Burst+1].knock() {
+			t.Fatal("limited when calm")
+		}
+	})
+}
+
+func TestB59LimiterCountsIPv6Networks(t *testing.T) {
+	inBed(t, nil, func(b *bed) {
+		b.loaded()
+		var peers []*remote
+		for i := range ratelimit.Burst + 1 {
+			peers = append(peers, b.add(fmt.Sprintf("[2001:db8:0:1:%d::1]:1000", i), fmt.Sprintf("10.1.0.%d", i)))
+		}
+		next := b.add("[2001:db8:0:2::1]:1000", "10.1.1.0")
+		for _, r := range append(peers, next) {
+			r.learnCookie()
+		}
+		for i, r := range peers {
+			if got, want := r.knock(), i < ratelimit.Burst; got != want {
+				t.Fatalf("host %d of a /64: answered %v", i, got)
+			}
+		}
+		if !next.knock() {
+			t.Fatal("the next /64 was refused")
+		}
+	})
+}
+
+// mappedConn reads as sockets of both families do.
+type mappedConn struct{ net.PacketConn }
+
+func (c mappedConn) ReadFrom(b []byte) (int, net.Addr, error) {
+	n, from, err := c.PacketConn.ReadFrom(b)
+	if a, ok := from.(*net.UDPAddr); ok {
+		from = &net.UDPAddr{IP: a.IP.To16(), Port: a.Port}
+	}
+	return n, from, err
+}
+
+func TestB59LimiterCountsIPv4Addresses(t *testing.T) {
+	edit := func(cfg *Config) {
+		listen := cfg.ListenPacket
+		cfg.ListenPacket = func(ctx context.Context, network, address string) (net.PacketConn, error) {
+			pc, err := listen(ctx, network, address)
+			return mappedConn{pc}, err
+		}
+	}
+	inBed(t, edit, func(b *bed) {
+		b.loaded()
+		peers := b.crowd(ratelimit.Burst+1, "192.0.2.50", "10.1.0")
+		neighbour := b.add("192.0.2.51:1000", "10.1.1.0")
+		for _, r := range append(peers, neighbour) {
+			r.learnCookie()
+		}
+		for i, r := range peers {
+			if got, want := r.knock(), i < ratelimit.Burst; got != want {
+				t.Fatalf("port %d of a host: answered %v", i, got)
+			}
+		}
+		if !neighbour.knock() {
+			t.Fatal("the neighbour was refused")
+		}
+	})
+}
+
+func TestB59FullLimiterRefuses(t *testing.T) {
+	inBed(t, nil, func(b *bed) {
+		b.loaded()
+		b.far.learnCookie()
+		for i := range ratelimit.MaxSources {
+			b.dev.limiter.Allow(b.dev.now(), netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}))
+		}
+		if b.far.knock() {
+			t.Fatal("another source found room")
+		}
+		time.Sleep(3 * ratelimit.IdleTime)
+		b.loaded()
+		if !b.far.knock() {
+			t.Fatal("idle sources are still remembered")
+		}
+	})
+}
+
+func TestB60CookieCoversAddressAndPort(t *testing.T) {
+	inBed(t, nil, func(b *bed) {
+		b.loaded()
+		b.far.learnCookie()
+		for _, addr := range []string{"192.0.2.2:51821", "192.0.2.3:51820"} {
+			r := b.far.moved(addr)
+			msg, _ := r.Initiation(fakepeer.InitiationOptions{})
+			r.write(msg)
+			r.wantCookie("cookie of "+farOuter.String()+" at "+addr, msg)
+		}
+		if !b.far.knock() {
+			t.Fatal("the cookie does not serve where it was given")
+		}
+	})
+}
+
+func TestB60CookieLivesTwoMinutes(t *testing.T) {
+	inBed(t, nil, func(b *bed) {
+		b.loaded()
+		b.far.learnCookie()
+		time.Sleep(cookieLifetime - moment)
+		b.loaded()
+		if !b.far.knock() {
+			t.Fatal("forgotten early")
+		}
+		time.Sleep(moment)
+		b.loaded()
+		msg, _ := b.far.Initiation(fakepeer.InitiationOptions{})
+		b.far.write(msg)
+		b.far.wantCookie("cookie of the former secret", msg)
+	})
+}
+
+func TestB60LimiterAndSecretAreOfOneDevice(t *testing.T) {
+	inBed(t, nil, func(b *bed) {
+		cfg := Config{
+			PrivateKey:   b.dev.identity.Load().private,
+			ListenPort:   devPort,
+			ListenPacket: b.net.ListenPacket(netip.MustParseAddr("192.0.2.9")),
+		}
+		twin := newDevice(cfg)
+		if err := twin.start(cfg, new(fakeStack)); err != nil {
+			t.Fatal(err)
+		}
+		defer twin.Close()
+		b.loaded()
+		twin.load.note(twin.now())
+		b.far.learnCookie()
+		msg, _ := b.far.Initiation(fakepeer.InitiationOptions{})
+		b.far.sock.WriteToUDPAddrPort(msg, netip.MustParseAddrPort("192.0.2.9:51820"))
+		if ck := b.far.wantCookie("the twin", msg); string(ck[:]) == string(b.far.Cookie) {
+			t.Fatal("both devices give one cookie")
+		}
+		for range ratelimit.Burst {
+			twin.limiter.Allow(twin.now(), farOuter.Addr())
+		}
+		if !b.far.knock() {
+			t.Fatal("refused for what the twin allowed")
+		}
+	})
+}
+
+var (
+	goodCookie  = [16]byte([]byte("the right cookie"))
+	otherCookie = [16]byte([]byte("another cookie! "))
+)
+
+// wantMAC2 waits for an initiation and expects it to carry the cookie, zero
+// for none.
+func (r *remote) wantMAC2(what string, cookie [16]byte) []byte {
+	r.bed.Helper()
+	msg := r.want(what, fakepeer.Initiation)
+	if none := fakepeer.MAC2(msg) == [16]byte{}; none != (cookie == [16]byte{}) || !none && !fakepeer.VerifyMAC2(msg, cookie) {
+		r.bed.Fatalf("%s: wrong mac2 %x", what, fakepeer.MAC2(msg))
+	}
+	return msg
+}
+
+func TestB61CookieIsAcceptedForTheLatestMessageOnce(t *testing.T) {
+	inBed(t, nil, func(b *bed) {
+		other := b.add("192.0.2.3:51820", "10.0.0.3")
+		otherIndex := fakepeer.Sender(func() []byte { b.output(other, "x"); return other.want("packet", fakepeer.Initiation) }())
+		var none [16]byte
+		give := func(msg []byte, index uint32, cookie [16]byte) {
+			t.Helper()
+			b.far.write(b.far.CookieReply(msg, index, cookie, [24]byte{1}))
+		}
+		b.output(b.far, "unanswered")
+		first := b.far.wantMAC2("no cookie", none)
+		give(first, fakepeer.Sender(first)+1, goodCookie)
+		second := b.far.wantMAC2("reply for no index of ours", none)
+		give(second, otherIndex, goodCookie)
+		third := b.far.wantMAC2("reply for the index of another peer", none)
+		give(second, fakepeer.Sender(third), goodCookie)
+		fourth := b.far.wantMAC2("reply to a former message", none)
+		give(fourth, fakepeer.Sender(third), goodCookie)
+		fifth := b.far.wantMAC2("reply for a former index", none)
+		reply := b.far.CookieReply(fifth, fakepeer.Sender(fifth), goodCookie, [24]byte{})
+		reply[cookieReplySize-1] ^= 1
+		b.far.write(reply)
+		give(fifth, fakepeer.Sender(fifth), goodCookie)
+		give(fifth, fakepeer.Sender(fifth), otherCookie)
+		sixth := b.far.wantMAC2("a forgery, a reply and another reply", goodCookie)
+		give(sixth, fakepeer.Sender(sixth), otherCookie)
+		b.far.wantMAC2("one reply to each", otherCookie)
+	})
+}
+
+func TestB61CookieIsAcceptedForKeyPair(t *testing.T) {
+	inBed(t, nil, func(b *bed) {
+		msg, hs := b.far.Initiation(fakepeer.InitiationOptions{})
+		b.far.write(msg)
+		response := b.far.want("initiation", fakepeer.Response)
+		if _, err := b.far.ConsumeResponse(hs, response); err != nil {
+			t.Fatal(err)
+		}
+		b.far.write(b.far.CookieReply(response, fakepeer.Sender(response), goodCookie, [24]byte{}))
+		time.Sleep(time.Minute)
+		b.output(b.far, "staged")
+		b.far.wantMAC2("cookie reply to a response", goodCookie)
+	})
+}
+
+func TestB62CookieReplyOnlyStoresTheCookie(t *testing.T) {
+	inBed(t, nil, func(b *bed) {
+		b.output(b.far, "unanswered")
+		msg := b.far.want("packet", fakepeer.Initiation)
+		at := time.Now()
+		time.Sleep(2 * time.Second)
+		stats, timers := b.far.stats(), b.far.timers()
+		elsewhere := b.far.moved("192.0.2.77:7777")
+		elsewhere.write(b.far.CookieReply(msg, fakepeer.Sender(msg), goodCookie, [24]byte{}))
+		if got := b.far.stats(); got.Endpoint != stats.Endpoint || got.RxBytes != stats.RxBytes || got.TxBytes != stats.TxBytes {
+			t.Errorf("state changed from %+v to %+v", stats, got)
+		}
+		if got := b.far.timers(); got != timers {
+			t.Errorf("timers changed from %+v to %+v", timers, got)
+		}
+		again := b.far.wantAfter("no sooner than without", fakepeer.Initiation, at, retry, retry+maxJitter)
+		if !fakepeer.VerifyMAC2(again, goodCookie) {
+			t.Fatal("the cookie was not stored")
+		}
+		elsewhere.wantSilence("nothing goes where the cookie came from", instant)
+	})
+}
+
+func TestB63CookieServesFor115Seconds(t *testing.T) {
+	inBed(t, nil, func(b *bed) {
+		b.output(b.far, "unanswered")
+		msg := b.far.want("packet", fakepeer.Initiation)
+		b.far.write(b.far.CookieReply(msg, fakepeer.Sender(msg), goodCookie, [24]byte{}))
+		at := time.Now()
+		b.far.wantMAC2("initiation", goodCookie)
+		b.far.wantMAC2("and the next", goodCookie)
+
+		respond := func(after time.Duration) []byte {
+			time.Sleep(after - time.Since(at))
+			for { // what the device has repeated meanwhile
+				if _, _, ok := b.far.read(instant); !ok {
+					break
+				}
+			}
+			msg, _ := b.far.Initiation(fakepeer.InitiationOptions{})
+			b.far.write(msg)
+			return b.far.want("initiation", fakepeer.Response)
+		}
+		if !fakepeer.VerifyMAC2(respond(cookieLifetime-cookieLatency-moment), goodCookie) {
+			t.Error("no mac2 in a response before 115 s")
+		}
+		time.Sleep(2 * initiationInterval)
+		if fakepeer.MAC2(respond(cookieLifetime-cookieLatency+2*initiationInterval)) != [16]byte{} {
+			t.Error("mac2 in a response after 115 s")
+		}
+		time.Sleep(time.Minute)
+		b.output(b.far, "unanswered")
+		b.far.wantMAC2("initiation after 115 s", [16]byte{})
+	})
+}
+
+// holdHandshakes keeps the device from working on handshakes until release is
+// called.
+func (b *bed) holdHandshakes() (release func()) {
+	synctest.Wait()
+	gate := make(chan struct{})
+	do := b.dev.handshakes.do
+	b.dev.handshakes.do = func(j handshakeJob) {
+		<-gate
+		do(j)
+	}
+	return func() { close(gate) }
+}
+
+func TestB64HandshakesQueueUpWithoutHoldingData(t *testing.T) {
+	inBed(t, nil, func(b *bed) {
+		s := b.far.connect()
+		release := b.holdHandshakes()
+		for range maxQueuedHandshakes + 100 {
+			b.far.write(make([]byte, 0))
+			b.far.write([]byte{typeInitiation, initiationSize - 1: 0})
+		}
+		if n := b.dev.handshakes.waiting(); n != maxQueuedHandshakes {
+			t.Errorf("%d handshakes wait, want %d", n, maxQueuedHandshakes)
+		}
+		b.far.data(s, "in")
+		b.wantDelivered("behind a flood", "in")
+		b.output(b.far, "out")
+		b.far.wantData("behind a flood", s, "out")
+		release()
+		synctest.Wait()
+		if n := b.dev.handshakes.waiting(); n != 0 {
+			t.Errorf("%d handshakes wait after the flood", n)
+		}
+	})
+}
+
+func TestB64LongQueueMeansLoadForASecond(t *testing.T) {
+	inBed(t, nil, func(b *bed) {
+		release := b.holdHandshakes()
+		flood := func(n int) {
+			for range n {
+				b.far.write([]byte{typeInitiation, initiationSize - 1: 0})
+			}
+		}
+		flood(underLoadHandshakes)
+		if b.dev.load.high(b.dev.now()) {
+			t.Fatal("under load below an eighth of the queue")
+		}
+		flood(b.dev.handshakes.limit + 1)
+		release()
+		synctest.Wait()
+		time.Sleep(underLoadAfter - moment)
+		b.far.learnCookie()
+		b.far.Cookie = nil
+		time.Sleep(moment)
+		if !b.far.knock() {
+			t.Fatal("under load for longer than a second")
+		}
+	})
+}
+
+func TestB65PrivateKeyChangesMACKeys(t *testing.T) {
+	inBed(t, nil, func(b *bed) {
+		key := NewPrivateKey()
+		if err := b.dev.SetPrivateKey(key); err != nil {
+			t.Fatal(err)
+		}
+		former := b.far.Remote
+		for _, loaded := range []bool{false, true} {
+			if loaded {
+				b.loaded()
+			}
+			if b.far.Remote = former; b.far.knock() {
+				t.Fatal("mac1 for the former key is valid")
+			}
+			b.far.Remote = key.PublicKey()
+			if loaded {
+				b.far.learnCookie()
+			}
+			if !b.far.knock() {
+				t.Fatal("mac1 for the new key is not valid")
+			}
+			time.Sleep(initiationInterval)
+		}
+	})
+}
