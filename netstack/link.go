@@ -30,9 +30,6 @@ func (l *link) WritePackets(list gstack.PacketBufferList) (int, tcpip.Error) {
 	s := l.stack
 	packets := list.AsSlice()
 	for _, pb := range packets {
-		if s.closed.Load() {
-			return 0, &tcpip.ErrClosedForSend{}
-		}
 		p := packetPool.Get().(*Packet)
 		if p.fill(pb) {
 			switch dst := p.Destination(); {

@@ -250,9 +250,32 @@ func (s *Stack) Close() error {
 		socket.abort()
 	}
 	s.forward.close()
-	s.gv.Destroy()
+	s.destroy()
 	s.wg.Wait()
 	return nil
+}
+
+// destroy ends the gVisor stack. Waiting for that also waits for endpoints that came into being after the others were
+// aborted, and those would take minutes to give up on their own.
+func (s *Stack) destroy() {
+	s.gv.Close()
+	over := make(chan struct{})
+	go func() {
+		s.gv.Wait()
+		close(over)
+	}()
+	again := time.NewTicker(5 * time.Millisecond)
+	defer again.Stop()
+	for waiting := true; waiting; {
+		select {
+		case <-over:
+			waiting = false
+		case <-again.C:
+		}
+		for _, ep := range append(s.gv.RegisteredEndpoints(), s.gv.CleanupEndpoints()...) {
+			ep.Abort()
+		}
+	}
 }
 
 // track makes Close end socket. It reports false if the stack is closed.

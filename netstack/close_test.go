@@ -1,0 +1,208 @@
+package netstack
+
+import (
+	"bytes"
+	"errors"
+	"net"
+	"net/netip"
+	"runtime"
+	"runtime/pprof"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// TestClose closes a stack in the middle of everything.
+func TestClose(t *testing.T) {
+	before := runtime.NumGoroutine()
+	var wires sync.WaitGroup
+	fromA, fromB := newWire(), newWire()
+	a, err := New(Config{Addresses: prefixes(a4, a6), DNS: addrs("10.0.0.77"), GSOMaxSize: 65000, Output: fromA.output})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := New(Config{Addresses: prefixes(b4, b6), GSOMaxSize: 65000, Output: fromB.output})
+	if err != nil {
+		t.Fatal(err)
+	}
+	wires.Go(func() { fromA.run(b) })
+	wires.Go(func() { fromB.run(a) })
+	p := &pair{a: a, b: b, fromA: fromA, fromB: fromB}
+
+	ctx := testContext(t)
+	accepted := make(chan struct{}, 2)
+	var blocked sync.WaitGroup
+	fails := func(what string, f func() error) {
+		blocked.Go(func() {
+			if err := f(); !errors.Is(err, net.ErrClosed) {
+				t.Errorf("%s: %v, want net.ErrClosed", what, err)
+			}
+		})
+	}
+	c, _ := p.connect(t, b4)
+	_, told := p.connect(t, b6)
+	fails("Read", func() error { _, err := c.Read(make([]byte, 1)); return err })
+	fails("Write", func() error {
+		for {
+			if _, err := c.Write(make([]byte, 1<<20)); err != nil {
+				return err
+			}
+		}
+	})
+	l := listen(t, a, "tcp", ":80")
+	fails("Accept", func() error { _, err := l.Accept(); return err })
+	pc := listenPacket(t, a, "udp", ":80")
+	pc.SetDeadline(time.Time{})
+	fails("ReadFrom", func() error { _, _, err := pc.ReadFrom(make([]byte, 1)); return err })
+	fails("DialContext", func() error { _, err := a.DialContext(ctx, "tcp", "10.0.0.77:1"); return err })
+	fails("DialContext of a name", func() error { _, err := a.DialContext(ctx, "tcp", "host.example:1"); return err })
+	fails("LookupNetIP", func() error { _, err := a.LookupNetIP(ctx, "ip", "host.example"); return err })
+	fails("Ping", func() error { _, err := a.Ping(ctx, netip.MustParseAddr("10.0.0.77")); return err })
+	a.HandleTCP(func(f *TCPFlow) {
+		c, err := f.Accept()
+		accepted <- struct{}{}
+		if err == nil {
+			_, err = c.Read(make([]byte, 1))
+		}
+		if !errors.Is(err, net.ErrClosed) {
+			t.Errorf("accepted flow: %v", err)
+		}
+	})
+	a.HandleUDP(func(f *UDPFlow) {
+		c, err := f.Accept()
+		accepted <- struct{}{}
+		if err == nil {
+			_, err = c.Read(make([]byte, 1))
+			_, err = c.Read(make([]byte, 1))
+		}
+		if !errors.Is(err, net.ErrClosed) {
+			t.Errorf("accepted flow: %v", err)
+		}
+	})
+	dial(t, b, "tcp", "192.0.2.1:1")
+	dial(t, b, "udp", "192.0.2.1:1").Write([]byte("x"))
+	<-accepted
+	<-accepted
+	// Some that are closed already, but not over.
+	c2, d2 := p.connect(t, b6)
+	c2.Close()
+	d2.Close()
+
+	time.Sleep(20 * time.Millisecond) // let them block
+	start := time.Now()
+	var wg sync.WaitGroup
+	for range 2 {
+		wg.Go(func() {
+			if err := a.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	blocked.Wait()
+	if took := time.Since(start); took > time.Second {
+		t.Errorf("Close took %v", took)
+	}
+	if err := a.Close(); err != nil {
+		t.Error(err)
+	}
+
+	// Nothing works afterwards, and nothing breaks.
+	fails("DialContext", func() error { _, err := a.DialContext(ctx, "tcp", "10.0.0.2:1"); return err })
+	fails("DialContext", func() error { _, err := a.DialContext(ctx, "udp", "10.0.0.2:1"); return err })
+	fails("Listen", func() error { _, err := a.Listen(ctx, "tcp", ":0"); return err })
+	fails("ListenPacket", func() error { _, err := a.ListenPacket(ctx, "udp", ":0"); return err })
+	fails("LookupNetIP", func() error { _, err := a.LookupNetIP(ctx, "ip", "host.example"); return err })
+	fails("Ping", func() error { _, err := a.Ping(ctx, b4); return err })
+	blocked.Wait()
+	a.Deliver([][]byte{largeTCP(false, 0, 0, 0, flagSYN)})
+	a.TooBig(largeTCP(false, 0, 0, 0, flagSYN), 1280)
+
+	// The other end of a connection is told.
+	told.SetReadDeadline(time.Now().Add(5 * time.Second))
+	_, err = told.Read(make([]byte, 1))
+	wantOpError(t, err, "read", "tcp", syscall.ECONNRESET)
+	b.Close()
+	close(fromA.done)
+	close(fromB.done)
+	wires.Wait()
+
+	for deadline := time.Now().Add(5 * time.Second); runtime.NumGoroutine() > before; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			var stacks bytes.Buffer
+			pprof.Lookup("goroutine").WriteTo(&stacks, 1)
+			t.Fatalf("%d goroutines, there were %d\n%s", runtime.NumGoroutine(), before, stacks.String())
+		}
+	}
+}
+
+// TestCloseEarly closes stacks that have just begun, with packets coming in.
+func TestCloseEarly(t *testing.T) {
+	for range 20 {
+		s, err := New(Config{Addresses: prefixes(b4), Output: func(*Packet) error { return nil }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.HandleTCP(func(f *TCPFlow) { f.Accept() })
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			for port := range uint16(50) {
+				s.Deliver([][]byte{seg{port: port, flags: flagSYN}.packet()})
+			}
+		})
+		wg.Go(func() { s.Listen(t.Context(), "tcp", ":80") })
+		wg.Go(func() { s.Close() })
+		wg.Wait()
+	}
+}
+
+func TestNewErrors(t *testing.T) {
+	output := func(*Packet) error { return nil }
+	for _, cfg := range []Config{
+		{},
+		{Output: output, MTU: 100},
+		{Output: output, MTU: 70000},
+		{Output: output, GSOMaxSize: -1},
+		{Output: output, GSOMaxSize: 65536},
+		{Output: output, Addresses: make([]netip.Prefix, 1)},
+		{Output: output, Addresses: prefixes(netip.MustParseAddr("0.0.0.0"))},
+		{Output: output, Addresses: prefixes(netip.MustParseAddr("127.0.0.1"))},
+		{Output: output, Addresses: prefixes(netip.MustParseAddr("ff02::1"))},
+	} {
+		if s, err := New(cfg); err == nil {
+			s.Close()
+			t.Errorf("New took %+v", cfg)
+		}
+	}
+	newStack(t, Config{Output: output, Addresses: prefixes(a4, a4, netip.MustParseAddr("::ffff:10.0.0.9"))})
+}
+
+// TestDeliverGarbage delivers what no peer should send.
+func TestDeliverGarbage(t *testing.T) {
+	s := newStack(t, Config{Addresses: prefixes(b4, b6), Output: func(p *Packet) error {
+		for i := range p.Segments() {
+			checkPacket(t, segmentsOf(p)[i])
+		}
+		return nil
+	}})
+	s.HandleTCP(func(*TCPFlow) {})
+	s.HandleUDP(func(*UDPFlow) {})
+	listen(t, s, "tcp", ":80")
+	for _, v6 := range []bool{false, true} {
+		good := largeTCP(v6, 0, 12, 100, flagSYN)
+		for i := range good {
+			s.Deliver([][]byte{good[:i]})
+			for _, v := range []byte{0, 1, 0x44, 0xff} {
+				bad := bytes.Clone(good[:80])
+				bad[i%80] = v
+				s.Deliver([][]byte{bad, good})
+				s.TooBig(bad, int(v))
+			}
+		}
+	}
+	// From an own address: dropped, or the stack would talk to itself.
+	own := largeTCP(false, 0, 0, 0, flagSYN)
+	copy(own[12:16], b4.AsSlice())
+	s.Deliver([][]byte{own, nil, {}})
+}
