@@ -63,10 +63,10 @@ func (s *streams) copy(dst, src net.Conn) error {
 	// io.CopyBuffer would not use the buffer, as *net.TCPConn brings its own
 	// way of copying, with a smaller one.
 	for {
-		n, err := src.Read(buf[:])
 		if s.half.Load() {
 			src.SetReadDeadline(time.Now().Add(HalfClosedIdle))
 		}
+		n, err := src.Read(buf[:])
 		if n > 0 {
 			if _, err := dst.Write(buf[:n]); err != nil {
 				return s.fail(dst, src, err)
@@ -119,29 +119,32 @@ func closeWrite(c net.Conn) error {
 // To stop it from outside, close either connection.
 func Datagrams(a, b net.Conn, idle time.Duration) error {
 	d := datagrams{start: time.Now(), idle: idle}
-	var back error
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		back = d.copy(b, a)
+		d.copy(b, a)
 	}()
-	err := d.copy(a, b)
+	d.copy(a, b)
 	<-done
-	if err == nil || errors.Is(err, net.ErrClosed) && back != nil {
-		err = back
-	}
-	return err
+	return d.err
 }
 
 type datagrams struct {
 	start time.Time
 	idle  time.Duration
 	last  atomic.Int64 // when the latest datagram came, in nanoseconds after start
+	once  sync.Once
+	err   error // written once: why the first of the two ways ended
 }
 
-func (d *datagrams) copy(dst, src net.Conn) error {
-	defer dst.Close()
-	defer src.Close()
+func (d *datagrams) copy(dst, src net.Conn) {
+	err := d.copyUntil(dst, src)
+	d.once.Do(func() { d.err = err })
+	dst.Close()
+	src.Close()
+}
+
+func (d *datagrams) copyUntil(dst, src net.Conn) error {
 	buf := datagramBuffers.Get().(*[datagramBuffer]byte)
 	defer datagramBuffers.Put(buf)
 	src.SetReadDeadline(time.Now().Add(d.idle))
