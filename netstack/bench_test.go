@@ -1,35 +1,126 @@
 package netstack
 
 import (
+	"fmt"
 	"io"
+	"sync"
 	"testing"
 )
 
-// BenchmarkTCP sends over TCP between two stacks joined in memory.
-func BenchmarkTCP(b *testing.B) {
-	p := join(b, nil)
-	from, to := p.connect(b, b4)
-	const chunk = 1 << 20
-	b.SetBytes(chunk)
-	go func() {
-		data := make([]byte, chunk)
-		for {
-			if _, err := from.Write(data); err != nil {
-				return
-			}
-		}
-	}()
-	data := make([]byte, chunk)
-	for b.Loop() {
-		if _, err := io.ReadFull(to, data); err != nil {
-			b.Fatal(err)
+// A fastWire is a wire that takes and delivers the segments of a packet together, as a tunnel does.
+type fastWire struct {
+	batches chan *segments
+	done    chan struct{}
+	pool    sync.Pool
+}
+
+type segments struct {
+	buf  []byte
+	list [][]byte
+}
+
+func (w *fastWire) output(p *Packet) error {
+	s, _ := w.pool.Get().(*segments)
+	if s == nil {
+		s = &segments{buf: make([]byte, 1<<17)}
+	}
+	s.list = s.list[:0]
+	at := 0
+	for i := range p.Segments() {
+		n := p.CopySegment(s.buf[at:], i)
+		s.list = append(s.list, s.buf[at:at+n])
+		at += n
+	}
+	select {
+	case w.batches <- s:
+	case <-w.done:
+	}
+	return nil
+}
+
+func (w *fastWire) run(to *Stack) {
+	for {
+		select {
+		case s := <-w.batches:
+			to.Deliver(s.list)
+			w.pool.Put(s)
+		case <-w.done:
+			return
 		}
 	}
 }
 
+// joinFast is join with fast wires.
+func joinFast(b *testing.B, mtu int) *pair {
+	wires := [2]*fastWire{}
+	done := make(chan struct{})
+	for i := range wires {
+		wires[i] = &fastWire{batches: make(chan *segments, 64), done: done}
+	}
+	p := join(b, func(x, y *Config) {
+		x.Output, y.Output = wires[0].output, wires[1].output
+		x.MTU, y.MTU = mtu, mtu
+	})
+	var wg sync.WaitGroup
+	wg.Go(func() { wires[0].run(p.b) })
+	wg.Go(func() { wires[1].run(p.a) })
+	b.Cleanup(func() { close(done); wg.Wait() })
+	return p
+}
+
+// BenchmarkTCP sends over TCP between two stacks joined in memory.
+func BenchmarkTCP(b *testing.B) {
+	for _, mtu := range []int{1420, 65000} {
+		for _, streams := range []int{1, 4} {
+			b.Run(fmt.Sprintf("mtu=%d/streams=%d", mtu, streams), func(b *testing.B) {
+				benchmarkTCP(b, joinFast(b, mtu), streams)
+			})
+		}
+	}
+}
+
+func benchmarkTCP(b *testing.B, p *pair, streams int) {
+	const chunk = 1 << 20
+	done := make(chan struct{})
+	chunks := make(chan struct{})
+	var wg sync.WaitGroup
+	for range streams {
+		from, to := p.connect(b, b4)
+		go func() {
+			data := make([]byte, 1<<17)
+			for {
+				if _, err := from.Write(data); err != nil {
+					return
+				}
+			}
+		}()
+		wg.Go(func() {
+			data := make([]byte, chunk)
+			for {
+				if _, err := io.ReadFull(to, data); err != nil {
+					b.Error(err)
+					return
+				}
+				select {
+				case chunks <- struct{}{}:
+				case <-done:
+					return
+				}
+			}
+		})
+	}
+	b.SetBytes(chunk)
+	b.ReportAllocs()
+	for b.Loop() {
+		<-chunks
+	}
+	close(done)
+	wg.Wait()
+}
+
 // BenchmarkRoundTrip sends one byte there and back.
 func BenchmarkRoundTrip(b *testing.B) {
-	p := join(b, nil)
+	p := joinFast(b, defaultMTU)
 	from, to := p.connect(b, b4)
 	go io.Copy(to, to)
 	data := []byte{1}

@@ -295,14 +295,6 @@ func (s *Stack) forget(socket aborter) {
 	delete(s.sockets, socket)
 }
 
-// source returns an own address of the family of addr, if there is one.
-func (s *Stack) source(addr netip.Addr) netip.Addr {
-	if addr.Is4() {
-		return s.ip4
-	}
-	return s.ip6
-}
-
 func addressOf(addr netip.Addr) tcpip.Address {
 	if !addr.IsValid() {
 		return tcpip.Address{}
