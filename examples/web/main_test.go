@@ -1,0 +1,50 @@
+package main
+
+import (
+	"io"
+	"net/http"
+	"testing"
+	"time"
+
+	"github.com/wgstack/wireguard"
+	"github.com/wgstack/wireguard/examples/internal/clitest"
+)
+
+func TestWeb(t *testing.T) {
+	near, far := wireguard.NewPrivateKey(), wireguard.NewPrivateKey()
+	file := clitest.File(t,
+		"[Interface]",
+		"PrivateKey = "+clitest.Private(t, far),
+		"Address = 10.8.0.1/24, fd08::1/64",
+		"PostUp = false # never run",
+		"[Peer]",
+		"PublicKey = "+near.PublicKey().String(),
+		"AllowedIPs = 10.8.0.2/32, fd08::2/128",
+	)
+	m := clitest.Start(t, run, `^peer (\S+), UDP port (\d+)$`, "-config", file)
+	dev := clitest.Device(t, wireguard.Config{
+		PrivateKey: near,
+		Address:    clitest.Prefixes("10.8.0.2/32", "fd08::2/128"),
+		Peers: []wireguard.PeerConfig{{
+			PublicKey:  far.PublicKey(),
+			Endpoint:   "127.0.0.1:" + m[2],
+			AllowedIPs: clitest.Prefixes("10.8.0.0/24", "fd08::/64"),
+		}},
+	})
+	client := http.Client{Transport: &http.Transport{DialContext: dev.DialContext}, Timeout: 20 * time.Second}
+	defer client.CloseIdleConnections()
+	for url, prefix := range map[string]string{
+		"http://10.8.0.1/":  "Hello, 10.8.0.2:",
+		"http://[fd08::1]/": "Hello, [fd08::2]:",
+	} {
+		resp, err := client.Get(url)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if err != nil || len(body) < len(prefix) || string(body[:len(prefix)]) != prefix {
+			t.Errorf("GET %s: %q, %v; want it to begin with %q", url, body, err, prefix)
+		}
+	}
+}
