@@ -300,10 +300,13 @@ func TestB60CookieLivesTwoMinutes(t *testing.T) {
 
 func TestB60LimiterAndSecretAreOfOneDevice(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
-		cfg := Config{
+		cfg, err := (&Config{
 			PrivateKey:   b.dev.identity.Load().private,
 			ListenPort:   devPort,
 			ListenPacket: b.net.ListenPacket(netip.MustParseAddr("192.0.2.9")),
+		}).canonical()
+		if err != nil {
+			t.Fatal(err)
 		}
 		twin := newDevice(cfg)
 		if err := twin.start(cfg, new(fakeStack)); err != nil {
@@ -337,39 +340,51 @@ var (
 func (r *remote) wantMAC2(what string, cookie [16]byte) []byte {
 	r.bed.Helper()
 	msg := r.want(what, fakepeer.Initiation)
-	if none := fakepeer.MAC2(msg) == [16]byte{}; none != (cookie == [16]byte{}) || !none && !fakepeer.VerifyMAC2(msg, cookie) {
+	if none := fakepeer.MAC2(msg) == noCookie; none != (cookie == noCookie) || !none && !fakepeer.VerifyMAC2(msg, cookie) {
 		r.bed.Fatalf("%s: wrong mac2 %x", what, fakepeer.MAC2(msg))
 	}
 	return msg
 }
 
+// giveCookie answers msg with a cookie for the given index.
+func (r *remote) giveCookie(msg []byte, index uint32, cookie [16]byte) {
+	r.bed.Helper()
+	r.write(r.CookieReply(msg, index, cookie, [24]byte{}))
+}
+
+var noCookie [16]byte
+
 func TestB61CookieIsAcceptedForTheLatestMessageOnce(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
-		other := b.add("192.0.2.3:51820", "10.0.0.3")
-		otherIndex := fakepeer.Sender(func() []byte { b.output(other, "x"); return other.want("packet", fakepeer.Initiation) }())
-		var none [16]byte
-		give := func(msg []byte, index uint32, cookie [16]byte) {
-			t.Helper()
-			b.far.write(b.far.CookieReply(msg, index, cookie, [24]byte{1}))
-		}
 		b.output(b.far, "unanswered")
-		first := b.far.wantMAC2("no cookie", none)
-		give(first, fakepeer.Sender(first)+1, goodCookie)
-		second := b.far.wantMAC2("reply for no index of ours", none)
-		give(second, otherIndex, goodCookie)
-		third := b.far.wantMAC2("reply for the index of another peer", none)
-		give(second, fakepeer.Sender(third), goodCookie)
-		fourth := b.far.wantMAC2("reply to a former message", none)
-		give(fourth, fakepeer.Sender(third), goodCookie)
-		fifth := b.far.wantMAC2("reply for a former index", none)
-		reply := b.far.CookieReply(fifth, fakepeer.Sender(fifth), goodCookie, [24]byte{})
+		first := b.far.wantMAC2("no cookie", noCookie)
+		b.far.giveCookie(first, fakepeer.Sender(first)+1, goodCookie)
+		second := b.far.wantMAC2("reply for no index of ours", noCookie)
+		b.far.giveCookie(first, fakepeer.Sender(second), goodCookie)
+		third := b.far.wantMAC2("reply to a former message", noCookie)
+		b.far.giveCookie(third, fakepeer.Sender(second), goodCookie)
+		fourth := b.far.wantMAC2("reply for a former index", noCookie)
+		reply := b.far.CookieReply(fourth, fakepeer.Sender(fourth), goodCookie, [24]byte{})
 		reply[cookieReplySize-1] ^= 1
 		b.far.write(reply)
-		give(fifth, fakepeer.Sender(fifth), goodCookie)
-		give(fifth, fakepeer.Sender(fifth), otherCookie)
-		sixth := b.far.wantMAC2("a forgery, a reply and another reply", goodCookie)
-		give(sixth, fakepeer.Sender(sixth), otherCookie)
+		b.far.giveCookie(fourth, fakepeer.Sender(fourth), goodCookie)
+		b.far.giveCookie(fourth, fakepeer.Sender(fourth), otherCookie)
+		fifth := b.far.wantMAC2("a forgery, a reply and another reply", goodCookie)
+		b.far.giveCookie(fifth, fakepeer.Sender(fifth), otherCookie)
 		b.far.wantMAC2("one reply to each", otherCookie)
+	})
+}
+
+func TestB61CookieForAnotherPeerIsRefused(t *testing.T) {
+	inBed(t, nil, func(b *bed) {
+		other := b.add("192.0.2.3:51820", "10.0.0.3")
+		b.output(b.far, "unanswered")
+		b.output(other, "unanswered")
+		msg := b.far.wantMAC2("no cookie", noCookie)
+		index := fakepeer.Sender(other.wantMAC2("no cookie", noCookie))
+		b.far.giveCookie(msg, index, goodCookie)
+		b.far.wantMAC2("reply for the index of another peer", noCookie)
+		other.wantMAC2("reply to another peer's message", noCookie)
 	})
 }
 
@@ -435,12 +450,12 @@ func TestB63CookieServesFor115Seconds(t *testing.T) {
 			t.Error("no mac2 in a response before 115 s")
 		}
 		time.Sleep(2 * initiationInterval)
-		if fakepeer.MAC2(respond(cookieLifetime-cookieLatency+2*initiationInterval)) != [16]byte{} {
+		if fakepeer.MAC2(respond(cookieLifetime-cookieLatency+2*initiationInterval)) != noCookie {
 			t.Error("mac2 in a response after 115 s")
 		}
 		time.Sleep(time.Minute)
 		b.output(b.far, "unanswered")
-		b.far.wantMAC2("initiation after 115 s", [16]byte{})
+		b.far.wantMAC2("initiation after 115 s", noCookie)
 	})
 }
 

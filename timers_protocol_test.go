@@ -467,10 +467,10 @@ func TestB51PersistentKeepaliveWaitsForEndpoint(t *testing.T) {
 		if n := len(b.far.peer().staged.batches); n > 0 {
 			t.Fatalf("%d keepalives staged", n)
 		}
-		cfg := b.far.config()
-		cfg.PersistentKeepalive = 25 * time.Second
-		b.setPeer(cfg)
 		at := time.Now()
+		if err := b.dev.apply(update{peers: []peerUpdate{{public: b.far.Public, endpoint: farOuter.String()}}}); err != nil {
+			t.Fatal(err)
+		}
 		b.far.wantAfter("endpoint known", fakepeer.Initiation, at, 0, 25*time.Second)
 	})
 }
@@ -510,6 +510,8 @@ func TestB52TurningPersistentKeepaliveOnSendsAtOnce(t *testing.T) {
 		at = time.Now()
 		b.far.wantKeepalive("on again", s, at, 0)
 		b.far.wantKeepalive("the new interval", s, at, 30*time.Second)
+		set(b, 5*time.Second)
+		b.far.wantKeepalive("a shorter one holds from now on", s, at, 35*time.Second)
 	})
 	inBed(t, persistent(25*time.Second), func(b *bed) {
 		at := time.Now()
