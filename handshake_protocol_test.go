@@ -617,7 +617,7 @@ func TestB14InitiationsAreFiveSecondsApart(t *testing.T) {
 			time.Sleep(100 * time.Millisecond)
 		}
 		sent := initiationsTo(trace, b.far)
-		if len(sent) < 5 || len(sent) > 6 {
+		if len(sent) < 6 || len(sent) > 7 {
 			b.Errorf("%d initiations in 30 s", len(sent))
 		}
 		for i, d := range sent[1:] {
