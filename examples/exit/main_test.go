@@ -264,7 +264,7 @@ func TestPolicy(t *testing.T) {
 
 func TestFlows(t *testing.T) {
 	f := make(flows, 2)
-	if !f.begin() || !f.begin() || f.begin() {
+	if a, b, c := f.begin(), f.begin(), f.begin(); !a || !b || c {
 		t.Fatal("the limit is not two")
 	}
 	f.end()

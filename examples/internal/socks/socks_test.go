@@ -443,11 +443,8 @@ func TestAssociateDrops(t *testing.T) {
 	addr := start(t, &Server{})
 	_, relay := associate(t, addr, address{ip: netip.IPv4Unspecified()})
 	client, server, stranger := listenUDP(t, "127.0.0.1:0"), listenUDP(t, "127.0.0.1:0"), listenUDP(t, "127.0.0.1:0")
-	elsewhere := listenUDP(t, "127.0.0.2:0")
 
-	// Another host may not use the relay, nor become its client.
-	elsewhere.send(relay, wrap(at(server), "elsewhere"))
-	// Nonsense does not make a client either.
+	// Nonsense does not make a client.
 	stranger.send(relay, "nonsense")
 	stranger.send(relay, "\x00\x00\x01\x01\x7f\x00\x00\x01\x00\x50fragment")
 	client.send(relay, wrap(at(server), "first"))
@@ -458,6 +455,18 @@ func TestAssociateDrops(t *testing.T) {
 	out := server.want("second")
 	server.send(out, "answer")
 	client.want(wrap(at(server), "answer"))
+}
+
+// TestAssociateOtherHost checks that another host may not use the relay, nor
+// become its client.
+func TestAssociateOtherHost(t *testing.T) {
+	addr := start(t, &Server{})
+	_, relay := associate(t, addr, address{ip: netip.IPv4Unspecified()})
+	elsewhere := listenUDP(t, "127.0.0.2:0") // not everywhere an address of the host
+	client, server := listenUDP(t, "127.0.0.1:0"), listenUDP(t, "127.0.0.1:0")
+	elsewhere.send(relay, wrap(at(server), "elsewhere"))
+	client.send(relay, wrap(at(server), "client"))
+	server.want("client")
 }
 
 func TestAssociateAnnouncedPort(t *testing.T) {
