@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/netip"
@@ -231,12 +232,19 @@ func TestDialNoFamily(t *testing.T) {
 	}
 }
 
+// isLoopback reports whether the stack itself knows that there is no way to address.
+func isLoopback(address string) bool { return netip.MustParseAddrPort(address).Addr().IsLoopback() }
+
 func TestNoRoute(t *testing.T) {
-	s := newStack(t, Config{Addresses: prefixes(a4, a6), Output: func(*Packet) error { return ErrNoRoute }})
+	cause := fmt.Errorf("no peer: %w", ErrNoRoute)
+	s := newStack(t, Config{Addresses: prefixes(a4, a6), Output: func(*Packet) error { return cause }})
 	for _, address := range []string{"10.0.0.2:1", "[fd00::2]:1", "127.0.0.1:1", "[::1]:1"} {
 		start := time.Now()
 		_, err := s.DialContext(testContext(t), "tcp", address)
 		wantOpError(t, err, "dial", "tcp", syscall.EHOSTUNREACH)
+		if !isLoopback(address) && !errors.Is(err, cause) {
+			t.Errorf("error %v is not %v", err, cause)
+		}
 		if d := time.Since(start); d > 500*time.Millisecond {
 			t.Errorf("dialling %s took %v to fail", address, d)
 		}
@@ -248,6 +256,7 @@ func TestNoRoute(t *testing.T) {
 		}
 		_, err = c.Read(make([]byte, 1))
 		wantOpError(t, err, "read", "udp", syscall.EHOSTUNREACH)
+		wantOpError(t, err, "read", "udp", ErrNoRoute)
 	}
 }
 
@@ -331,6 +340,24 @@ func TestTooBig(t *testing.T) {
 		if large == 0 || large > 100 {
 			t.Errorf("%d packets were too big", large)
 		}
+	}
+}
+
+// TestSilence checks that nothing leaves a stack that nobody uses: no neighbour discovery, no group membership.
+func TestSilence(t *testing.T) {
+	s := newStack(t, Config{Addresses: prefixes(a4, a6), Output: func(p *Packet) error {
+		t.Errorf("a packet to %v left the stack", p.Destination())
+		return nil
+	}})
+	s.HandleTCP(func(*TCPFlow) {})
+	// A neighbour and a router ask for nothing that such a link has.
+	for _, typ := range []byte{133, 134, 135, 136} {
+		b := icmpError(largeTCP(true, 0, 0, 0, 0), b6, typ, 0, 0)
+		b[7] = 255
+		s.Deliver([][]byte{b})
+	}
+	if _, err := s.Ping(testContext(t), a6); err != nil {
+		t.Fatal(err)
 	}
 }
 

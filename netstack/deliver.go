@@ -42,7 +42,7 @@ func (s *Stack) deliver(j *joined) {
 		l = s.foreign
 	}
 	if proto == protoICMP || proto == protoICMPv6 {
-		s.watchers.observe(b)
+		s.watchers.observe(b, nil)
 	}
 	l.receive(j)
 }

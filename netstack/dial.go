@@ -209,15 +209,15 @@ func (s *Stack) connect(ctx context.Context, ep tcpip.Endpoint, remote netip.Add
 	if ctx.Err() != nil {
 		return ctxError(ctx)
 	}
-	type unreachable struct {
+	type icmpError struct {
 		local netip.AddrPort
 		err   error
 	}
 	// Errors may be about others that connect to remote, and come before the local port is known.
-	errs := make(chan unreachable, 16)
+	errs := make(chan icmpError, 16)
 	defer s.watchers.watch(flow{proto: protoTCP, remote: remote}, func(local netip.AddrPort, err error) {
 		select {
-		case errs <- unreachable{local, err}:
+		case errs <- icmpError{local, err}:
 		default:
 		}
 	})()
@@ -233,13 +233,20 @@ func (s *Stack) connect(ctx context.Context, ep tcpip.Endpoint, remote netip.Add
 	for {
 		select {
 		case <-connected:
-			if err := ep.LastError(); err != nil {
-				return errnoOf("connect", err)
+			err := ep.LastError()
+			if err == nil {
+				return nil
 			}
-			return nil
+			// gVisor may have seen the same ICMP error, but knows less.
+			for len(errs) > 0 {
+				if e := <-errs; e.local == addrPortOf(local) {
+					return callError("connect", e.err)
+				}
+			}
+			return errnoOf("connect", err)
 		case e := <-errs:
 			if e.local == addrPortOf(local) {
-				return errnoError("connect", e.err)
+				return callError("connect", e.err)
 			}
 		case err := <-failed:
 			return err

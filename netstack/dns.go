@@ -36,7 +36,8 @@ var (
 )
 
 // LookupNetIP looks up the addresses of host by asking the servers of Config.DNS through the stack, and nobody else.
-// The network is "ip", "ip4" or "ip6". An IP address is returned as it is. Errors are of type *net.DNSError.
+// The network is "ip", "ip4" or "ip6". An IP address is returned as it is. There is no localhost: the stack has no
+// loopback addresses, and servers are not asked for it (RFC 6761). Errors are of type *net.DNSError.
 func (s *Stack) LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error) {
 	var types []dnsmessage.Type
 	switch network {
@@ -86,8 +87,8 @@ func (s *Stack) searchNames(host string) (names []string) {
 			names = append(names, name)
 		}
 	}
-	if strings.HasSuffix(host, ".") {
-		add(host)
+	if strings.HasSuffix(host, ".") || strings.EqualFold(host, "localhost") {
+		add(strings.TrimSuffix(host, ".") + ".")
 		return names
 	}
 	dotted := strings.Contains(host, ".")
@@ -108,6 +109,9 @@ func (s *Stack) searchNames(host string) (names []string) {
 // validName reports whether name, with its final dot, can be asked for.
 func validName(name string) bool {
 	if len(name) < 2 || len(name) > 254 {
+		return false
+	}
+	if lower := strings.ToLower(name); lower == "localhost." || strings.HasSuffix(lower, ".localhost.") {
 		return false
 	}
 	for label := range strings.SplitSeq(strings.TrimSuffix(name, "."), ".") {

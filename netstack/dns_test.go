@@ -225,11 +225,18 @@ func TestLookup(t *testing.T) {
 		{"ip", "", true},
 		{"ip", ".", true},
 		{"ip", "a..b", true},
+		{"ip", "localhost", true},
+		{"ip", "Localhost.", true},
+		{"ip", "a.localhost.", true},
 		{"ip", strings.Repeat("a", 64) + ".example.", true},
 		{"ip", strings.Repeat("a.", 200), true},
 		{"ip5", "both.example", false},
 	} {
+		n.questions()
 		got, err := p.a.LookupNetIP(testContext(t), c.network, c.host)
+		if q := n.questions(); strings.Contains(c.host, "ocalhost") && len(q) > 0 {
+			t.Errorf("LookupNetIP(%s, %q) asked for %q", c.network, c.host, q)
+		}
 		var de *net.DNSError
 		if !errors.As(err, &de) {
 			t.Errorf("LookupNetIP(%s, %q) = %v, %v, want a *net.DNSError", c.network, c.host, got, err)

@@ -54,8 +54,22 @@ func errnoOf(call string, err tcpip.Error) error {
 	return os.NewSyscallError(call, errno)
 }
 
-// errnoError is errnoOf for an errno that an ICMP error stands for.
-func errnoError(call string, err error) error { return os.NewSyscallError(call, err) }
+// unreachableError is an errno that an ICMP error stands for, with what led to it.
+type unreachableError struct {
+	errno syscall.Errno
+	cause error
+}
+
+func (e *unreachableError) Error() string   { return e.cause.Error() }
+func (e *unreachableError) Unwrap() []error { return []error{e.errno, e.cause} }
+
+// callError names the system call that would have failed with err, if that is an errno.
+func callError(call string, err error) error {
+	if _, ok := err.(syscall.Errno); ok {
+		return os.NewSyscallError(call, err)
+	}
+	return err
+}
 
 // ctxError returns the error of a context that is done, as package net reports it: a deadline is a timeout.
 func ctxError(ctx context.Context) error {

@@ -43,28 +43,34 @@ func (s *Stack) TooBig(packet []byte, mtu int) {
 	} else {
 		b = icmpError(packet, netip.Addr{}, icmp6TooBig, 0, uint32(min(max(mtu, minMTU6), maxMTU)))
 	}
-	s.post(b)
+	s.post(b, nil)
 }
 
-// unreachable tells the sender in the stack of p that its destination cannot be reached.
-func (s *Stack) unreachable(p *Packet) {
+// unreachable tells the sender in the stack of p that its destination cannot be reached, and why.
+func (s *Stack) unreachable(p *Packet, cause error) {
 	packet := make([]byte, p.SegmentLen(0))
 	p.CopySegment(packet, 0)
 	if packet[0]>>4 == 4 {
-		s.post(icmpError(packet, netip.Addr{}, icmp4Unreachable, icmp4HostCode, 0))
+		s.post(icmpError(packet, netip.Addr{}, icmp4Unreachable, icmp4HostCode, 0), cause)
 	} else {
-		s.post(icmpError(packet, netip.Addr{}, icmp6Unreachable, icmp6AddressCode, 0))
+		s.post(icmpError(packet, netip.Addr{}, icmp6Unreachable, icmp6AddressCode, 0), cause)
 	}
+}
+
+// A notice is an ICMP packet for a sender in the stack, and what led to it, if known.
+type notice struct {
+	packet []byte
+	cause  error
 }
 
 // post queues an ICMP packet for the injector; nil is dropped, as is what does not fit. Whoever calls may hold the
 // lock of the very socket that the message is for, so it cannot be delivered here.
-func (s *Stack) post(b []byte) {
+func (s *Stack) post(b []byte, cause error) {
 	if b == nil {
 		return
 	}
 	select {
-	case s.inject <- b:
+	case s.inject <- notice{b, cause}:
 	default:
 	}
 }
@@ -75,14 +81,13 @@ func (s *Stack) injector() {
 		select {
 		case <-s.done:
 			return
-		case b := <-s.inject:
-			s.watchers.observe(b)
-			p := NewPacket(b)
+		case n := <-s.inject:
+			s.watchers.observe(n.packet, n.cause)
 			l := s.foreign
-			if s.own[p.Destination()] {
+			if s.own[NewPacket(n.packet).Destination()] {
 				l = s.link
 			}
-			l.receive(&joined{first: b, length: len(b)})
+			l.receive(&joined{first: n.packet, length: len(n.packet)})
 		}
 	}
 }
@@ -183,11 +188,15 @@ func (w *watchers) watch(f flow, tell func(netip.AddrPort, error)) (stop func())
 	}
 }
 
-// observe tells the watchers of the ICMP packet b.
-func (w *watchers) observe(b []byte) {
-	f, err := unreachableFlow(b)
-	if err == nil {
+// observe tells the watchers of the ICMP packet b, which cause, if not nil, led to.
+func (w *watchers) observe(b []byte, cause error) {
+	f, errno := unreachableFlow(b)
+	if errno == 0 {
 		return
+	}
+	var err error = errno
+	if cause != nil {
+		err = &unreachableError{errno, cause}
 	}
 	local := f.local
 	w.mu.RLock()
@@ -201,47 +210,47 @@ func (w *watchers) observe(b []byte) {
 }
 
 // unreachableFlow returns the flow of the packet that b, an ICMP "destination unreachable", quotes, and its meaning;
-// a nil error if b is something else.
-func unreachableFlow(b []byte) (f flow, err error) {
+// 0 if b is something else.
+func unreachableFlow(b []byte) (f flow, errno syscall.Errno) {
 	v4 := b[0]>>4 == 4
 	hdr := ipv6HeaderLen
 	if v4 {
 		hdr = int(b[0]&15) * 4
 	}
 	if hdr < ipv4HeaderLen || len(b) < hdr+8 {
-		return f, nil
+		return f, 0
 	}
 	m := b[hdr:]
 	switch {
 	case v4 && b[9] == protoICMP && m[0] == icmp4Unreachable:
 		switch m[1] {
 		case 0, 6, 9, 11:
-			err = syscall.ENETUNREACH
+			errno = syscall.ENETUNREACH
 		case 2:
-			err = syscall.ENOPROTOOPT
+			errno = syscall.ENOPROTOOPT
 		case icmp4PortCode:
-			err = syscall.ECONNREFUSED
+			errno = syscall.ECONNREFUSED
 		case icmp4TooBigCode:
-			return f, nil
+			return f, 0
 		default:
-			err = syscall.EHOSTUNREACH
+			errno = syscall.EHOSTUNREACH
 		}
 	case !v4 && b[6] == protoICMPv6 && m[0] == icmp6Unreachable:
 		switch m[1] {
 		case 0:
-			err = syscall.ENETUNREACH
+			errno = syscall.ENETUNREACH
 		case icmp6PortCode:
-			err = syscall.ECONNREFUSED
+			errno = syscall.ECONNREFUSED
 		default:
-			err = syscall.EHOSTUNREACH
+			errno = syscall.EHOSTUNREACH
 		}
 	default:
-		return f, nil
+		return f, 0
 	}
 
 	p := Packet{parts: [][]byte{m[8:]}}
 	if !p.parse() || p.src.Is4() != v4 {
-		return f, nil
+		return f, 0
 	}
 	q := p.parts[0]
 	at := ipv6HeaderLen
@@ -250,7 +259,7 @@ func unreachableFlow(b []byte) (f flow, err error) {
 		at, f.proto = int(q[0]&15)*4, q[9]
 	}
 	if at < ipv4HeaderLen || len(q) < at+8 {
-		return f, nil
+		return f, 0
 	}
 	t := q[at:]
 	var sport, dport uint16
@@ -259,15 +268,15 @@ func unreachableFlow(b []byte) (f flow, err error) {
 		sport, dport = binary.BigEndian.Uint16(t), binary.BigEndian.Uint16(t[2:])
 	case protoICMP, protoICMPv6:
 		if t[0] != 8 && t[0] != 128 {
-			return f, nil
+			return f, 0
 		}
 		sport = binary.BigEndian.Uint16(t[4:])
 	default:
-		return f, nil
+		return f, 0
 	}
 	f.local = netip.AddrPortFrom(p.src, sport)
 	f.remote = netip.AddrPortFrom(p.dst, dport)
-	return f, err
+	return f, errno
 }
 
 // portUnreachable answers packet, which came from the link, in the name of its destination.
@@ -286,7 +295,7 @@ func (s *Stack) portUnreachable(packet []byte) {
 		return
 	}
 	if s.own[p.src] {
-		s.post(b)
+		s.post(b, nil)
 	} else {
 		s.cfg.Output(NewPacket(b))
 	}

@@ -36,10 +36,10 @@ func (l *link) WritePackets(list gstack.PacketBufferList) (int, tcpip.Error) {
 			case s.own[dst]:
 				s.loop(pb)
 			case dst.IsLoopback() || dst.IsUnspecified():
-				s.unreachable(p)
+				s.unreachable(p, ErrNoRoute)
 			default:
 				if err := s.cfg.Output(p); errors.Is(err, ErrNoRoute) {
-					s.unreachable(p)
+					s.unreachable(p, err)
 				}
 			}
 		}

@@ -80,7 +80,7 @@ func (s *Stack) bind(ctx context.Context, network, transport, address string) (t
 
 	// gVisor binds any IPv4 address on a given interface.
 	if !at.Addr().IsUnspecified() && !s.own[at.Addr()] {
-		return fail(addr, errnoError("bind", syscall.EADDRNOTAVAIL))
+		return fail(addr, callError("bind", syscall.EADDRNOTAVAIL))
 	}
 
 	protocol := ipv6.ProtocolNumber

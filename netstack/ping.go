@@ -87,7 +87,7 @@ func (s *Stack) ping(ctx context.Context, addr netip.Addr) (time.Duration, error
 	case <-answered:
 		return time.Since(start), nil
 	case err := <-refused:
-		return 0, errnoError("recvfrom", err)
+		return 0, callError("recvfrom", err)
 	case err := <-failed:
 		return 0, err
 	case <-ctx.Done():

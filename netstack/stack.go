@@ -74,7 +74,8 @@ type Config struct {
 	// Deliver, but the packets of one flow come one at a time, in order.
 	//
 	// If it returns an error that wraps ErrNoRoute, the packet's sender in the stack is told by ICMP that the host is
-	// unreachable. The packet counts as lost with any other error.
+	// unreachable; what it was waiting for, a connection say, fails with an error that wraps Output's and EHOSTUNREACH.
+	// The packet counts as lost with any other error.
 	Output func(*Packet) error
 
 	// Reach, if not nil, runs beside every connection attempt, echo and DNS query to addr. If it returns an error, that
@@ -102,7 +103,7 @@ type Stack struct {
 
 	done   chan struct{} // closed by Close
 	closed atomic.Bool
-	inject chan []byte    // ICMP packets on their way to the senders in the stack
+	inject chan notice    // on their way to senders in the stack
 	wg     sync.WaitGroup // of the injector
 
 	mu      sync.Mutex
@@ -140,7 +141,7 @@ func New(cfg Config) (*Stack, error) {
 		cfg:     cfg,
 		own:     make(map[netip.Addr]bool),
 		done:    make(chan struct{}),
-		inject:  make(chan []byte, 64),
+		inject:  make(chan notice, 64),
 		sockets: make(map[aborter]struct{}),
 	}
 	s.deliverOne = s.deliver

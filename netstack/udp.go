@@ -114,7 +114,7 @@ func (c *udpConn) read(b []byte) (int, netip.AddrPort, error) {
 			return res.Count, addrPortOf(res.RemoteAddr), nil
 		case *tcpip.ErrWouldBlock:
 			if err := c.pending(); err != nil {
-				return 0, netip.AddrPort{}, err
+				return 0, netip.AddrPort{}, callError("read", err)
 			}
 			if err := c.block(c.readable, passed); err != nil {
 				return 0, netip.AddrPort{}, err
@@ -178,7 +178,7 @@ func (c *udpConn) write(b []byte, opts tcpip.WriteOptions) (int, error) {
 			return 0, err
 		}
 		if err := c.pending(); err != nil {
-			return 0, err
+			return 0, callError("write", err)
 		}
 		c.writer.Reset(b)
 		n, err := c.ep.Write(&c.writer, opts)
