@@ -49,6 +49,47 @@ func wantBytes(t *testing.T, what string, got, want []byte) {
 	}
 }
 
+func TestConstantsAreTheProtocols(t *testing.T) {
+	for _, c := range []struct {
+		name      string
+		got, want uint64
+	}{
+		{"REKEY_AFTER_MESSAGES", rekeyAfterMessages, 0x1000000000000000},
+		{"REJECT_AFTER_MESSAGES", rejectAfterMessages, 0xffffffffffffdfff},
+		{"size of the staged queue", maxStagedPackets, 128},
+		{"retries", maxHandshakeRetries, 18},
+		{"initiation", initiationSize, 148},
+		{"response", responseSize, 92},
+		{"cookie reply", cookieReplySize, 64},
+		{"keepalive", keepaliveSize, 32},
+		{"under load at", underLoadHandshakes * 8, maxQueuedHandshakes},
+	} {
+		if c.got != c.want {
+			t.Errorf("%s: %#x, want %#x", c.name, c.got, c.want)
+		}
+	}
+	for _, c := range []struct {
+		name      string
+		got, want time.Duration
+	}{
+		{"REKEY_AFTER_TIME", rekeyAfterTime, 120 * time.Second},
+		{"REJECT_AFTER_TIME", rejectAfterTime, 180 * time.Second},
+		{"REKEY_TIMEOUT", rekeyTimeout, 5 * time.Second},
+		{"KEEPALIVE_TIMEOUT", keepaliveTimeout, 10 * time.Second},
+		{"refresh on receipt", refreshAfterTime, 165 * time.Second},
+		{"erasure", eraseAfterTime, 540 * time.Second},
+		{"jitter", maxJitter, 333 * time.Millisecond},
+		{"interval of initiations", initiationInterval, 20 * time.Millisecond},
+		{"life of a cookie", cookieLifetime, 120 * time.Second},
+		{"use of a cookie", cookieLifetime - cookieLatency, 115 * time.Second},
+		{"load", underLoadAfter, time.Second},
+	} {
+		if c.got != c.want {
+			t.Errorf("%s: %v, want %v", c.name, c.got, c.want)
+		}
+	}
+}
+
 func TestVectorsKeyedMAC(t *testing.T) {
 	type vector struct {
 		Source             string
