@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net/netip"
 	"time"
+
+	"github.com/wgstack/wireguard/netstack"
 )
 
 // Whether a peer can be reached: what a dial and Handshake wait for, and why
@@ -30,6 +32,30 @@ const (
 	// already: one initiation.
 	leastPatience = rekeyTimeout
 )
+
+// noRouteError says why there is nowhere to send a packet, and makes the inner
+// stack tell its sender.
+type noRouteError struct{ cause error }
+
+func (e *noRouteError) Error() string   { return e.cause.Error() }
+func (e *noRouteError) Unwrap() []error { return []error{e.cause, netstack.ErrNoRoute} }
+
+// route returns the peer that packets to addr go to, or why there is none that
+// could be sent to.
+func (d *Device) route(addr netip.Addr) (*peer, error) {
+	p := d.allowed.lookup(addr)
+	if p == nil {
+		return nil, &noRouteError{fmt.Errorf("%w: no allowed IPs contain %s", ErrNoPeer, addr)}
+	}
+	if p.endpoint.Load() == nil {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if !p.reachable() {
+			return nil, &noRouteError{fmt.Errorf("%w: peer %s", ErrNoEndpoint, p.public.short())}
+		}
+	}
+	return p, nil
+}
 
 // unreachableError tells which peer does not answer, and why.
 type unreachableError struct {
@@ -90,9 +116,9 @@ func (d *Device) Handshake(ctx context.Context, public PublicKey) error {
 // reach runs beside a connection attempt to addr. It returns only if the
 // attempt is futile, or ctx has ended, which it does with the attempt.
 func (d *Device) reach(ctx context.Context, addr netip.Addr) error {
-	p := d.allowed.lookup(addr)
-	if p == nil {
-		return fmt.Errorf("%w: no allowed IPs contain %s", ErrNoPeer, addr)
+	p, err := d.route(addr)
+	if err != nil {
+		return err
 	}
 	return p.await(ctx, func(now time.Time) bool {
 		if !p.keys.current.usable(now) {

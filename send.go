@@ -80,9 +80,9 @@ func (b *sendBatch) message(i int) []byte {
 // output takes a packet from the inner stack. It blocks while the peer's lane
 // is full, and not beyond the end of peer or device.
 func (d *Device) output(pkt *netstack.Packet) error {
-	p := d.allowed.lookup(pkt.Destination())
-	if p == nil || p.endpoint.Load() == nil && !p.named() {
-		return netstack.ErrNoRoute
+	p, err := d.route(pkt.Destination())
+	if err != nil {
+		return err
 	}
 	for from, n := 0, pkt.Segments(); from < n; {
 		if !p.out.wait(laneBytes) {
@@ -93,12 +93,6 @@ func (d *Device) output(pkt *netstack.Packet) error {
 		p.send(b)
 	}
 	return nil
-}
-
-func (p *peer) named() bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.host != nil
 }
 
 // layOut copies segments of pkt, beginning with from, to where they are sealed
