@@ -92,6 +92,26 @@ func TestB67WindowReaches8128Back(t *testing.T) {
 		b.far.at(s, top+63, "oldest")
 		b.far.at(s, top, "seen, and out of the window")
 		b.wantDelivered("a jump of the whole window", "jump", "behind the jump", "oldest")
+		b.far.at(s, top+8191+3*8192, "farther")
+		b.far.at(s, top+8191+3*8192-64, "a word behind")
+		b.wantDelivered("bits of former rounds are gone", "farther", "a word behind")
+	})
+}
+
+func TestB67WindowMovesWordByWord(t *testing.T) {
+	inBed(t, nil, func(b *bed) {
+		s := b.far.connect()
+		const words = 8192 / 64
+		for i := range uint64(2*words + 1) {
+			b.far.at(s, 64*i+5, "new")
+			b.far.at(s, 64*i+5, "replay")
+			if i > 0 {
+				b.far.at(s, 64*(i-1)+5, "replay of the word before")
+			}
+			if got := len(b.stack.take()); got != 1 {
+				t.Fatalf("word %d: %d packets accepted", i, got)
+			}
+		}
 	})
 }
 
@@ -344,7 +364,12 @@ func TestB84MalformedMessagesAreDropped(t *testing.T) {
 				b.far.write(msg)
 			}
 		}
-		b.far.write(append(initiation, 0))
+		// Under load a valid mac1 would suffice for an answer.
+		b.loaded()
+		for _, msg := range [][]byte{initiation, response} {
+			b.far.write(b.far.Stamp(append(slices.Clone(msg), 0)))
+			b.far.write(b.far.Stamp(slices.Clone(msg[:len(msg)-1])))
+		}
 		b.far.write(data[:keepaliveSize-1])
 		b.far.wantSilence("malformed", 5*time.Second)
 		b.wantDelivered("malformed")
@@ -447,6 +472,7 @@ func TestB86LengthOfInnerPackets(t *testing.T) {
 			{"stated most", v4(4, 65535, 1400), 0},
 
 			{"no more than an IPv6 header", v6(6, 0, 40), 40},
+			{"one byte of IPv6", v6(6, 0, 1), 0},
 			{"half an IPv6 header", v6(6, 0, 39), 0},
 			{"IPv6 payload", v6(6, 8, 48), 48},
 			{"IPv6 padding", v6(6, 1, 48), 41},

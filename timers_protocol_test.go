@@ -464,7 +464,11 @@ func TestB51PersistentKeepaliveWaitsForEndpoint(t *testing.T) {
 	}
 	inBed(t, edit, func(b *bed) {
 		time.Sleep(time.Hour)
-		if n := len(b.far.peer().staged.batches); n > 0 {
+		p := b.far.peer()
+		p.mu.Lock()
+		n := len(p.staged.batches)
+		p.mu.Unlock()
+		if n > 0 {
 			t.Fatalf("%d keepalives staged", n)
 		}
 		at := time.Now()

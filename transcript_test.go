@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"net/netip"
+	"sync"
 	"testing/synctest"
 	"time"
 
@@ -102,7 +103,8 @@ func capture(conn **simnet.Conn) func(*Config) {
 // take local addresses and marks.
 type tap struct {
 	udp.Socket
-	in   udp.Message   // whose Local and TOS messages arrive with
+	in   udp.Message // whose Local and TOS messages arrive with
+	mu   sync.Mutex
 	sent []udp.Message // without Buf
 }
 
@@ -131,16 +133,20 @@ func (t *tap) ReadBatch(ms []udp.Message) (int, error) {
 }
 
 func (t *tap) WriteBatch(ms []udp.Message) (int, error) {
+	t.mu.Lock()
 	for _, m := range ms {
 		m.Buf = nil
 		t.sent = append(t.sent, m)
 	}
+	t.mu.Unlock()
 	return t.Socket.WriteBatch(ms)
 }
 
 // take returns what was sent since it was last called.
 func (t *tap) take() []udp.Message {
 	synctest.Wait()
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	sent := t.sent
 	t.sent = nil
 	return sent
