@@ -296,6 +296,20 @@ func TestReach(t *testing.T) {
 		t.Error("Reach runs on after the dial")
 	}
 
+	// An explanation of the end of the context stands for it.
+	reach = func(ctx context.Context, addr netip.Addr) error {
+		<-ctx.Done()
+		return cause
+	}
+	ctx, cancel = context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	_, err = s.DialContext(ctx, "tcp", "10.0.0.2:1")
+	wantOpError(t, err, "dial", "tcp", cause)
+	ctx, cancel = context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	_, err = s.Ping(ctx, b4)
+	wantOpError(t, err, "ping", "ip", cause)
+
 	// nil says nothing: the dial goes on.
 	reach = func(ctx context.Context, addr netip.Addr) error { return nil }
 	ctx, cancel = context.WithTimeout(t.Context(), 20*time.Millisecond)

@@ -251,10 +251,22 @@ func (s *Stack) connect(ctx context.Context, ep tcpip.Endpoint, remote netip.Add
 		case err := <-failed:
 			return err
 		case <-ctx.Done():
-			return ctxError(ctx)
+			stop()
+			return whyEnded(ctx, failed)
 		case <-s.done:
 			return net.ErrClosed
 		}
+	}
+}
+
+// whyEnded returns what Config.Reach, which has returned, knew to say of an attempt that ctx ended, or else the error
+// of ctx.
+func whyEnded(ctx context.Context, failed <-chan error) error {
+	select {
+	case err := <-failed:
+		return err
+	default:
+		return ctxError(ctx)
 	}
 }
 
@@ -268,8 +280,8 @@ func (s *Stack) reach(ctx context.Context, addr netip.Addr) (failed <-chan error
 	over := make(chan struct{})
 	go func() {
 		defer close(over)
-		// What it says about its own context is no news.
-		if err := s.cfg.Reach(ctx, addr); err != nil && ctx.Err() == nil {
+		// The end of its context is no news.
+		if err := s.cfg.Reach(ctx, addr); err != nil && err != ctx.Err() {
 			c <- err
 		}
 	}()

@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"os"
 	"strings"
 	"time"
 
@@ -182,7 +183,9 @@ func dnsError(err error, server netip.Addr) *net.DNSError {
 		e.IsTemporary, e.UnwrapErr = true, nil
 	case errors.As(err, &ne) && ne.Timeout():
 		e.IsTimeout, e.IsTemporary = true, true
-		e.Err = "i/o timeout"
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			e.Err = "i/o timeout"
+		}
 	}
 	return e
 }
@@ -344,6 +347,10 @@ func (s *Stack) queryUDP(ctx context.Context, server netip.AddrPort, q *query) (
 			}
 		}
 	})
+	if ctx.Err() != nil && err != nil {
+		stop()
+		err = whyEnded(ctx, failed)
+	}
 	return r, err
 }
 

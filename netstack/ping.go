@@ -91,7 +91,8 @@ func (s *Stack) ping(ctx context.Context, addr netip.Addr) (time.Duration, error
 	case err := <-failed:
 		return 0, err
 	case <-ctx.Done():
-		return 0, ctxError(ctx)
+		stop()
+		return 0, whyEnded(ctx, failed)
 	case <-s.done:
 		return 0, net.ErrClosed
 	}

@@ -80,7 +80,8 @@ type Config struct {
 
 	// Reach, if not nil, runs beside every connection attempt, echo and DNS query to addr. If it returns an error, that
 	// ends the attempt and is wrapped in its error; nil means that it has nothing to say. Its context is cancelled when
-	// the attempt ends, which waits for Reach to return.
+	// the attempt ends, which waits for Reach to return. If it was the context that ended the attempt, what Reach returns
+	// then, other than the context's error, explains it.
 	Reach func(ctx context.Context, addr netip.Addr) error
 }
 
