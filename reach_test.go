@@ -1,0 +1,134 @@
+package wireguard
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestReachGivesUpWithTheCause(t *testing.T) {
+	inBed(t, nil, func(b *bed) {
+		start := time.Now()
+		err := b.dev.reach(background, farInner)
+		if !errors.Is(err, ErrNoHandshake) {
+			t.Fatalf("error %v", err)
+		}
+		if took := time.Since(start); took != 15*time.Second {
+			t.Errorf("gave up after %v", took)
+		}
+		want := "no handshake from peer " + PublicKey(b.far.Public).short() + " at 192.0.2.2:51820 for 15s: no reply"
+		if err.Error() != want {
+			t.Errorf("error %q, want %q", err, want)
+		}
+
+		start = time.Now()
+		if err := b.dev.reach(background, farInner); !errors.Is(err, ErrNoHandshake) {
+			t.Fatalf("error %v", err)
+		}
+		if took := time.Since(start); took != 5*time.Second {
+			t.Errorf("gave up on a peer known to be silent after %v", took)
+		}
+	})
+}
+
+func TestReachEndsWithItsContext(t *testing.T) {
+	inBed(t, nil, func(b *bed) {
+		ctx, cancel := context.WithTimeout(background, 2*time.Second)
+		defer cancel()
+		err := b.dev.reach(ctx, farInner)
+		if !errors.Is(err, ErrNoHandshake) || !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("error %v", err)
+		}
+		b.far.connect()
+		ctx, cancel = context.WithTimeout(background, time.Minute)
+		defer cancel()
+		if err := b.dev.reach(ctx, farInner); err != ctx.Err() {
+			t.Errorf("error %v though there is a session", err)
+		}
+	})
+}
+
+func TestReachWithoutRoute(t *testing.T) {
+	inBed(t, func(c *Config) { c.Peers[0].Endpoint = "" }, func(b *bed) {
+		if err := b.dev.reach(background, netip.MustParseAddr("10.9.9.9")); !errors.Is(err, ErrNoPeer) {
+			t.Errorf("error %v", err)
+		}
+		if err := b.dev.reach(background, farInner); !errors.Is(err, ErrNoEndpoint) {
+			t.Errorf("error %v", err)
+		}
+	})
+}
+
+func TestReachNamesWhyNothingIsSent(t *testing.T) {
+	inBed(t, func(c *Config) { c.Peers[0].Endpoint = "vpn.example:51820" }, func(b *bed) {
+		b.dev.lookupHost = func(context.Context, string) ([]netip.Addr, error) {
+			return nil, errors.New("lookup vpn.example: no such host")
+		}
+		err := b.dev.reach(background, farInner)
+		if !errors.Is(err, ErrNoHandshake) || !strings.HasSuffix(err.Error(), "at vpn.example for 15s: lookup vpn.example: no such host") {
+			t.Errorf("error %v", err)
+		}
+	})
+}
+
+func TestEndpointByName(t *testing.T) {
+	inBed(t, func(c *Config) { c.Peers[0].Endpoint = "vpn.example:51820" }, func(b *bed) {
+		addrs := []netip.Addr{netip.MustParseAddr("192.0.2.99"), farOuter.Addr()}
+		var lookups int
+		b.dev.lookupHost = func(_ context.Context, host string) ([]netip.Addr, error) {
+			lookups++
+			if host != "vpn.example" {
+				t.Errorf("looked up %q", host)
+			}
+			return addrs, nil
+		}
+		b.far.wantSilence("looked up only when needed", time.Minute)
+		if lookups != 0 {
+			t.Errorf("%d lookups", lookups)
+		}
+		// The first address is dead; the second is tried when it stays silent.
+		b.output(b.far, "hello")
+		s := b.far.respond(b.far.wantInitiation("to the second address"))
+		b.far.wantData("staged meanwhile", s, "hello")
+		if lookups != 2 {
+			t.Errorf("%d lookups", lookups)
+		}
+	})
+}
+
+func TestHandshake(t *testing.T) {
+	inBed(t, nil, func(b *bed) {
+		done := make(chan error)
+		handshake := func() { go func() { done <- b.dev.Handshake(background, b.far.Public) }() }
+		handshake()
+		b.far.respond(b.far.wantInitiation("first"))
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		if err := b.dev.Handshake(background, b.far.Public); err != nil {
+			t.Fatalf("right after one: %v", err)
+		}
+		time.Sleep(6 * time.Second)
+		handshake()
+		b.far.read(0) // the keepalive that confirmed the first
+		b.far.respond(b.far.wantInitiation("fresh proof though the session lives"))
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(6 * time.Second)
+		if err := b.dev.Handshake(background, b.far.Public); !errors.Is(err, ErrNoHandshake) {
+			t.Fatalf("error %v of a silent peer", err)
+		}
+		if err := b.dev.Handshake(background, PublicKey{1}); !errors.Is(err, ErrNoPeer) {
+			t.Fatalf("error %v of an unknown peer", err)
+		}
+		handshake()
+		b.dev.RemovePeer(b.far.Public)
+		if err := <-done; !errors.Is(err, ErrNoPeer) {
+			t.Fatalf("error %v of a removed peer", err)
+		}
+	})
+}
