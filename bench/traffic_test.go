@@ -31,10 +31,9 @@ func (r *running) dial(t testing.TB, from, family int) (dialed, accepted net.Con
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
-	at := netip.AddrPortFrom(inner(1-from, family), port).String()
-	l, err := r.ends[1-from].Listen(ctx, "tcp", at)
+	l, err := r.ends[1-from].Listen(ctx, "tcp", netip.AddrPortFrom(inner(1-from, family), 0).String())
 	if err != nil {
-		t.Fatalf("listen at %s: %v", at, err)
+		t.Fatalf("listen: %v", err)
 	}
 	defer l.Close()
 	type result struct {
@@ -46,7 +45,7 @@ func (r *running) dial(t testing.TB, from, family int) (dialed, accepted net.Con
 		c, err := l.Accept()
 		accept <- result{c, err}
 	}()
-	if dialed, err = r.ends[from].DialContext(ctx, "tcp", at); err != nil {
+	if dialed, err = r.ends[from].DialContext(ctx, "tcp", l.Addr().String()); err != nil {
 		t.Fatalf("dial: %v", err)
 	}
 	t.Cleanup(func() { dialed.Close() })
