@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/wgstack/wireguard/internal/fakepeer"
 )
 
 func TestReachGivesUpWithTheCause(t *testing.T) {
@@ -42,8 +44,10 @@ func TestReachEndsWithItsContext(t *testing.T) {
 		if !errors.Is(err, ErrNoHandshake) || !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("error %v", err)
 		}
-		b.far.connect()
-		ctx, cancel = context.WithTimeout(background, time.Minute)
+	})
+	inBed(t, nil, func(b *bed) {
+		b.far.accept()
+		ctx, cancel := context.WithTimeout(background, time.Minute)
 		defer cancel()
 		if err := b.dev.reach(ctx, farInner); err != ctx.Err() {
 			t.Errorf("error %v though there is a session", err)
@@ -101,7 +105,7 @@ func TestEndpointByName(t *testing.T) {
 
 func TestHandshake(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
-		done := make(chan error)
+		done := make(chan error, 1)
 		handshake := func() { go func() { done <- b.dev.Handshake(background, b.far.Public) }() }
 		handshake()
 		b.far.respond(b.far.wantInitiation("first"))
@@ -112,8 +116,8 @@ func TestHandshake(t *testing.T) {
 			t.Fatalf("right after one: %v", err)
 		}
 		time.Sleep(6 * time.Second)
+		b.far.want("confirmation of the first", fakepeer.Data)
 		handshake()
-		b.far.read(0) // the keepalive that confirmed the first
 		b.far.respond(b.far.wantInitiation("fresh proof though the session lives"))
 		if err := <-done; err != nil {
 			t.Fatal(err)
