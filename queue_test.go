@@ -1,0 +1,359 @@
+package wireguard
+
+import (
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+type testBatch struct {
+	laneItem
+	n int
+}
+
+// drainInto has l append the numbers of what it drains to got, and fail the
+// test if it does so concurrently.
+func drainInto(t *testing.T, l *lane[*testBatch], got *[]int) {
+	var busy atomic.Bool
+	l.init(func(ready []*testBatch, closed bool) {
+		if busy.Swap(true) {
+			t.Error("drained concurrently")
+		}
+		defer busy.Store(false)
+		for _, b := range ready {
+			if !closed {
+				*got = append(*got, b.n)
+			}
+		}
+	})
+}
+
+func TestLaneKeepsOrderUnderConcurrency(t *testing.T) {
+	const n, workers = 2000, 8
+	var (
+		l    lane[*testBatch]
+		got  []int
+		work = make(chan *testBatch, 4*workers)
+		wg   sync.WaitGroup
+	)
+	drainInto(t, &l, &got)
+	for range workers {
+		wg.Go(func() {
+			held := make([]*testBatch, 0, 4)
+			finish := func() {
+				for _, i := range rand.Perm(len(held)) {
+					l.complete(held[i])
+				}
+				held = held[:0]
+			}
+			for b := range work {
+				if held = append(held, b); len(held) == cap(held) {
+					finish()
+				}
+			}
+			finish()
+		})
+	}
+	for i := range n {
+		b := &testBatch{n: i}
+		l.push(b, 10)
+		work <- b
+	}
+	close(work)
+	wg.Wait()
+	if len(got) != n || !slices.IsSorted(got) {
+		t.Fatalf("%d of %d batches came out, in order: %v", len(got), n, slices.IsSorted(got))
+	}
+	if l.bytes != 0 || len(l.queue) != 0 || l.draining {
+		t.Errorf("the empty lane holds %d bytes, %d batches, draining: %v", l.bytes, len(l.queue), l.draining)
+	}
+}
+
+func TestLaneWaitsForItsHead(t *testing.T) {
+	var (
+		l   lane[*testBatch]
+		got []int
+		bs  = []*testBatch{{n: 0}, {n: 1}, {n: 2}}
+	)
+	drainInto(t, &l, &got)
+	for _, b := range bs {
+		l.push(b, 1)
+	}
+	l.complete(bs[1])
+	l.complete(bs[2])
+	if len(got) != 0 {
+		t.Fatalf("%v overtook the head", got)
+	}
+	l.complete(bs[0])
+	if !slices.Equal(got, []int{0, 1, 2}) {
+		t.Fatalf("came out as %v", got)
+	}
+}
+
+func TestEmptyLaneHoldsNoMemory(t *testing.T) {
+	var (
+		l   lane[*testBatch]
+		got []int
+		bs  []*testBatch
+	)
+	drainInto(t, &l, &got)
+	for i := range 10 * maxIdleSlots {
+		bs = append(bs, &testBatch{n: i})
+		l.push(bs[i], 1)
+	}
+	slices.Reverse(bs)
+	for _, b := range bs {
+		l.complete(b)
+	}
+	if n := cap(l.queue) + cap(l.taken); n > 2*maxIdleSlots {
+		t.Errorf("an empty lane keeps %d slots", n)
+	}
+	b := &testBatch{n: -1}
+	l.push(b, 1)
+	l.complete(b)
+	for _, b := range slices.Concat(l.queue[:cap(l.queue)], l.taken[:cap(l.taken)]) {
+		if b != nil {
+			t.Errorf("an empty lane keeps batch %d", b.n)
+		}
+	}
+}
+
+func TestLanePushesBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var (
+			l     lane[*testBatch]
+			gate  = make(chan struct{})
+			state atomic.Int32
+		)
+		l.init(func([]*testBatch, bool) { <-gate })
+		b := &testBatch{}
+		l.push(b, 100)
+		if !l.wait(101) || l.full(101) {
+			t.Fatal("no room below the limit")
+		}
+		go func() {
+			if l.wait(100) {
+				state.Store(1)
+			}
+		}()
+		synctest.Wait()
+		if state.Load() != 0 || !l.full(100) {
+			t.Fatal("room at the limit")
+		}
+		go l.complete(b)
+		synctest.Wait()
+		if state.Load() != 0 {
+			t.Fatal("room before the batch has left")
+		}
+		close(gate)
+		synctest.Wait()
+		if state.Load() != 1 || l.full(100) {
+			t.Fatal("no room after the batch has left")
+		}
+	})
+}
+
+func TestLaneCloseFreesThoseWhoWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var (
+			l    lane[*testBatch]
+			free atomic.Int32
+		)
+		l.init(func([]*testBatch, bool) {})
+		l.push(&testBatch{}, 100)
+		for range 3 {
+			go func() {
+				if !l.wait(1) {
+					free.Add(1)
+				}
+			}()
+		}
+		synctest.Wait()
+		l.close()
+		synctest.Wait()
+		if n := free.Load(); n != 3 {
+			t.Fatalf("%d of 3 were told that the lane is closed", n)
+		}
+		if l.wait(1 << 30) {
+			t.Fatal("a closed lane counts as open")
+		}
+	})
+}
+
+func TestLaneCloseWaitsForDrain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var (
+			l       lane[*testBatch]
+			gate    = make(chan struct{})
+			open    []int
+			discard []int
+			closed  atomic.Bool
+		)
+		l.init(func(ready []*testBatch, closed bool) {
+			for _, b := range ready {
+				if closed {
+					discard = append(discard, b.n)
+				} else {
+					open = append(open, b.n)
+				}
+			}
+			<-gate
+		})
+		bs := []*testBatch{{n: 0}, {n: 1}, {n: 2}}
+		for _, b := range bs {
+			l.push(b, 1)
+		}
+		go l.complete(bs[0])
+		synctest.Wait()
+		l.complete(bs[1])
+		go func() {
+			l.close()
+			closed.Store(true)
+		}()
+		synctest.Wait()
+		if closed.Load() {
+			t.Fatal("close did not wait for the drain under way")
+		}
+		close(gate)
+		synctest.Wait()
+		if !closed.Load() {
+			t.Fatal("close did not return")
+		}
+		l.complete(bs[2])
+		if !slices.Equal(open, []int{0}) || !slices.Equal(discard, []int{1, 2}) {
+			t.Fatalf("drained %v open and %v closed", open, discard)
+		}
+		l.close()
+	})
+}
+
+func TestPoolDoesEverythingOnce(t *testing.T) {
+	const n, senders, limit = 3000, 4, 3
+	var (
+		done           [n]atomic.Int32
+		running, worst atomic.Int32
+		wg             sync.WaitGroup
+	)
+	p := pool[int]{limit: limit, do: func(i int) {
+		if r := running.Add(1); r > worst.Load() {
+			worst.Store(r)
+		}
+		done[i].Add(1)
+		running.Add(-1)
+	}}
+	for s := range senders {
+		wg.Go(func() {
+			for i := s; i < n; i += senders {
+				if !p.submit(i, maxJobs) {
+					t.Errorf("job %d refused", i)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	p.close()
+	for i := range done {
+		if c := done[i].Load(); c != 1 {
+			t.Fatalf("job %d done %d times", i, c)
+		}
+	}
+	if w := worst.Load(); w > limit {
+		t.Errorf("%d jobs at once, limit %d", w, limit)
+	}
+	if p.running != 0 || p.waiting() != 0 || cap(p.jobs) > maxIdleSlots {
+		t.Errorf("idle pool: %d goroutines, %d jobs, room for %d", p.running, p.waiting(), cap(p.jobs))
+	}
+}
+
+func TestPoolIsBoundedAndOrdered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var (
+			gate = make(chan struct{})
+			got  []int
+		)
+		p := pool[int]{limit: 1, do: func(i int) {
+			<-gate
+			got = append(got, i)
+		}}
+		n := 0
+		submit := func() bool {
+			ok := p.submit(n, 5*maxIdleSlots)
+			n++
+			return ok
+		}
+		submit()
+		synctest.Wait() // it is being worked on
+		for range 5 * maxIdleSlots {
+			if !submit() {
+				t.Fatal("refused below the maximum")
+			}
+		}
+		if p.waiting() != 5*maxIdleSlots || submit() {
+			t.Fatal("accepted beyond the maximum")
+		}
+		n--
+		for range 2 * maxIdleSlots { // while it is emptied
+			gate <- struct{}{}
+			synctest.Wait()
+			if !submit() {
+				t.Fatal("refused when there is room")
+			}
+		}
+		if c := cap(p.jobs); c > 20*maxIdleSlots {
+			t.Errorf("room for %d jobs, %d wait", c, p.waiting())
+		}
+		close(gate)
+		synctest.Wait()
+		if len(got) != n || !slices.IsSorted(got) {
+			t.Fatalf("%d of %d jobs done, in order: %v", len(got), n, slices.IsSorted(got))
+		}
+		if p.running != 0 {
+			t.Error("an idle pool has goroutines")
+		}
+	})
+}
+
+func TestPoolCloseFinishesWhatWasGiven(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var done atomic.Int32
+		p := pool[int]{limit: 2, do: func(int) {
+			time.Sleep(time.Second)
+			done.Add(1)
+		}}
+		for i := range 5 {
+			p.submit(i, maxJobs)
+		}
+		start := time.Now()
+		p.close()
+		if n, d := done.Load(), time.Since(start); n != 5 || d != 3*time.Second {
+			t.Fatalf("close returned after %v and %d jobs", d, n)
+		}
+		if p.submit(6, maxJobs) {
+			t.Fatal("a closed pool takes jobs")
+		}
+		p.close()
+	})
+}
+
+func TestBufferClasses(t *testing.T) {
+	for _, c := range []struct{ n, size int }{
+		{0, bufferSizes[0]}, {1, bufferSizes[0]}, {bufferSizes[0], bufferSizes[0]},
+		{bufferSizes[0] + 1, bufferSizes[1]}, {bufferSizes[1] + 1, maxMessage}, {maxMessage, maxMessage},
+		{dataOverhead + maxMTU, maxMessage},
+	} {
+		b := newBuffer(c.n)
+		if len(b.b) != c.size {
+			t.Errorf("%d bytes for %d", len(b.b), c.n)
+		}
+		b.retain()
+		b.release()
+		if b.refs.Load() != 1 {
+			t.Errorf("%d references", b.refs.Load())
+		}
+		b.release()
+	}
+}
