@@ -88,13 +88,14 @@ func New(cfg Config) (*Device, error) {
 	}
 	d := newDevice(cfg)
 	stack, err := netstack.New(netstack.Config{
-		Addresses:  cfg.Address,
-		DNS:        cfg.DNS,
-		Search:     cfg.DNSSearch,
-		MTU:        d.mtu,
-		GSOMaxSize: gsoMaxSize(d.mtu),
-		Output:     d.output,
-		Reach:      d.reach,
+		Addresses: cfg.Address,
+		DNS:       cfg.DNS,
+		Search:    cfg.DNSSearch,
+		MTU:       d.mtu,
+		// A packet makes one batch.
+		MaxSegments: min(maxBatchSegments, maxBatchBytes/(dataOverhead+d.mtu)),
+		Output:      d.output,
+		Reach:       d.reach,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("wireguard: %w", err)
@@ -104,15 +105,6 @@ func New(cfg Config) (*Device, error) {
 		return nil, err
 	}
 	return d, nil
-}
-
-// gsoMaxSize is the size of the largest packet that still is one batch.
-func gsoMaxSize(mtu int) int {
-	n := min(maxBatchSegments, maxBatchBytes/(dataOverhead+mtu))
-	if n < 2 {
-		return 0
-	}
-	return n * mtu
 }
 
 // newDevice makes a device of a canonical configuration. It is not started.

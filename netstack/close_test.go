@@ -18,11 +18,11 @@ func TestClose(t *testing.T) {
 	before := runtime.NumGoroutine()
 	var wires sync.WaitGroup
 	fromA, fromB := newWire(), newWire()
-	a, err := New(Config{Addresses: prefixes(a4, a6), DNS: addrs("10.0.0.77"), GSOMaxSize: 65000, Output: fromA.output})
+	a, err := New(Config{Addresses: prefixes(a4, a6), DNS: addrs("10.0.0.77"), MaxSegments: 45, Output: fromA.output})
 	if err != nil {
 		t.Fatal(err)
 	}
-	b, err := New(Config{Addresses: prefixes(b4, b6), GSOMaxSize: 65000, Output: fromB.output})
+	b, err := New(Config{Addresses: prefixes(b4, b6), MaxSegments: 45, Output: fromB.output})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -163,8 +163,6 @@ func TestNewErrors(t *testing.T) {
 		{},
 		{Output: output, MTU: 100},
 		{Output: output, MTU: 70000},
-		{Output: output, GSOMaxSize: -1},
-		{Output: output, GSOMaxSize: 65536},
 		{Output: output, Addresses: make([]netip.Prefix, 1)},
 		{Output: output, Addresses: prefixes(netip.MustParseAddr("0.0.0.0"))},
 		{Output: output, Addresses: prefixes(netip.MustParseAddr("127.0.0.1"))},

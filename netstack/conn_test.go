@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -163,8 +164,8 @@ func transfer(t testing.TB, a, b net.Conn, size int) {
 }
 
 func TestTransfer(t *testing.T) {
-	for _, gso := range []int{0, 9000, 65535} {
-		p := join(t, func(a, b *Config) { a.GSOMaxSize, b.GSOMaxSize = gso, gso })
+	for _, segments := range []int{0, 6, 64} {
+		p := join(t, func(a, b *Config) { a.MaxSegments, b.MaxSegments = segments, segments })
 		for _, host := range []netip.Addr{b4, b6} {
 			a, b := p.connect(t, host)
 			transfer(t, a, b, 3<<20)
@@ -376,7 +377,7 @@ func TestSilence(t *testing.T) {
 }
 
 func TestLoopback(t *testing.T) {
-	s := newStack(t, Config{Addresses: prefixes(a4, a6), GSOMaxSize: 65000, Output: func(p *Packet) error {
+	s := newStack(t, Config{Addresses: prefixes(a4, a6), MaxSegments: 45, Output: func(p *Packet) error {
 		t.Errorf("a packet to %v left the stack", p.Destination())
 		return nil
 	}})
@@ -390,6 +391,43 @@ func TestLoopback(t *testing.T) {
 		}
 		if _, err := s.Ping(testContext(t), host); err != nil {
 			t.Error(err)
+		}
+	}
+}
+
+// TestMaxSegments fills packets with whole segments, as many as there may be.
+func TestMaxSegments(t *testing.T) {
+	for _, c := range []struct{ mtu, segments, want int }{
+		{1420, 44, 44},
+		{1420, 2, 2},
+		{1420, 1000, 48}, // what an IP packet holds
+		{9000, 4, 4},
+		{34736, 44, 1},
+		{1420, 0, 1},
+	} {
+		var most, short atomic.Int64
+		p := join(t, func(a, b *Config) {
+			a.MTU, b.MTU = c.mtu, c.mtu
+			a.MaxSegments, b.MaxSegments = c.segments, c.segments
+			output := a.Output
+			a.Output = func(p *Packet) error {
+				n := int64(p.Segments())
+				if n > most.Load() {
+					most.Store(n)
+				}
+				if n > 1 && n == most.Load() && p.SegmentLen(int(n)-1) < p.SegmentLen(0) {
+					short.Add(1)
+				}
+				return output(p)
+			}
+		})
+		a, b := p.connect(t, b4)
+		transfer(t, a, b, 1<<20)
+		if got := int(most.Load()); got != c.want {
+			t.Errorf("MTU %d, at most %d segments: at most %d seen, want %d", c.mtu, c.segments, got, c.want)
+		}
+		if c.want > 2 && short.Load() > 2 {
+			t.Errorf("MTU %d, at most %d segments: %d packets end in a fraction of one", c.mtu, c.segments, short.Load())
 		}
 	}
 }

@@ -95,8 +95,8 @@ type pair struct {
 func join(t testing.TB, change func(a, b *Config)) *pair {
 	t.Helper()
 	p := &pair{fromA: newWire(), fromB: newWire()}
-	ca := Config{Addresses: prefixes(a4, a6), GSOMaxSize: 65000, Output: p.fromA.output}
-	cb := Config{Addresses: prefixes(b4, b6), GSOMaxSize: 65000, Output: p.fromB.output}
+	ca := Config{Addresses: prefixes(a4, a6), MaxSegments: 45, Output: p.fromA.output}
+	cb := Config{Addresses: prefixes(b4, b6), MaxSegments: 45, Output: p.fromB.output}
 	if change != nil {
 		change(&ca, &cb)
 	}

@@ -38,9 +38,10 @@ const (
 	minMTU     = 576
 	maxMTU     = 65535
 
-	// minGSOSize leaves room for the headers that gVisor sets aside and some payload.
-	minGSOSize = 4096
-	maxGSOSize = 65535
+	// Of the size that a link states for packets to be cut, gVisor sets gsoReserve aside for headers and fills the rest
+	// with payload; of the MTU it sets aside what the longest TCP header takes.
+	gsoReserve    = header.TCPTotalHeaderMaximumSize + 1
+	maxGSOPayload = 65535 - gsoReserve
 
 	tcpDefaultBuffer = 1 << 20
 	tcpMaxReceive    = 8 << 20
@@ -65,9 +66,9 @@ type Config struct {
 	// Below 1280 only IPv4 works.
 	MTU int
 
-	// GSOMaxSize is the size in bytes of the largest IP packet handed to Output before segmentation, at most 65535.
-	// 0, or less than two packets of the MTU, means that every packet arrives segmented.
-	GSOMaxSize int
+	// MaxSegments is how many packets of the MTU a TCP packet handed to Output may have to be cut into, as far as an IP
+	// packet can hold them. Less than 2 means that every packet arrives segmented.
+	MaxSegments int
 
 	// Output is called for every outbound IP packet. It may block, which holds back the sender; it must return soon after
 	// Close was called. The packet is valid only during the call. Output may be called concurrently, and from inside
@@ -128,12 +129,6 @@ func New(cfg Config) (*Stack, error) {
 	if cfg.MTU < minMTU || cfg.MTU > maxMTU {
 		return nil, fmt.Errorf("netstack: MTU %d is not between %d and %d", cfg.MTU, minMTU, maxMTU)
 	}
-	if cfg.GSOMaxSize < 0 || cfg.GSOMaxSize > maxGSOSize {
-		return nil, fmt.Errorf("netstack: GSOMaxSize %d is not between 0 and %d", cfg.GSOMaxSize, maxGSOSize)
-	}
-	if cfg.GSOMaxSize < max(minGSOSize, 2*cfg.MTU) {
-		cfg.GSOMaxSize = 0
-	}
 	cfg.Addresses = slices.Clone(cfg.Addresses)
 	cfg.DNS = slices.Clone(cfg.DNS)
 	cfg.Search = slices.Clone(cfg.Search)
@@ -146,8 +141,8 @@ func New(cfg Config) (*Stack, error) {
 		sockets: make(map[aborter]struct{}),
 	}
 	s.deliverOne = s.deliver
-	s.link = &link{stack: s, mtu: uint32(cfg.MTU), gso: uint32(cfg.GSOMaxSize)}
-	s.foreign = &link{stack: s, mtu: uint32(cfg.MTU), gso: uint32(cfg.GSOMaxSize)}
+	s.link = &link{stack: s, mtu: uint32(cfg.MTU), gso: gsoSize(cfg.MTU, cfg.MaxSegments)}
+	s.foreign = &link{stack: s, mtu: uint32(cfg.MTU), gso: gsoSize(cfg.MTU, cfg.MaxSegments)}
 	s.gv = gstack.New(gstack.Options{
 		NetworkProtocols:   []gstack.NetworkProtocolFactory{ipv4.NewProtocol, ipv6.NewProtocol},
 		TransportProtocols: []gstack.TransportProtocolFactory{tcp.NewProtocolCUBIC, udp.NewProtocol, icmp.NewProtocol4, icmp.NewProtocol6},
@@ -158,6 +153,17 @@ func New(cfg Config) (*Stack, error) {
 	}
 	s.wg.Go(s.injector)
 	return s, nil
+}
+
+// gsoSize returns the size that a link states for packets to be cut into n of the MTU. It is exact for IPv4, which has
+// the larger payload.
+func gsoSize(mtu, n int) uint32 {
+	mss := mtu - ipv4HeaderLen - header.TCPHeaderMaximumSize
+	n = min(n, maxGSOPayload/mss)
+	if n < 2 {
+		return 0
+	}
+	return uint32(n*mss + gsoReserve)
 }
 
 // configure sets up the fresh gVisor stack.
