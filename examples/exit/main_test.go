@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"net/url"
+	"os"
 	"strconv"
 	"syscall"
 	"testing"
@@ -25,28 +26,35 @@ import (
 // start runs the program and returns a device whose traffic goes to it.
 func start(t *testing.T, args ...string) *wireguard.Device {
 	t.Helper()
-	near, exit := wireguard.NewPrivateKey(), wireguard.NewPrivateKey()
+	dev, _ := startEnd(t, args...)
+	return dev
+}
+
+// startEnd returns a function that ends the program too.
+func startEnd(t *testing.T, args ...string) (dev *wireguard.Device, end func()) {
+	t.Helper()
+	nearKey, exitKey := wireguard.NewPrivateKey(), wireguard.NewPrivateKey()
 	file := clitest.File(t,
 		"[Interface]",
-		"PrivateKey = "+clitest.Private(t, exit),
+		"PrivateKey = "+clitest.Private(t, exitKey),
 		"Address = 10.9.0.1/24, fd09::1/64",
 		"[Peer]",
-		"PublicKey = "+near.PublicKey().String(),
+		"PublicKey = "+nearKey.PublicKey().String(),
 		"AllowedIPs = 10.9.0.2/32, fd09::2/128",
 	)
-	m := clitest.Start(t, run, `^peer (\S+), UDP port (\d+)$`, append([]string{"-config", file}, args...)...)
-	if m[1] != exit.PublicKey().String() {
+	m, end := clitest.Start(t, run, `^peer (\S+), UDP port (\d+)$`, append([]string{"-config", file}, args...)...)
+	if m[1] != exitKey.PublicKey().String() {
 		t.Errorf("the program says it is %s", m[1])
 	}
 	return clitest.Device(t, wireguard.Config{
-		PrivateKey: near,
+		PrivateKey: nearKey,
 		Address:    clitest.Prefixes("10.9.0.2/32", "fd09::2/128"),
 		Peers: []wireguard.PeerConfig{{
-			PublicKey:  exit.PublicKey(),
+			PublicKey:  exitKey.PublicKey(),
 			Endpoint:   "127.0.0.1:" + m[2],
 			AllowedIPs: clitest.Prefixes("0.0.0.0/0", "::/0"),
 		}},
-	})
+	}), end
 }
 
 func context20s(t *testing.T) context.Context {
@@ -146,13 +154,14 @@ func TestHalfClose(t *testing.T) {
 	}
 }
 
-func TestUDP(t *testing.T) {
-	dev := start(t, "-allow-local")
+// answerer answers datagrams on a port of the loopback.
+func answerer(t *testing.T) (port int) {
+	t.Helper()
 	server, err := net.ListenPacket("udp4", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer server.Close()
+	t.Cleanup(func() { server.Close() })
 	go func() {
 		b := make([]byte, 65535)
 		for {
@@ -163,7 +172,12 @@ func TestUDP(t *testing.T) {
 			server.WriteTo(append([]byte("re: "), b[:n]...), from)
 		}
 	}()
-	c, err := dev.DialContext(context20s(t), "udp", net.JoinHostPort("10.9.0.1", strconv.Itoa(server.LocalAddr().(*net.UDPAddr).Port)))
+	return server.LocalAddr().(*net.UDPAddr).Port
+}
+
+func TestUDP(t *testing.T) {
+	dev := start(t, "-allow-local")
+	c, err := dev.DialContext(context20s(t), "udp", net.JoinHostPort("10.9.0.1", strconv.Itoa(answerer(t))))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -176,6 +190,45 @@ func TestUDP(t *testing.T) {
 		b := make([]byte, 65535)
 		if n, err := c.Read(b); string(b[:n]) != "re: "+msg || err != nil {
 			t.Fatalf("got %q, %v; want re: %q", b[:n], err, msg)
+		}
+	}
+}
+
+// TestEnd checks that the program ends, and what it carries with it.
+func TestEnd(t *testing.T) {
+	dev, end := startEnd(t, "-allow-local")
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	tcp, err := dev.DialContext(context20s(t), "tcp", net.JoinHostPort("10.9.0.1", strconv.Itoa(l.Addr().(*net.TCPAddr).Port)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tcp.Close()
+	tcp.SetDeadline(time.Now().Add(20 * time.Second))
+	server, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Close()
+	server.SetDeadline(time.Now().Add(20 * time.Second))
+	udp, err := dev.DialContext(context20s(t), "udp", net.JoinHostPort("10.9.0.1", strconv.Itoa(answerer(t))))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer udp.Close()
+	udp.SetDeadline(time.Now().Add(20 * time.Second))
+	udp.Write([]byte("?"))
+	if _, err := udp.Read(make([]byte, 8)); err != nil {
+		t.Fatal(err)
+	}
+
+	end()
+	for name, c := range map[string]net.Conn{"the peer's": tcp, "the server's": server} {
+		if n, err := c.Read(make([]byte, 1)); n != 0 || errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("%s connection: read %d, %v; want an end", name, n, err)
 		}
 	}
 }

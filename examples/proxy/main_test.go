@@ -3,7 +3,6 @@ package main
 import (
 	"bufio"
 	"bytes"
-	"context"
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
@@ -22,6 +21,8 @@ import (
 
 	"golang.org/x/net/dns/dnsmessage"
 	"golang.org/x/net/proxy"
+
+	"github.com/wgstack/wireguard/examples/internal/clitest"
 )
 
 // TestMain makes the test binary the program itself where a test asks for it.
@@ -36,46 +37,8 @@ func TestMain(m *testing.M) {
 // function that ends it, which the end of the test does too.
 func gateway(t *testing.T, args ...string) (addr string, end func()) {
 	t.Helper()
-	ctx, cancel := context.WithCancel(context.Background())
-	r, w := io.Pipe()
-	done := make(chan error, 1)
-	go func() {
-		err := run(ctx, append([]string{"-socks", "127.0.0.1:0"}, args...), w, t.Output())
-		w.CloseWithError(err)
-		done <- err
-	}()
-	ended := false
-	end = func() {
-		if ended {
-			return
-		}
-		ended = true
-		cancel()
-		select {
-		case err := <-done:
-			if err != nil {
-				t.Errorf("run: %v", err)
-			}
-		case <-time.After(20 * time.Second):
-			t.Error("run does not end")
-		}
-	}
-	t.Cleanup(end)
-	return address(t, r), end
-}
-
-// address reads what the program prints, and finds the address in it.
-func address(t *testing.T, r io.Reader) string {
-	t.Helper()
-	s := bufio.NewScanner(r)
-	for s.Scan() {
-		if addr, ok := strings.CutPrefix(s.Text(), "SOCKS 5 on "); ok {
-			go io.Copy(io.Discard, r)
-			return addr
-		}
-	}
-	t.Fatalf("the program does not start: %v", s.Err())
-	return ""
+	m, end := clitest.Start(t, run, `^SOCKS 5 on (\S+)$`, append([]string{"-socks", "127.0.0.1:0"}, args...)...)
+	return m[1], end
 }
 
 // httpClient returns a client of the gateway.
@@ -358,7 +321,12 @@ func TestSignals(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer cmd.Process.Kill()
-			get(t, httpClient(t, address(t, out), nil), "http://demo.wg/")
+			line, err := bufio.NewReader(out).ReadString('\n')
+			if err != nil {
+				t.Fatal(err)
+			}
+			addr := strings.TrimPrefix(strings.TrimSpace(line), "SOCKS 5 on ")
+			get(t, httpClient(t, addr, nil), "http://demo.wg/")
 			cmd.Process.Signal(sig)
 			if err := cmd.Wait(); err != nil {
 				t.Errorf("ended with %v", err)

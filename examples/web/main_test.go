@@ -21,7 +21,7 @@ func TestWeb(t *testing.T) {
 		"PublicKey = "+near.PublicKey().String(),
 		"AllowedIPs = 10.8.0.2/32, fd08::2/128",
 	)
-	m := clitest.Start(t, run, `^peer (\S+), UDP port (\d+)$`, "-config", file)
+	m, _ := clitest.Start(t, run, `^peer (\S+), UDP port (\d+)$`, "-config", file)
 	dev := clitest.Device(t, wireguard.Config{
 		PrivateKey: near,
 		Address:    clitest.Prefixes("10.8.0.2/32", "fd08::2/128"),

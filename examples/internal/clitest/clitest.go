@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -19,10 +20,10 @@ import (
 // A Main is the main function of an example.
 type Main func(ctx context.Context, args []string, stdout, stderr io.Writer) error
 
-// Start runs a program until the test ends, and returns what it had printed
-// when a line matched the pattern, as the submatches of that. The program must
-// end when it is told to.
-func Start(t *testing.T, run Main, pattern string, args ...string) []string {
+// Start runs a program until it has printed a line that matches the pattern, and
+// returns the submatches. The program is ended by calling end, or else with the
+// test, and fails the test if it does not end then, or with an error.
+func Start(t *testing.T, run Main, pattern string, args ...string) (match []string, end func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	r, w := io.Pipe()
@@ -32,7 +33,7 @@ func Start(t *testing.T, run Main, pattern string, args ...string) []string {
 		w.CloseWithError(err)
 		done <- err
 	}()
-	t.Cleanup(func() {
+	end = sync.OnceFunc(func() {
 		cancel()
 		select {
 		case err := <-done:
@@ -43,15 +44,16 @@ func Start(t *testing.T, run Main, pattern string, args ...string) []string {
 			t.Error("the program does not end")
 		}
 	})
+	t.Cleanup(end)
 	re := regexp.MustCompile(pattern)
 	for s := bufio.NewScanner(r); s.Scan(); {
 		if m := re.FindStringSubmatch(s.Text()); m != nil {
 			go io.Copy(io.Discard, r)
-			return m
+			return m, end
 		}
 	}
 	t.Fatalf("the program does not print %s", pattern)
-	return nil
+	return nil, nil
 }
 
 // File writes a file for the time of the test.

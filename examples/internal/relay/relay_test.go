@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
+	"strconv"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -115,31 +116,36 @@ func TestStreamsEndWithEitherConnection(t *testing.T) {
 }
 
 func TestStreamsGiveUpSilentHalf(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		a, x := net.Pipe()
-		y, b := net.Pipe()
-		defer a.Close()
-		defer b.Close()
-		start := time.Now()
-		result := make(chan error, 1)
-		go func() { result <- Streams(ending{x}, half{y}) }()
-		go a.Write([]byte("x"))
-		b.Read(make([]byte, 1))
-		// While the other half talks it goes on.
-		for range 3 {
-			time.Sleep(HalfClosedIdle / 2)
-			go b.Write([]byte("y"))
-			if _, err := a.Read(make([]byte, 1)); err != nil {
-				t.Fatal(err)
-			}
-		}
-		if err := <-result; !errors.Is(err, os.ErrDeadlineExceeded) {
-			t.Errorf("Streams: %v, want ErrDeadlineExceeded", err)
-		}
-		if got, want := time.Since(start), 3*HalfClosedIdle/2+HalfClosedIdle; got != want {
-			t.Errorf("given up after %v, want %v", got, want)
-		}
-	})
+	for _, answers := range []int{0, 3} {
+		t.Run(strconv.Itoa(answers)+" answers", func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				a, x := net.Pipe()
+				y, b := net.Pipe()
+				defer a.Close()
+				defer b.Close()
+				start := time.Now()
+				result := make(chan error, 1)
+				go func() { result <- Streams(ending{x}, half{y}) }()
+				synctest.Wait()
+				go a.Write([]byte("x"))
+				b.Read(make([]byte, 1))
+				// While the other half talks it goes on.
+				for range answers {
+					time.Sleep(HalfClosedIdle / 2)
+					go b.Write([]byte("y"))
+					if _, err := a.Read(make([]byte, 1)); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if err := <-result; !errors.Is(err, os.ErrDeadlineExceeded) {
+					t.Errorf("Streams: %v, want ErrDeadlineExceeded", err)
+				}
+				if got, want := time.Since(start), time.Duration(answers)*HalfClosedIdle/2+HalfClosedIdle; got != want {
+					t.Errorf("given up after %v, want %v", got, want)
+				}
+			})
+		})
+	}
 }
 
 // half can be closed by half, though the other side does not see that.

@@ -9,8 +9,10 @@ import (
 	"net/netip"
 	"os"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"golang.org/x/net/proxy"
@@ -270,12 +272,26 @@ func TestMalformed(t *testing.T) {
 }
 
 func TestHandshakeTimeout(t *testing.T) {
-	addr := start(t, &Server{HandshakeTimeout: 10 * time.Millisecond})
-	c := dial(t, addr)
-	c.send(greeting)
-	c.want("\x05\x00")
-	// The connection is ours to close, and yet ends.
-	c.wantEnd()
+	synctest.Test(t, func(t *testing.T) {
+		p := &pipes{conns: make(chan net.Conn, 1), closed: make(chan struct{})}
+		c, d := net.Pipe()
+		p.conns <- d
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- (&Server{HandshakeTimeout: time.Minute}).Serve(ctx, p) }()
+		start := time.Now()
+		io.WriteString(c, "\x05") // and no more
+		if n, err := c.Read(make([]byte, 1)); n != 0 || err != io.EOF {
+			t.Errorf("read %d, %v; want the end", n, err)
+		}
+		if got := time.Since(start); got != time.Minute {
+			t.Errorf("ended after %v, want a minute", got)
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 func TestAuthentication(t *testing.T) {
@@ -324,14 +340,93 @@ func TestEnd(t *testing.T) {
 	c.want("\x05\x00\x05\x00")
 }
 
+// pipes is a listener whose connections are pipes, for virtual time.
+type pipes struct {
+	net.Listener
+	conns  chan net.Conn
+	closed chan struct{}
+	once   sync.Once
+}
+
+func (p *pipes) Accept() (net.Conn, error) {
+	select {
+	case c := <-p.conns:
+		return c, nil
+	case <-p.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+func (p *pipes) Close() error {
+	p.once.Do(func() { close(p.closed) })
+	return nil
+}
+
 func TestMaxClients(t *testing.T) {
-	addr := start(t, &Server{MaxClients: 1})
-	first, second := dial(t, addr), dial(t, addr)
-	first.send(greeting)
-	first.want("\x05\x00")
-	second.send(greeting)
-	first.Close()
-	second.want("\x05\x00")
+	synctest.Test(t, func(t *testing.T) {
+		const most = 3
+		p := &pipes{conns: make(chan net.Conn, most+1), closed: make(chan struct{})}
+		var clients []net.Conn
+		for range most + 1 {
+			c, d := net.Pipe()
+			clients = append(clients, c)
+			p.conns <- d
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- (&Server{MaxClients: most}).Serve(ctx, p) }()
+		synctest.Wait()
+		if n := most + 1 - len(p.conns); n != most {
+			t.Errorf("%d clients accepted, want %d", n, most)
+		}
+		clients[0].Close()
+		synctest.Wait()
+		if n := most + 1 - len(p.conns); n != most+1 {
+			t.Errorf("%d clients accepted after one left, want %d", n, most+1)
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestHandshakeDeadline checks that a client's deadline ends the handshake, and
+// is gone after it.
+func TestHandshakeDeadline(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &pipes{conns: make(chan net.Conn, 1), closed: make(chan struct{})}
+		c, d := net.Pipe()
+		p.conns <- d
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		s := &Server{Network: new(piped), HandshakeTimeout: time.Minute}
+		go func() { done <- s.Serve(ctx, p) }()
+		time.Sleep(time.Minute - time.Second)
+		go io.WriteString(c, greeting+request(cmdConnect, address{name: "echo", port: 7}))
+		if _, err := io.ReadFull(c, make([]byte, 2+10)); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Hour)
+		go io.WriteString(c, "late")
+		b := make([]byte, 4)
+		if _, err := io.ReadFull(c, b); string(b) != "late" || err != nil {
+			t.Errorf("got %q, %v", b, err)
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// piped is a Network of echoes.
+type piped struct{ loopback }
+
+func (piped) DialContext(context.Context, string, string) (net.Conn, error) {
+	c, d := net.Pipe()
+	go io.Copy(d, d)
+	return c, nil
 }
 
 func TestAcceptError(t *testing.T) {
