@@ -199,8 +199,21 @@ func TestDeliverGarbage(t *testing.T) {
 			}
 		}
 	}
-	// From an own address: dropped, or the stack would talk to itself.
-	own := largeTCP(false, 0, 0, 0, flagSYN)
-	copy(own[12:16], b4.AsSlice())
-	s.Deliver([][]byte{own, nil, {}})
+	s.Deliver([][]byte{nil, {}})
+}
+
+// TestDeliverFromSelf delivers packets that claim to be from the stack itself.
+func TestDeliverFromSelf(t *testing.T) {
+	s := newStack(t, Config{Addresses: prefixes(b4), Output: func(*Packet) error { return nil }})
+	sources := make(chan netip.Addr, 10)
+	s.HandleTCP(func(f *TCPFlow) { sources <- f.Source.Addr() })
+	for _, src := range addrs("10.0.0.2", "127.0.0.1", "10.0.0.1") {
+		syn := seg{flags: flagSYN}.packet()
+		copy(syn[12:], src.AsSlice())
+		syn[19] = 99 // nobody's address
+		s.Deliver([][]byte{syn})
+	}
+	if src := <-sources; src != a4 {
+		t.Errorf("a packet from %v came in", src)
+	}
 }

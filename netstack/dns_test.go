@@ -426,6 +426,18 @@ func TestDialName(t *testing.T) {
 		t.Errorf("dialling an absent name: %v", err)
 	}
 
+	// The next address is dialled as soon as one fails.
+	listen(t, p.b, "tcp4", ":82")
+	first := time.Now()
+	if conn, err := p.a.DialContext(testContext(t), "tcp", "both.example:82"); err != nil {
+		t.Error(err)
+	} else {
+		conn.Close()
+	}
+	if d := time.Since(first); d > attemptDelay {
+		t.Errorf("it took %v to dial the second address", d)
+	}
+
 	// A broken family costs one attempt delay; one that refuses costs nothing.
 	p.fromA.setFilter(func(b []byte) bool { return b[0]>>4 == 4 })
 	start := time.Now()

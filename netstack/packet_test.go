@@ -151,6 +151,7 @@ func TestSegments(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			const flags = flagACK | flagPSH | flagFIN | flagCWR
 			whole := largeTCP(c.v6, c.ipOptions, c.tcpOpts, c.payload, flags)
+			whole[len(whole)-c.payload-20-c.tcpOpts-4] = 0xff // an address whose sum carries
 			hdr := len(whole) - c.payload
 			ipLen := hdr - 20 - c.tcpOpts
 			splits := []int{ipLen + 20 + c.tcpOpts/2, hdr} // even inside the headers
