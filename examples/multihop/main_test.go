@@ -39,7 +39,7 @@ func TestMultihop(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	page := bytes.Repeat([]byte("0123456789abcdef\n"), 100000)
+	page := bytes.Repeat([]byte("0123456789abcdef\n"), 20000)
 	srv := http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path != "/" {
 			http.NotFound(w, r)
