@@ -416,9 +416,9 @@ func TestB08InitiationsAreSpaced(t *testing.T) {
 		b.far.want("initiation", fakepeer.Response)
 		for range 3 {
 			initiation()
-			b.far.wantSilence("too soon", interval/2-1)
+			b.far.wantSilence("too soon", interval-1)
 			initiation()
-			b.far.wantSilence("too soon again", interval/2+1)
+			b.far.wantSilence("still too soon", 1)
 			initiation()
 			b.far.want("20 ms after the one accepted", fakepeer.Response)
 		}

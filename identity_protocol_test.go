@@ -98,6 +98,25 @@ func TestB93NewPrivateKeyEndsSendingUnderOldKeys(t *testing.T) {
 	})
 }
 
+func TestB93UnansweredInitiationDiesWithItsKey(t *testing.T) {
+	inBed(t, nil, func(b *bed) {
+		b.far.edit(func(p *peer) { p.initiate(b.dev.now(), false) })
+		hs := b.far.wantInitiation("initiation")
+		msg, s := b.far.Response(hs, fakepeer.ResponseOptions{})
+		b.setPrivateKey(NewPrivateKey(), b.far)
+		b.wantIndices("key changed", 0)
+		for range 2 {
+			b.far.write(msg)
+			b.far.write(s.Keepalive())
+			b.far.wantSilence("response to the former key", time.Second)
+			b.far.Stamp(msg) // with a mac1 for the new key
+		}
+		if completed := b.far.stats().LastHandshake; !completed.IsZero() {
+			b.Errorf("handshake completed at %v", completed)
+		}
+	})
+}
+
 func TestB93NewPrivateKeyNeedsAnotherStaticSecret(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		b.far.accept() // the static secret has been computed
