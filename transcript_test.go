@@ -26,6 +26,16 @@ func (r *remote) moved(outer string) *remote {
 	return &remote{Peer: r.Peer, bed: r.bed, sock: sock, ip: r.ip}
 }
 
+// drain reads what has arrived.
+func (r *remote) drain() {
+	r.bed.Helper()
+	for {
+		if _, _, ok := r.read(instant); !ok {
+			return
+		}
+	}
+}
+
 // keepalive sends a packet without content.
 func (r *remote) keepalive(s *fakepeer.Session) {
 	r.bed.Helper()
