@@ -1,0 +1,441 @@
+package wireguard
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+)
+
+// The configuration protocol of userspace implementations, spoken by wg(8):
+// https://www.wireguard.com/xplatform/#configuration-protocol
+
+const (
+	// uapiDir is where wg(8) looks for sockets.
+	uapiDir = "/var/run/wireguard"
+
+	// maxUAPILine is the length of the longest line that is taken.
+	maxUAPILine = 4096
+	// maxUAPIOperation bounds what an operation can have the device remember
+	// before its end is seen: a million prefixes fit.
+	maxUAPIOperation = 64 << 20
+
+	// uapiAcceptPause is how long to wait when the system is short of what a
+	// connection needs.
+	uapiAcceptPause = 100 * time.Millisecond
+)
+
+// uapiErrno is the result of an operation: negative error numbers of Linux on
+// every system.
+type uapiErrno int
+
+const (
+	uapiOK        uapiErrno = 0
+	uapiIO        uapiErrno = -5
+	uapiInvalid   uapiErrno = -22
+	uapiOther     uapiErrno = -55
+	uapiSyntax    uapiErrno = -71
+	uapiPortInUse uapiErrno = -98
+)
+
+// ListenUAPI opens the socket at which wg(8) and wgctrl look for the device
+// called name: /var/run/wireguard/name.sock, accessible by this user alone.
+// Creating it usually takes root. A socket that nobody serves any more is
+// replaced; one that is served is left, and the error wraps EADDRINUSE.
+//
+// Closing the listener removes the socket. If somebody else removes or
+// replaces it, which is how such services are told to stop, the listener
+// closes itself within a second. On Windows the error wraps
+// [errors.ErrUnsupported].
+func ListenUAPI(name string) (net.Listener, error) {
+	l, err := listenUAPI(uapiDir, name)
+	if err != nil {
+		return nil, fmt.Errorf("wireguard: control socket of %q: %w", clip(name), err)
+	}
+	return l, nil
+}
+
+// ServeUAPI lets the clients of l see and change the configuration of the
+// device, secret keys included, with the protocol of wg(8): give it a listener
+// that only those can reach who may do so, such as that of [ListenUAPI].
+//
+// It serves until the device or l is closed, and then returns nil. On a device
+// that is closed already it returns an error wrapping [net.ErrClosed]; other
+// errors are those of l. When it returns, l and its connections are closed.
+// Several calls may serve different listeners.
+func (d *Device) ServeUAPI(l net.Listener) error {
+	d.mu.RLock()
+	if d.closed {
+		d.mu.RUnlock()
+		l.Close()
+		return fmt.Errorf("wireguard: %w", errClosed)
+	}
+	d.background.Add(1) // Close waits for those that are counted while it has not begun
+	d.mu.RUnlock()
+	defer d.background.Done()
+
+	ctx, cancel := context.WithCancel(d.ctx)
+	var conns sync.WaitGroup
+	defer conns.Wait()
+	defer closeWith(ctx, l)()
+	defer cancel()
+	for {
+		c, err := l.Accept()
+		var transient interface{ Temporary() bool }
+		switch {
+		case err == nil:
+			conns.Go(func() {
+				defer closeWith(ctx, c)()
+				d.serveUAPI(c)
+			})
+		case ctx.Err() != nil || errors.Is(err, net.ErrClosed):
+			return nil
+		case errors.As(err, &transient) && transient.Temporary():
+			d.log.Warn("control connection not accepted", "err", err)
+			select {
+			case <-ctx.Done():
+			case <-time.After(uapiAcceptPause):
+			}
+		default:
+			return fmt.Errorf("wireguard: serve control connections: %w", err)
+		}
+	}
+}
+
+// closeWith closes c when ctx ends, or when the function it returns is called,
+// which waits for that.
+func closeWith(ctx context.Context, c io.Closer) (end func()) {
+	closed := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(closed)
+		c.Close()
+	})
+	return func() {
+		if stop() {
+			c.Close()
+			return
+		}
+		<-closed
+	}
+}
+
+// serveUAPI carries out one operation after another until one is unknown or
+// the connection fails.
+func (d *Device) serveUAPI(conn io.ReadWriter) {
+	in := bufio.NewReaderSize(conn, maxUAPILine)
+	out := bufio.NewWriter(conn)
+	for {
+		op, err := readUAPILine(in)
+		if err != nil {
+			return
+		}
+		var errno uapiErrno
+		switch string(op) {
+		case "get=1":
+			if errno = readUAPIBody(in, refuseUAPILine); errno == uapiOK {
+				d.uapiState().write(out)
+			}
+		case "set=1":
+			var set uapiSet
+			if errno = readUAPIBody(in, set.line); errno == uapiOK {
+				errno = d.applyUAPI(set.update)
+			}
+			set.erase()
+		default:
+			return
+		}
+		fmt.Fprintf(out, "errno=%d\n\n", errno)
+		err = out.Flush()
+		// There may have been secret keys in it.
+		clear(out.AvailableBuffer()[:out.Available()])
+		if err != nil || errno == uapiIO {
+			return
+		}
+	}
+}
+
+func (d *Device) applyUAPI(u update) uapiErrno {
+	err := d.apply(u)
+	switch {
+	case err == nil:
+		return uapiOK
+	case errors.Is(err, errPortInUse):
+		return uapiPortInUse
+	}
+	d.log.Warn("configuration not applied", "err", err)
+	return uapiOther
+}
+
+var errUAPILine = errors.New("line too long")
+
+// readUAPILine returns the next line without its end. Reading on invalidates
+// it. A line that is too long is skipped.
+func readUAPILine(in *bufio.Reader) ([]byte, error) {
+	line, err := in.ReadSlice('\n')
+	if err == nil {
+		return line[:len(line)-1], nil
+	}
+	for {
+		clear(line)
+		if err != bufio.ErrBufferFull {
+			return nil, err
+		}
+		if line, err = in.ReadSlice('\n'); err == nil {
+			err = errUAPILine
+		}
+	}
+}
+
+// readUAPIBody reads the lines of an operation up to the blank one and has
+// take parse them until that fails.
+func readUAPIBody(in *bufio.Reader, take func(line []byte) uapiErrno) uapiErrno {
+	errno, size := uapiOK, 0
+	for {
+		line, err := readUAPILine(in)
+		size += len(line) + 1
+		switch {
+		case err == errUAPILine:
+			if errno == uapiOK {
+				errno = uapiInvalid
+			}
+		case err != nil:
+			return uapiIO
+		case len(line) == 0:
+			return errno
+		case errno != uapiOK:
+		case size > maxUAPIOperation:
+			errno = uapiOther
+		default:
+			errno = take(line)
+		}
+		clear(line) // it may be a secret key
+	}
+}
+
+// refuseUAPILine is the parser of a get operation, which has no lines.
+func refuseUAPILine(line []byte) uapiErrno {
+	if bytes.IndexByte(line, '=') < 0 {
+		return uapiSyntax
+	}
+	return uapiInvalid
+}
+
+// A uapiSet parses the lines of a set operation into an update. The keys of a
+// block may come in any order: replace_allowed_ips, for one, applies to what
+// the peer had before, as it does in the kernel, wherever it stands.
+type uapiSet struct{ update update }
+
+func (s *uapiSet) line(line []byte) uapiErrno {
+	name, value, found := bytes.Cut(line, []byte{'='})
+	if !found {
+		return uapiSyntax
+	}
+	ok := false
+	if u := &s.update; string(name) == "public_key" {
+		var p peerUpdate
+		p.public, ok = decodeHexKey(value)
+		u.peers = append(u.peers, p)
+	} else if len(u.peers) > 0 {
+		ok = u.peers[len(u.peers)-1].setUAPI(string(name), value)
+	} else {
+		ok = u.setUAPI(string(name), value)
+	}
+	if !ok {
+		return uapiInvalid
+	}
+	return uapiOK
+}
+
+// erase zeroes the secret keys.
+func (s *uapiSet) erase() {
+	if k := s.update.private; k != nil {
+		clear(k[:])
+	}
+	for _, p := range s.update.peers {
+		if p.psk != nil {
+			clear(p.psk[:])
+		}
+	}
+}
+
+// setUAPI adds a device key to u and reports whether it is one.
+func (u *update) setUAPI(name string, value []byte) (ok bool) {
+	switch name {
+	case "private_key":
+		if u.private == nil {
+			u.private = new(PrivateKey)
+		}
+		*u.private, ok = decodeHexKey(value)
+	case "listen_port":
+		n, err := strconv.ParseUint(string(value), 10, 16)
+		port := uint16(n)
+		u.listenPort, ok = &port, err == nil
+	case "fwmark":
+		n, err := strconv.ParseUint(string(value), 10, 32)
+		mark := uint32(n)
+		u.fwmark, ok = &mark, err == nil
+	case "replace_peers":
+		u.replacePeers = true
+		ok = string(value) == "true"
+	}
+	return ok
+}
+
+// setUAPI adds a peer key to u and reports whether it is one.
+func (u *peerUpdate) setUAPI(name string, value []byte) (ok bool) {
+	switch name {
+	case "remove":
+		u.remove = true
+		ok = string(value) == "true"
+	case "update_only":
+		u.updateOnly = true
+		ok = string(value) == "true"
+	case "preshared_key":
+		if u.psk == nil {
+			u.psk = new(PresharedKey)
+		}
+		*u.psk, ok = decodeHexKey(value)
+	case "endpoint":
+		a, err := netip.ParseAddrPort(string(value))
+		u.endpoint, ok = netip.AddrPortFrom(a.Addr().Unmap(), a.Port()).String(), err == nil
+	case "persistent_keepalive_interval":
+		n, err := strconv.ParseUint(string(value), 10, 16)
+		interval := time.Duration(n) * time.Second
+		u.keepalive, ok = &interval, err == nil
+	case "replace_allowed_ips":
+		u.replaceAllowedIPs = true
+		ok = string(value) == "true"
+	case "allowed_ip":
+		text, remove := bytes.CutPrefix(value, []byte{'-'})
+		p, err := netip.ParsePrefix(string(text))
+		if ok = err == nil; ok {
+			u.allowedIPs = append(u.allowedIPs, allowedIPUpdate{canonicalPrefix(p), remove})
+		}
+	case "protocol_version":
+		ok = string(value) == "1"
+	}
+	return ok
+}
+
+// uapiState is what a get operation shows: all that a set operation can
+// change, and statistics.
+type uapiState struct {
+	id     *identity // nil: no private key
+	port   uint16
+	fwmark uint32
+	peers  []uapiPeer // in the order of their public keys
+}
+
+type uapiPeer struct {
+	PeerStats
+	psk PresharedKey
+}
+
+// uapiState returns a snapshot. The configuration in it is of one moment.
+func (d *Device) uapiState() *uapiState {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	s := &uapiState{
+		id:     d.identity.Load(),
+		port:   d.binding.Load().port,
+		fwmark: d.fwmark,
+		peers:  make([]uapiPeer, 0, len(d.peers)),
+	}
+	for _, p := range d.peers {
+		s.peers = append(s.peers, uapiPeer{p.stats(), p.presharedKey()})
+	}
+	slices.SortFunc(s.peers, func(a, b uapiPeer) int { return bytes.Compare(a.PublicKey[:], b.PublicKey[:]) })
+	return s
+}
+
+func (p *peer) presharedKey() PresharedKey {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.psk
+}
+
+// write writes s, and then zeroes its preshared keys. An error stays in w.
+func (s *uapiState) write(w *bufio.Writer) {
+	if s.id != nil {
+		writeHexKey(w, "private_key", (*[32]byte)(&s.id.private))
+	}
+	fmt.Fprintf(w, "listen_port=%d\n", s.port)
+	if s.fwmark != 0 {
+		fmt.Fprintf(w, "fwmark=%d\n", s.fwmark)
+	}
+	for i := range s.peers {
+		p := &s.peers[i]
+		writeHexKey(w, "public_key", (*[32]byte)(&p.PublicKey))
+		writeHexKey(w, "preshared_key", (*[32]byte)(&p.psk))
+		clear(p.psk[:])
+		w.WriteString("protocol_version=1\n")
+		if p.Endpoint.IsValid() {
+			fmt.Fprintf(w, "endpoint=%s\n", p.Endpoint)
+		}
+		var seconds int64 // since 1970; 0: no handshake
+		var nanos int
+		if t := p.LastHandshake; !t.IsZero() {
+			seconds, nanos = t.Unix(), t.Nanosecond()
+		}
+		fmt.Fprintf(w, "last_handshake_time_sec=%d\nlast_handshake_time_nsec=%d\n", seconds, nanos)
+		fmt.Fprintf(w, "tx_bytes=%d\nrx_bytes=%d\n", p.TxBytes, p.RxBytes)
+		fmt.Fprintf(w, "persistent_keepalive_interval=%d\n", p.PersistentKeepalive/time.Second)
+		for _, prefix := range p.AllowedIPs {
+			fmt.Fprintf(w, "allowed_ip=%s\n", prefix)
+		}
+	}
+}
+
+func writeHexKey(w *bufio.Writer, name string, key *[32]byte) {
+	text := encodeHexKey(key)
+	w.WriteString(name)
+	w.WriteByte('=')
+	w.Write(text[:])
+	w.WriteByte('\n')
+	clear(text[:])
+}
+
+// The hexadecimal of keys is done by arithmetic alone, as their base64 is.
+
+// decodeHexKey decodes the 64 digits of a key, in either case.
+func decodeHexKey(text []byte) (key [32]byte, ok bool) {
+	if len(text) != 2*len(key) {
+		return key, false
+	}
+	var bad int32 // negative once a digit is invalid
+	for i := range key {
+		high, low := hexValue(text[2*i]), hexValue(text[2*i+1])
+		bad |= high | low
+		key[i] = byte(high<<4 | low)
+	}
+	return key, bad >= 0
+}
+
+func encodeHexKey(key *[32]byte) (text [64]byte) {
+	for i, b := range key {
+		text[2*i], text[2*i+1] = hexDigit(b>>4), hexDigit(b&0xf)
+	}
+	return text
+}
+
+// hexValue is the value of the hexadecimal digit c, negative if c is none.
+func hexValue(c byte) int32 {
+	x := int32(c)
+	return within(x, '0', '9')&(x-'0'+1) +
+		within(x, 'a', 'f')&(x-'a'+11) +
+		within(x, 'A', 'F')&(x-'A'+11) - 1
+}
+
+// hexDigit is the lower-case digit of the value v, 0 to 15.
+func hexDigit(v byte) byte {
+	x := int32(v)
+	return byte('0' + x + within(x, 10, 15)&('a'-'0'-10))
+}
