@@ -194,21 +194,20 @@ func (d *Device) setIdentity(id *identity) {
 
 // setAllowedIPs changes what p owns. d.mu is held.
 func (d *Device) setAllowedIPs(p *peer, u *peerUpdate) {
+	changes := u.allowedIPs
 	if u.replaceAllowedIPs {
-		prefixes := make([]netip.Prefix, 0, len(u.allowedIPs))
-		for _, a := range u.allowedIPs {
-			if !a.remove {
-				prefixes = append(prefixes, a.prefix)
-			}
+		var prefixes []netip.Prefix
+		for len(changes) > 0 && !changes[0].remove {
+			prefixes = append(prefixes, changes[0].prefix)
+			changes = changes[1:]
 		}
 		d.allowed.replace(p, prefixes)
 	}
-	for _, a := range u.allowedIPs {
-		switch {
-		case a.remove:
-			d.allowed.remove(a.prefix, p)
-		case !u.replaceAllowedIPs:
-			d.allowed.insert(a.prefix, p)
+	for _, c := range changes {
+		if c.remove {
+			d.allowed.remove(c.prefix, p)
+		} else {
+			d.allowed.insert(c.prefix, p)
 		}
 	}
 }
