@@ -651,41 +651,31 @@ func TestB14StaleKeysInitiateOnce(t *testing.T) {
 
 func TestB15FirstInitiationIsImmediate(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
-		immediately := func(what string, r *remote) {
-			b.Helper()
-			msg, _, ok := r.read(1)
-			if !ok || fakepeer.KindOf(msg) != fakepeer.Initiation {
-				b.Fatalf("%s: no immediate initiation", what)
-			}
-			if _, _, err := r.ConsumeInitiation(msg); err != nil {
-				b.Fatalf("%s: %v", what, err)
-			}
-		}
 		b.output(b.far, "hello")
-		immediately("packet", b.far)
+		b.far.wantInitiationNow("packet")
 
 		b.setPrivateKey(NewPrivateKey(), b.far)
-		immediately("key changed while an initiation was unanswered", b.far)
+		b.far.wantInitiationNow("key changed while an initiation was unanswered")
 
 		if err := b.dev.RemovePeer(b.far.Public); err != nil {
 			b.Fatal(err)
 		}
 		b.setPeer(b.far.config())
 		b.output(b.far, "hello")
-		immediately("peer made anew", b.far)
+		b.far.wantInitiationNow("peer made anew")
 
 		b.far.initiate("initiation")
 		b.setPrivateKey(NewPrivateKey(), b.far)
 		b.output(b.far, "hello")
-		immediately("key changed after a response", b.far)
+		b.far.wantInitiationNow("key changed after a response")
 
 		b.setPrivateKey(PrivateKey{})
 		b.setPrivateKey(NewPrivateKey(), b.far)
-		immediately("key taken away and set", b.far)
+		b.far.wantInitiationNow("key taken away and set")
 
 		other := b.add("192.0.2.3:1", "10.0.0.3")
 		b.output(other, "hello")
-		immediately("another peer", other)
+		other.wantInitiationNow("another peer")
 	})
 }
 

@@ -15,7 +15,7 @@ func TestB34PacketsWaitForASessionInOrder(t *testing.T) {
 		for i := range 5 {
 			b.output(b.far, fmt.Sprint(i))
 		}
-		hs := b.far.wantInitiation("no session")
+		hs := b.far.wantInitiationNow("no session")
 		for i := 5; i < 10; i++ {
 			b.output(b.far, fmt.Sprint(i))
 		}
@@ -51,7 +51,7 @@ func TestB34PacketsWaitForUsableKeys(t *testing.T) {
 				c.end(b)
 				b.output(b.far, "one")
 				b.output(b.far, "two")
-				s := b.far.respond(b.far.wantInitiation("no usable keys"))
+				s := b.far.respond(b.far.wantInitiationNow("no usable keys"))
 				b.far.wantData("staged", s, "one")
 				b.far.wantData("staged", s, "two")
 			})
@@ -133,15 +133,7 @@ func TestB36SettingThePeerTakesUpStagedPackets(t *testing.T) {
 		b.far.edit(func(p *peer) { p.timers.retransmit = time.Time{} })
 		b.far.wantSilence("timer stopped", time.Minute)
 		b.setPeer(b.far.config())
-		msg, _, ok := b.far.read(1)
-		if !ok {
-			b.Fatal("no initiation when the peer was set")
-		}
-		hs, _, err := b.far.ConsumeInitiation(msg)
-		if err != nil {
-			b.Fatal(err)
-		}
-		b.far.wantData("staged", b.far.respond(hs), "hello")
+		b.far.wantData("staged", b.far.respond(b.far.wantInitiationNow("peer set")), "hello")
 	})
 }
 
