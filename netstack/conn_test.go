@@ -405,29 +405,36 @@ func TestMaxSegments(t *testing.T) {
 		{34736, 44, 1},
 		{1420, 0, 1},
 	} {
-		var most, short atomic.Int64
+		var most, full, short atomic.Int64
 		p := join(t, func(a, b *Config) {
 			a.MTU, b.MTU = c.mtu, c.mtu
 			a.MaxSegments, b.MaxSegments = c.segments, c.segments
 			output := a.Output
 			a.Output = func(p *Packet) error {
-				n := int64(p.Segments())
-				if n > most.Load() {
-					most.Store(n)
-				}
-				if n > 1 && n == most.Load() && p.SegmentLen(int(n)-1) < p.SegmentLen(0) {
-					short.Add(1)
+				n := p.Segments()
+				most.Store(max(most.Load(), int64(n)))
+				if n == c.want && n > 2 {
+					if p.SegmentLen(n-1) == p.SegmentLen(0) {
+						full.Add(1)
+					} else {
+						short.Add(1)
+					}
 				}
 				return output(p)
 			}
 		})
 		a, b := p.connect(t, b4)
-		transfer(t, a, b, 1<<20)
+		// How soon TCP fills a packet depends on how busy the machine is.
+		for i := 0; i == 0 || i < 50 && (int(most.Load()) < c.want || c.want > 2 && full.Load() == 0); i++ {
+			transfer(t, a, b, 1<<20)
+		}
 		if got := int(most.Load()); got != c.want {
 			t.Errorf("MTU %d, at most %d segments: at most %d seen, want %d", c.mtu, c.segments, got, c.want)
 		}
-		if c.want > 2 && short.Load() > 2 {
-			t.Errorf("MTU %d, at most %d segments: %d packets end in a fraction of one", c.mtu, c.segments, short.Load())
+		// Now and then the data ends.
+		if short.Load() > full.Load() {
+			t.Errorf("MTU %d, at most %d segments: %d of %d large packets end in a fraction of one", c.mtu, c.segments,
+				short.Load(), short.Load()+full.Load())
 		}
 	}
 }

@@ -151,7 +151,12 @@ func TestSegments(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			const flags = flagACK | flagPSH | flagFIN | flagCWR
 			whole := largeTCP(c.v6, c.ipOptions, c.tcpOpts, c.payload, flags)
-			whole[len(whole)-c.payload-20-c.tcpOpts-4] = 0xff // an address whose sum carries
+			// Addresses with a sum of 0xfff5, to which adding the length carries.
+			if c.v6 {
+				whole[24], whole[25] = 0x02, 0xf2
+			} else {
+				whole[16], whole[17] = 0xf5, 0xf2
+			}
 			hdr := len(whole) - c.payload
 			ipLen := hdr - 20 - c.tcpOpts
 			splits := []int{ipLen + 20 + c.tcpOpts/2, hdr} // even inside the headers
