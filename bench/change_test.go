@@ -45,8 +45,7 @@ func TestRekey(t *testing.T) {
 		t.Run("wireguard-go, "+pairName(kinds), func(t *testing.T) {
 			t.Parallel()
 			r := tunnel{kinds: kinds}.start(t)
-			dialed, accepted := r.dial(t, 0, 4)
-			d := stream(dialed, accepted, -1)
+			d := r.streams(t, 4, -1)
 			for range 5 {
 				d.advance(t)
 				before := r.handshakes()
@@ -65,8 +64,7 @@ func TestRekey(t *testing.T) {
 			t.Run("own, "+pairName(kinds), func(t *testing.T) {
 				t.Parallel()
 				r := tunnel{kinds: kinds}.start(t)
-				dialed, accepted := r.dial(t, 0, 6)
-				d := stream(dialed, accepted, -1)
+				d := r.streams(t, 6, -1)
 				d.advance(t)
 				before := r.handshakes()
 				ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
@@ -96,8 +94,7 @@ func TestChangePSK(t *testing.T) {
 		t.Run(pairName(kinds), func(t *testing.T) {
 			t.Parallel()
 			r := tunnel{kinds: kinds}.start(t)
-			dialed, accepted := r.dial(t, 0, 4)
-			d := stream(dialed, accepted, -1)
+			d := r.streams(t, 4, -1)
 			d.advance(t)
 			before := r.handshakes()
 			psk := wireguard.NewPresharedKey()
@@ -127,8 +124,7 @@ func TestPeerAgain(t *testing.T) {
 			t.Run(pairName(kinds)+", at "+[]string{"first", "second"}[i], func(t *testing.T) {
 				t.Parallel()
 				r := tunnel{kinds: kinds}.start(t)
-				dialed, accepted := r.dial(t, 0, 4)
-				d := stream(dialed, accepted, -1)
+				d := r.streams(t, 4, -1)
 				d.advance(t)
 				peer := r.peers[i]
 				peer.Endpoint = r.ends[i].Peer().Endpoint.String()
@@ -157,8 +153,7 @@ func TestRoam(t *testing.T) {
 					nat = newRelay(t, at)
 					return addrPort(nat.front)
 				}}.start(t)
-				dialed, accepted := r.dial(t, 0, 4)
-				d := stream(dialed, accepted, -1)
+				d := r.streams(t, 4, -1)
 				for range 2 {
 					for i, move := range []func() netip.AddrPort{nat.moveFront, nat.moveBack} {
 						d.advance(t)
@@ -183,8 +178,7 @@ func TestRebind(t *testing.T) {
 			t.Run(pairName(kinds)+"/"+outer, func(t *testing.T) {
 				t.Parallel()
 				r := tunnel{kinds: kinds, outer: outer}.start(t)
-				dialed, accepted := r.dial(t, 0, 6)
-				d := stream(dialed, accepted, -1)
+				d := r.streams(t, 6, -1)
 				for range 2 {
 					for i, e := range r.ends {
 						d.advance(t)

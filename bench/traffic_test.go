@@ -62,9 +62,9 @@ func (r *running) dial(t testing.TB, from, family int) (dialed, accepted net.Con
 	}
 }
 
-// A duplex is a stream of random bytes each way through a TCP connection.
+// A duplex is a stream of random bytes each way through TCP.
 type duplex struct {
-	received [2]atomic.Int64 // by the dialing and the accepting side
+	received [2]atomic.Int64 // by each end
 	stop     chan struct{}
 	errs     chan error // one for each direction
 }
@@ -76,39 +76,57 @@ const (
 	paceTick  = 2 * time.Millisecond
 )
 
-// stream sends size bytes each way through the sides of a connection. If size
-// is negative it sends at pace until finish.
+// stream sends size bytes each way through one connection, given its sides.
 func stream(dialed, accepted net.Conn, size int64) *duplex {
-	d := &duplex{stop: make(chan struct{}), errs: make(chan error, 2)}
-	sides := [2]net.Conn{dialed, accepted}
-	for i := range sides {
-		from, to := sides[i], sides[1-i]
-		sent := make(chan [sha256.Size]byte, 1)
-		go func() {
-			sum, err := d.send(from, noise(byte(i)), size)
-			if err != nil {
-				to.Close()
-				err = fmt.Errorf("send: %w", err)
-				d.errs <- err
-				return
-			}
-			sent <- sum
-		}()
-		go func() {
-			h := sha256.New()
-			n, err := io.Copy(io.MultiWriter(h, (*counter)(&d.received[1-i])), to)
-			if err != nil {
-				from.Close()
-				d.errs <- fmt.Errorf("receive after %d bytes: %w", n, err)
-				return
-			}
-			if want := <-sent; !bytes.Equal(h.Sum(nil), want[:]) {
-				err = fmt.Errorf("%d bytes arrived changed", n)
-			}
-			d.errs <- err
-		}()
+	d := newDuplex()
+	d.start(0, dialed, accepted, size)
+	d.start(1, accepted, dialed, size)
+	return d
+}
+
+// streams sends size bytes each way, or at pace until finish if size is
+// negative. Each direction has a connection of its own: gVisor's TCP ignores
+// SACK blocks that come with data, so that one loss costs timeouts where the
+// data flows both ways.
+func (r *running) streams(t testing.TB, family int, size int64) *duplex {
+	t.Helper()
+	d := newDuplex()
+	for from := range r.ends {
+		dialed, accepted := r.dial(t, from, family)
+		d.start(from, dialed, accepted, size)
 	}
 	return d
+}
+
+func newDuplex() *duplex {
+	return &duplex{stop: make(chan struct{}), errs: make(chan error, 4)}
+}
+
+// start begins the direction whose sender is the end i.
+func (d *duplex) start(i int, from, to net.Conn, size int64) {
+	sent := make(chan [sha256.Size]byte, 1)
+	go func() {
+		sum, err := d.send(from, noise(byte(i)), size)
+		if err != nil {
+			to.Close()
+			d.errs <- fmt.Errorf("send: %w", err)
+			return
+		}
+		sent <- sum
+	}()
+	go func() {
+		h := sha256.New()
+		n, err := io.Copy(io.MultiWriter(h, (*counter)(&d.received[1-i])), to)
+		if err != nil {
+			from.Close()
+			d.errs <- fmt.Errorf("receive after %d bytes: %w", n, err)
+			return
+		}
+		if want := <-sent; !bytes.Equal(h.Sum(nil), want[:]) {
+			err = fmt.Errorf("%d bytes arrived changed", n)
+		}
+		d.errs <- err
+	}()
 }
 
 func (d *duplex) send(c net.Conn, src io.Reader, size int64) (sum [sha256.Size]byte, err error) {

@@ -150,10 +150,19 @@ func (e *goEnd) ListenPacket(_ context.Context, _, address string) (net.PacketCo
 	return e.stack.ListenUDPAddrPort(addr)
 }
 
-// Ping sends an echo request; the stack fills in identifier and checksum. It
-// sends it again when there is no reply for a while: PingConn.Read misses one
-// that has come before it is called.
+// Ping tries again while there is no reply, on a new socket: PingConn.Read
+// misses a reply that has come before it is called, and all that follow.
 func (e *goEnd) Ping(ctx context.Context, addr netip.Addr) (time.Duration, error) {
+	for {
+		rtt, err := e.ping(addr)
+		if !errors.Is(err, os.ErrDeadlineExceeded) || ctx.Err() != nil {
+			return rtt, err
+		}
+	}
+}
+
+// ping sends an echo request; the stack fills in identifier and checksum.
+func (e *goEnd) ping(addr netip.Addr) (time.Duration, error) {
 	c, err := e.stack.DialPingAddr(netip.Addr{}, addr)
 	if err != nil {
 		return 0, err
@@ -165,23 +174,20 @@ func (e *goEnd) Ping(ctx context.Context, addr netip.Addr) (time.Duration, error
 	if request[0] = 8; addr.Is6() {
 		request[0], reply = 128, 129
 	}
-	for {
-		start := time.Now()
-		if _, err := c.Write(request); err != nil {
-			return 0, err
-		}
-		c.SetReadDeadline(start.Add(500 * time.Millisecond))
-		b := make([]byte, 1500)
-		n, err := c.Read(b)
-		switch {
-		case err == nil && n == len(request) && b[0] == reply && bytes.Equal(b[header:n], request[header:]):
-			return time.Since(start), nil
-		case err == nil:
-			return 0, fmt.Errorf("echo reply %x", b[:n])
-		case !errors.Is(err, os.ErrDeadlineExceeded) || ctx.Err() != nil:
-			return 0, err
-		}
+	start := time.Now()
+	if _, err := c.Write(request); err != nil {
+		return 0, err
 	}
+	c.SetReadDeadline(start.Add(500 * time.Millisecond))
+	b := make([]byte, 1500)
+	n, err := c.Read(b)
+	if err != nil {
+		return 0, err
+	}
+	if n != len(request) || b[0] != reply || !bytes.Equal(b[header:n], request[header:]) {
+		return 0, fmt.Errorf("echo reply %x", b[:n])
+	}
+	return time.Since(start), nil
 }
 
 func (e *goEnd) Close() error {

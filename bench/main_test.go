@@ -1,0 +1,19 @@
+package bench
+
+import (
+	"flag"
+	"os"
+	"testing"
+)
+
+// TestMain runs more parallel tests than there are processors: most of them
+// wait for the timers of the protocol.
+func TestMain(m *testing.M) {
+	flag.Parse()
+	given := false
+	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "test.parallel" })
+	if !given {
+		flag.Set("test.parallel", "8")
+	}
+	os.Exit(m.Run())
+}
