@@ -72,13 +72,10 @@ type staging struct {
 // add appends b and returns how many packets were dropped for it.
 func (s *staging) add(b *sendBatch) (dropped int) {
 	s.batches = append(s.batches, b)
-	s.packets += b.count
+	s.packets += b.packets()
 	for s.packets > maxStagedPackets {
-		oldest := s.batches[0]
-		s.batches[0] = nil
-		s.batches = s.batches[1:]
-		s.packets -= oldest.count
-		dropped += oldest.count
+		oldest := s.take()
+		dropped += oldest.packets()
 		oldest.free()
 	}
 	return dropped
@@ -88,7 +85,7 @@ func (s *staging) take() *sendBatch {
 	b := s.batches[0]
 	s.batches[0] = nil
 	s.batches = s.batches[1:]
-	s.packets -= b.count
+	s.packets -= b.packets()
 	if len(s.batches) == 0 {
 		s.batches = nil
 	}
@@ -97,10 +94,8 @@ func (s *staging) take() *sendBatch {
 
 // purge drops what is staged. p.mu is held.
 func (p *peer) purge() {
+	p.dropped += uint64(p.staged.packets)
 	for _, b := range p.staged.batches {
-		if !b.keepalive() {
-			p.dropped += uint64(b.count)
-		}
 		b.free()
 	}
 	p.staged = staging{}

@@ -236,7 +236,7 @@ func (p *peer) account(b *recvBatch, now time.Time) (content bool) {
 	if content {
 		p.timers.dataReceived(now)
 	}
-	if !p.timers.refreshed && b.pair.staleOnReceive(now) {
+	if current := p.keys.current; current != nil && !p.timers.refreshed && current.staleOnReceive(now) {
 		p.timers.refreshed = true
 		p.initiate(now, false)
 	}

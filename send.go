@@ -68,7 +68,14 @@ func newHandshakeBatch(p *peer, msg []byte) *sendBatch {
 	return b
 }
 
-// keepalive reports whether b carries no packet.
+// packets returns how many packets b carries: a keepalive is none.
+func (b *sendBatch) packets() int {
+	if b.keepalive() {
+		return 0
+	}
+	return b.count
+}
+
 func (b *sendBatch) keepalive() bool { return len(b.data) == keepaliveSize }
 
 // message returns the i-th message of b.
