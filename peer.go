@@ -72,7 +72,7 @@ type staging struct {
 // add appends b and returns how many packets were dropped for it.
 func (s *staging) add(b *sendBatch) (dropped int) {
 	s.batches = append(s.batches, b)
-	s.packets += b.packets()
+	s.packets += b.count
 	for s.packets > maxStagedPackets {
 		oldest := s.take()
 		dropped += oldest.packets()
@@ -85,7 +85,7 @@ func (s *staging) take() *sendBatch {
 	b := s.batches[0]
 	s.batches[0] = nil
 	s.batches = s.batches[1:]
-	s.packets -= b.packets()
+	s.packets -= b.count
 	if len(s.batches) == 0 {
 		s.batches = nil
 	}
@@ -94,8 +94,8 @@ func (s *staging) take() *sendBatch {
 
 // purge drops what is staged. p.mu is held.
 func (p *peer) purge() {
-	p.dropped += uint64(p.staged.packets)
 	for _, b := range p.staged.batches {
+		p.dropped += uint64(b.packets())
 		b.free()
 	}
 	p.staged = staging{}
@@ -233,7 +233,8 @@ func (p *peer) received(now time.Time, from endpoint) {
 // setEndpoint makes e the place to send to. p.mu is held.
 func (p *peer) setEndpoint(e endpoint) {
 	if old := p.endpoint.Load(); old == nil || *old != e {
-		p.endpoint.Store(&e)
+		moved := e // escapes, but only now
+		p.endpoint.Store(&moved)
 	}
 }
 
