@@ -157,6 +157,31 @@ func TestLanePushesBack(t *testing.T) {
 	})
 }
 
+func TestLaneMakesRoomWhileItDrains(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var (
+			l    lane[*testBatch]
+			gate = make(chan struct{})
+			room atomic.Bool
+		)
+		defer close(gate)
+		l.init(func([]*testBatch, bool) { <-gate })
+		first, second := &testBatch{}, &testBatch{}
+		l.push(first, 100)
+		l.push(second, 10)
+		go l.complete(first)
+		synctest.Wait()
+		l.complete(second)
+		go func() { room.Store(l.wait(50)) }()
+		synctest.Wait()
+		gate <- struct{}{}
+		synctest.Wait()
+		if !room.Load() {
+			t.Fatal("no room when only the second batch is left")
+		}
+	})
+}
+
 func TestLaneCloseFreesThoseWhoWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var (
@@ -296,7 +321,7 @@ func TestPoolIsBoundedAndOrdered(t *testing.T) {
 			t.Fatal("accepted beyond the maximum")
 		}
 		n--
-		for range 2 * maxIdleSlots { // while it is emptied
+		for range 40 * maxIdleSlots { // while it is emptied
 			gate <- struct{}{}
 			synctest.Wait()
 			if !submit() {

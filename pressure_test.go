@@ -1,0 +1,132 @@
+package wireguard
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/wgstack/wireguard/internal/fakepeer"
+)
+
+// What happens when one side is faster than the other: senders wait, and what
+// arrives is dropped.
+
+// slowConn is a socket whose writes wait for the gate.
+type slowConn struct {
+	net.PacketConn
+	gate atomic.Pointer[chan struct{}] // nil: open
+}
+
+func (c *slowConn) WriteTo(b []byte, to net.Addr) (int, error) {
+	if gate := c.gate.Load(); gate != nil {
+		<-*gate
+	}
+	return c.PacketConn.WriteTo(b, to)
+}
+
+func (c *slowConn) edit(cfg *Config) {
+	listen := cfg.ListenPacket
+	cfg.ListenPacket = func(ctx context.Context, network, address string) (net.PacketConn, error) {
+		pc, err := listen(ctx, network, address)
+		c.PacketConn = pc
+		return c, err
+	}
+}
+
+func TestFastSenderWaitsForTheSocket(t *testing.T) {
+	const packets = 100 // of 10 KB, and as many of 1 KB
+	conn := new(slowConn)
+	inBed(t, conn.edit, func(b *bed) {
+		other := b.add("192.0.2.3:1", "10.0.0.3")
+		s, so := b.far.connect(), other.connect()
+		gate := make(chan struct{})
+		conn.gate.Store(&gate)
+		var sent atomic.Int32
+		go func() {
+			for range packets {
+				b.outputPacket(packet(devInner, farInner, fmt.Sprintf("%10000s", "")))
+				sent.Add(1)
+			}
+		}()
+		// The one that drains the lane is the sender itself: a second one finds
+		// it held up.
+		go func() {
+			for range packets {
+				b.outputPacket(packet(devInner, farInner, fmt.Sprintf("%1000s", "")))
+				sent.Add(1)
+			}
+		}()
+		synctest.Wait()
+		p := b.far.peer()
+		p.out.mu.Lock()
+		bytes := p.out.bytes
+		p.out.mu.Unlock()
+		if bytes < laneBytes || bytes > laneBytes+maxMessage {
+			t.Errorf("%d bytes wait in the lane, limit %d", bytes, laneBytes)
+		}
+		if n := sent.Load(); n >= 2*packets {
+			t.Error("nobody had to wait")
+		}
+		conn.gate.Store(nil)
+		close(gate)
+		next := uint64(1) // after hello
+		for range 2 * packets {
+			msg, _, ok := b.far.read(time.Second)
+			if !ok {
+				t.Fatalf("message %d is lost", next)
+			}
+			counter, _, err := s.Open(msg)
+			if err != nil || counter != next {
+				t.Fatalf("counter %d, error %v, want %d", counter, err, next)
+			}
+			next++
+		}
+		b.far.keepalive(s)
+		b.output(other, "others are not held up")
+		other.wantData("other peer", so, "others are not held up")
+	})
+}
+
+func TestSlowStackDropsWhatArrives(t *testing.T) {
+	const size = 60_000
+	inBed(t, nil, func(b *bed) {
+		other := b.add("192.0.2.3:1", "10.0.0.3")
+		s, so := b.far.accept(), other.accept()
+		b.stack.block = make(chan struct{})
+		for i := range 2 * laneBytesIn / size {
+			b.far.data(s, fmt.Sprintf("%04d%*s", i, size, ""))
+		}
+		p := b.far.peer()
+		p.in.mu.Lock()
+		bytes := p.in.bytes
+		p.in.mu.Unlock()
+		if bytes < laneBytesIn || bytes > laneBytesIn+maxMessage {
+			t.Errorf("%d bytes wait in the lane, limit %d", bytes, laneBytesIn)
+		}
+		close(b.stack.block)
+		synctest.Wait()
+		b.stack.mu.Lock()
+		b.stack.block = nil
+		b.stack.mu.Unlock()
+		delivered := b.stack.take()
+		if n := len(delivered); n < laneBytesIn/(size+2*dataOverhead) || n > laneBytesIn/size+2 {
+			t.Errorf("%d packets delivered", n)
+		}
+		for i, pkt := range delivered {
+			ip, err := fakepeer.ParseIP(pkt)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, _, payload, err := ip.UDP(); err != nil || string(payload[:4]) != fmt.Sprintf("%04d", i) {
+				t.Fatalf("packet %d: out of order, error %v", i, err)
+			}
+		}
+		b.far.data(s, "in")
+		other.data(so, "in too")
+		b.wantDelivered("afterwards", "in", "in too")
+	})
+}
