@@ -932,7 +932,7 @@ func TestB104LoopWithoutSessionIsBounded(t *testing.T) {
 }
 
 func TestB104CloseEndsAnAvalanche(t *testing.T) {
-	c := &loopConn{copies: 40}
+	c := &loopConn{copies: 10}
 	inBed(t, c.edit, func(b *bed) {
 		c.dev = b.dev
 		b.far.connect()

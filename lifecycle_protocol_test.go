@@ -269,7 +269,7 @@ func TestB96RemovalWaitsForDelivery(t *testing.T) {
 func TestB96StormOfChanges(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		var peers []*remote
-		for i := range 30 {
+		for i := range 16 {
 			peers = append(peers, b.add(fmt.Sprintf("192.0.2.100:%d", 1000+i), fmt.Sprintf("10.1.0.%d", i)))
 		}
 		var wg sync.WaitGroup
