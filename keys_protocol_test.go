@@ -3,6 +3,7 @@ package wireguard
 import (
 	"fmt"
 	"net/netip"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -380,6 +381,31 @@ func TestB29PacketsLeaveInTheOrderOfTheirCounters(t *testing.T) {
 				b.Fatalf("counter %d, %v, want %d", n, err, want)
 			}
 		}
+	})
+}
+
+// TestB29CounterAndPlaceAreTakenTogether holds a sender up on its way to the
+// lane: until it is there no other may take a counter.
+func TestB29CounterAndPlaceAreTakenTogether(t *testing.T) {
+	inBed(t, nil, func(b *bed) {
+		s := b.far.connect()
+		p := b.far.peer()
+		p.out.mu.Lock()
+		go p.send(newKeepalive(p))
+		for waiting := 0; waiting < 100; waiting++ {
+			if p.mu.TryLock() {
+				waiting = 0
+				taken := p.keys.current.counter > 1
+				p.mu.Unlock()
+				if taken {
+					b.Error("the counter was taken before the place")
+					break
+				}
+			}
+			runtime.Gosched()
+		}
+		p.out.mu.Unlock()
+		b.far.wantData("keepalive", s, "")
 	})
 }
 
