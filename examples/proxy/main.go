@@ -126,12 +126,7 @@ Try, in another terminal:
   %[1]s http://%[2]s/
   %[1]s 'http://[%[3]s]/'
   %[1]s http://%[4]s/
-  %[1]s -o /dev/null http://%[2]s/bytes/1073741824
-
-The last one, with a check of every byte:
-
-  %[1]s http://%[2]s/bytes/1073741824 | sha256sum
-  %[1]s http://%[2]s/bytes/1073741824.sha256
+  %[1]s -D- -o 1g http://%[2]s/bytes/1073741824 && sha256sum 1g
 
 `, curl, demoName, farAddr6, farAddr4)
 }
