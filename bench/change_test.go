@@ -154,6 +154,13 @@ func TestRoam(t *testing.T) {
 					return addrPort(nat.front)
 				}}.start(t)
 				d := r.streams(t, 4, -1)
+				defer func() {
+					if t.Failed() {
+						for i := range r.ends {
+							t.Logf("%v: received %d, peer %+v", kinds[i], d.received[i].Load(), r.ends[i].Peer())
+						}
+					}
+				}()
 				for range 2 {
 					for i, move := range []func() netip.AddrPort{nat.moveFront, nat.moveBack} {
 						d.advance(t)

@@ -140,7 +140,7 @@ func (r *running) hello(t testing.TB) {
 // eventually waits for what cond says.
 func eventually(t testing.TB, what string, cond func() bool) {
 	t.Helper()
-	const limit = 20 * time.Second
+	const limit = 40 * time.Second
 	for end := time.Now().Add(limit); !cond(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("not within %v: %s", limit, what)

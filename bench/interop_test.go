@@ -128,7 +128,7 @@ func TestSilence(t *testing.T) {
 					keepalive: [2]time.Duration{time.Second, 0},
 				}.start(t)
 				eventually(t, "the peer is known", func() bool { return r.ends[i].Peer().Endpoint.IsValid() })
-				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+				ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 				defer cancel()
 				start := time.Now()
 				_, err := r.ends[i].DialContext(ctx, "tcp", netip.AddrPortFrom(inner(1-i, 6), port).String())
@@ -190,10 +190,7 @@ func TestEndpointUnknown(t *testing.T) {
 
 // TestBulk sends as much as it can both ways at the same time.
 func TestBulk(t *testing.T) {
-	size := int64(64 << 20)
-	if raceEnabled {
-		size = 16 << 20
-	}
+	const size = int64(64 << 20 >> raceShift)
 	for _, kinds := range pairs {
 		t.Run(pairName(kinds), func(t *testing.T) {
 			r := tunnel{kinds: kinds}.start(t)

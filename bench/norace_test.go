@@ -2,4 +2,4 @@
 
 package bench
 
-const raceEnabled = false
+const raceShift = 0

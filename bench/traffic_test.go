@@ -71,10 +71,11 @@ type duplex struct {
 
 // pace is how fast a paced duplex sends: slow enough to leave the processor
 // idle, fast enough that packets are in flight whatever happens.
-const (
-	paceChunk = 16 << 10
-	paceTick  = 2 * time.Millisecond
-)
+const paceChunk = 16 << 10
+
+func paceTick() time.Duration {
+	return 2 * time.Millisecond << (2 * raceShift)
+}
 
 // stream sends size bytes each way through one connection, given its sides.
 func stream(dialed, accepted net.Conn, size int64) *duplex {
@@ -135,7 +136,7 @@ func (d *duplex) send(c net.Conn, src io.Reader, size int64) (sum [sha256.Size]b
 	if size >= 0 {
 		_, err = io.CopyBuffer(struct{ io.Writer }{c}, io.LimitReader(src, size), make([]byte, 256<<10))
 	} else {
-		tick := time.NewTicker(paceTick)
+		tick := time.NewTicker(paceTick())
 		defer tick.Stop()
 		for more := true; more && err == nil; {
 			if _, err = io.CopyN(c, src, paceChunk); err == nil {
@@ -164,7 +165,7 @@ func (c *counter) Write(b []byte) (int, error) {
 // advance waits until either side has received more.
 func (d *duplex) advance(t testing.TB) {
 	t.Helper()
-	const more = 32 * paceChunk
+	const more = 20 * paceChunk
 	var want [2]int64
 	for i := range want {
 		want[i] = d.received[i].Load() + more
@@ -203,7 +204,7 @@ func (r *running) converse(t *testing.T) {
 			t.Run(fmt.Sprintf("from %d ping%d", from, family), func(t *testing.T) { r.ping(t, from, family) })
 			t.Run(fmt.Sprintf("from %d tcp%d", from, family), func(t *testing.T) {
 				dialed, accepted := r.dial(t, from, family)
-				stream(dialed, accepted, 1<<20).finish(t)
+				stream(dialed, accepted, 1<<20>>raceShift).finish(t)
 			})
 			t.Run(fmt.Sprintf("from %d udp%d", from, family), func(t *testing.T) { r.datagrams(t, from, family) })
 		}
@@ -227,13 +228,13 @@ func (r *running) ping(t *testing.T, from, family int) {
 // datagramSizes are those around every limit, and some from 0 to 8000.
 func datagramSizes() []int {
 	sizes := []int{1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 8000}
-	for n := 0; n < 8000; n += 193 {
+	for n := 0; n < 8000; n += 193 << raceShift {
 		sizes = append(sizes, n)
 	}
 	for _, overhead := range []int{28, 48} { // what fills one or two packets
 		for packets := 1; packets <= 2; packets++ {
 			full := packets*(1420-overhead) - overhead%20
-			for n := full - 24; n <= full+24; n += 4 {
+			for n := full - 24; n <= full+24; n += 4 << raceShift {
 				sizes = append(sizes, n, n+1)
 			}
 		}

@@ -11,6 +11,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"golang.zx2c4.com/wireguard/conn"
@@ -44,6 +45,7 @@ func newGoEnd(cfg wireguard.Config) (end, error) {
 	if tun, e.stack, err = netstack.CreateNetTUN(addrs, nil, wireguard.DefaultMTU); err != nil {
 		return nil, err
 	}
+	tun = newPatientTUN(tun, e.stack, cfg.Address)
 	e.dev = device.NewDevice(tun, conn.NewDefaultBind(), device.NewLogger(device.LogLevelSilent, ""))
 	err = e.dev.IpcSet(fmt.Sprintf("private_key=%s\nlisten_port=%d\n", hex.EncodeToString(cfg.PrivateKey[:]), cfg.ListenPort))
 	for _, p := range cfg.Peers {
@@ -192,5 +194,59 @@ func (e *goEnd) ping(addr netip.Addr) (time.Duration, error) {
 
 func (e *goEnd) Close() error {
 	e.dev.Close()
+	return nil
+}
+
+// patientTUN is wireguard-go's netstack, which panics if it is closed while a
+// packet is on its way out: this one is not closed, but read to no end.
+type patientTUN struct {
+	gotun.Device
+	events chan gotun.Event
+	closed atomic.Bool
+	wake   func() // makes a packet
+}
+
+func newPatientTUN(tun gotun.Device, stack *netstack.Net, addrs []netip.Prefix) *patientTUN {
+	t := &patientTUN{Device: tun, events: make(chan gotun.Event, 1)}
+	t.events <- gotun.EventUp
+	t.wake = func() {
+		own := addrs[0].Addr()
+		c, err := stack.DialUDPAddrPort(netip.AddrPortFrom(own, 0), netip.AddrPortFrom(own.Next(), 9))
+		if err == nil {
+			c.Write(nil)
+			c.Close()
+		}
+	}
+	return t
+}
+
+func (t *patientTUN) Events() <-chan gotun.Event { return t.events }
+
+func (t *patientTUN) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
+	n, err := t.Device.Read(bufs, sizes, offset)
+	if !t.closed.Load() {
+		return n, err
+	}
+	go func() {
+		buf := [][]byte{make([]byte, 1<<16)}
+		for err == nil {
+			_, err = t.Device.Read(buf, make([]int, 1), 0)
+		}
+	}()
+	return 0, os.ErrClosed
+}
+
+func (t *patientTUN) Write(bufs [][]byte, offset int) (int, error) {
+	if t.closed.Load() {
+		return 0, os.ErrClosed
+	}
+	return t.Device.Write(bufs, offset)
+}
+
+func (t *patientTUN) Close() error {
+	if !t.closed.Swap(true) {
+		close(t.events)
+		t.wake()
+	}
 	return nil
 }
