@@ -99,6 +99,7 @@ func (p *peer) sendInitiation() {
 		if ss, err = p.staticSecret(id); err == nil {
 			index := d.indices.reserve(p)
 			msg, i, err = initiate(id, p.public, &ss, NewPrivateKey(), index, d.stamps.stamp(time.Now()))
+			clear(ss[:])
 			if err != nil {
 				d.indices.release(index)
 			}
@@ -160,6 +161,7 @@ func (d *Device) receiveInitiation(now time.Time, id *identity, msg []byte, from
 		return
 	}
 	stamp, err := r.readTimestamp(&ss)
+	clear(ss[:])
 	if err != nil || !p.acceptInitiation(now, stamp, from) {
 		return
 	}

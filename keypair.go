@@ -96,11 +96,10 @@ func (r *keyring) responded(k *keypair) (gone [2]*keypair) {
 	return gone
 }
 
-// confirm promotes next, on the first authentic packet under it.
-func (r *keyring) confirm() (gone *keypair) {
-	gone = r.previous
+// confirm promotes next, on the first authentic packet under it. There is no
+// previous pair to lose: responded left none.
+func (r *keyring) confirm() {
 	r.previous, r.current, r.next = r.current, r.next, nil
-	return gone
 }
 
 // clear empties the ring and returns what was in it.

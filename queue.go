@@ -126,7 +126,6 @@ func (l *lane[B]) complete(b B) {
 	if cap(l.queue) > maxIdleSlots && len(l.queue) == 0 {
 		l.queue, l.taken = nil, nil
 	}
-	l.changed.Broadcast()
 	l.mu.Unlock()
 }
 

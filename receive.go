@@ -27,15 +27,15 @@ const (
 // recvBatch is a run of data messages under one key pair from one endpoint.
 type recvBatch struct {
 	laneItem
-	peer  *peer
-	pair  *keypair
-	from  endpoint
-	tos   uint8
-	bufs  []*buffer
-	msgs  [][]byte // wire messages; after open the plaintext of each, nil if not authentic
-	count []uint64 // the counter of each
-	bytes int
-	nonce [chacha20poly1305.NonceSize]byte
+	peer     *peer
+	pair     *keypair
+	from     endpoint
+	tos      uint8
+	bufs     []*buffer
+	msgs     [][]byte // wire messages; after open the plaintext of each, nil if not authentic
+	counters []uint64 // of each
+	bytes    int
+	nonce    [chacha20poly1305.NonceSize]byte
 }
 
 var recvBatches = sync.Pool{New: func() any { return new(recvBatch) }}
@@ -46,7 +46,7 @@ func (b *recvBatch) free() {
 	}
 	clear(b.bufs)
 	clear(b.msgs)
-	*b = recvBatch{bufs: b.bufs[:0], msgs: b.msgs[:0], count: b.count[:0]}
+	*b = recvBatch{bufs: b.bufs[:0], msgs: b.msgs[:0], counters: b.counters[:0]}
 	recvBatches.Put(b)
 }
 
@@ -171,14 +171,10 @@ func (r *reader) flush() {
 
 // openBatch decrypts b in place and takes what has become ready off the lane.
 func (d *Device) openBatch(b *recvBatch) {
-	now := d.now()
 	for i, m := range b.msgs {
 		counter := dataCounter(m)
-		b.count = append(b.count, counter)
+		b.counters = append(b.counters, counter)
 		b.msgs[i] = nil
-		if counter >= rejectAfterMessages || b.pair.expired(now) {
-			continue
-		}
 		binary.LittleEndian.PutUint64(b.nonce[4:], counter)
 		body := m[dataHeaderSize:]
 		if plain, err := b.pair.receive.Open(body[:0], b.nonce[:], body, nil); err == nil {
@@ -213,7 +209,7 @@ func (p *peer) account(b *recvBatch, now time.Time) (content bool) {
 		if plain == nil {
 			continue
 		}
-		if !b.pair.received.Check(b.count[i]) {
+		if !b.pair.received.Check(b.counters[i]) {
 			b.msgs[i] = nil
 			continue
 		}
@@ -228,7 +224,7 @@ func (p *peer) account(b *recvBatch, now time.Time) (content bool) {
 		return false
 	}
 	if b.pair == p.keys.next {
-		p.discard(p.keys.confirm())
+		p.keys.confirm()
 		p.established(now)
 		p.flush(now)
 	}

@@ -508,12 +508,12 @@ func TestC05PeerKeys(t *testing.T) {
 			b.Fatalf("new peer: %q, want %q", got, want)
 		}
 		c.mustSet(header, "preshared_key="+hexKey(key32(0xab)), "endpoint=192.0.2.9:9", "persistent_keepalive_interval=65535",
-			"allowed_ip=10.9.8.7/16", "allowed_ip=fd00::1/127", "protocol_version=1")
+			"allowed_ip=10.9.8.7/16", "allowed_ip=fd00::1/127", "allowed_ip=::ffff:10.8.7.6/112", "protocol_version=1")
 		got = block(c.get(), k)
 		wantValues(b, got, "preshared_key", strings.Repeat("ab", 32))
 		wantValues(b, got, "endpoint", "192.0.2.9:9")
 		wantValues(b, got, "persistent_keepalive_interval", "65535")
-		wantValues(b, got, "allowed_ip", "10.9.0.0/16", "fd00::/127")
+		wantValues(b, got, "allowed_ip", "10.8.0.0/16", "10.9.0.0/16", "fd00::/127")
 
 		for in, out := range map[string]string{
 			"[2001:db8::9]:65535":      "[2001:db8::9]:65535",

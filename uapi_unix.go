@@ -59,7 +59,6 @@ func listenUAPI(dir, name string) (net.Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	ul.SetUnlinkOnClose(false) // it is not called that for long
 	l := &uapiListener{UnixListener: ul, path: path, done: make(chan struct{})}
 	if err := l.publish(bound); err != nil {
 		ul.Close()

@@ -122,7 +122,10 @@ func TestC11Names(t *testing.T) {
 			l.Close()
 			t.Errorf("name %q was taken", name)
 		}
-		if _, err := ListenUAPI(name); err == nil || !strings.HasPrefix(err.Error(), "wireguard: ") {
+		if l, err := ListenUAPI(name); err == nil {
+			l.Close()
+			t.Errorf("ListenUAPI takes name %q", name)
+		} else if !strings.HasPrefix(err.Error(), "wireguard: ") {
 			t.Errorf("name %q: %v", name, err)
 		}
 	}

@@ -4,10 +4,13 @@ package wireguard
 // and handshakes run on the pools of queue.go, whose goroutines exist only
 // while there is work. A peer has no goroutine; at most one timer.
 //
-// Locks are taken in this order, and none is held while a socket, the inner
-// stack, a resolver or a log handler is called:
+// Locks are taken in this order:
 //
 //	Device.mu -> peer.mu -> lane, pool, indexTable, cookieJar, stamper
+//
+// None of them is held while a packet is written or delivered, a name is
+// looked up or a log handler called. Device.mu, which orders changes of the
+// configuration, is held while sockets are opened and closed.
 //
 // The identity, the sockets, the allowed IPs and the endpoint of each peer are
 // read without a lock, as snapshots that never change.

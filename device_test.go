@@ -1,0 +1,190 @@
+package wireguard
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/net/nettest"
+)
+
+// Devices with the real stack and real sockets, over loopback.
+
+// devices returns two devices of which the first knows where the second is.
+func devices(t testing.TB) (near, far *Device) {
+	t.Helper()
+	start := func(cfg Config) *Device {
+		d, err := New(cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { d.Close() })
+		return d
+	}
+	addresses := func(host string) []netip.Prefix {
+		return []netip.Prefix{netip.MustParsePrefix("10.0.0." + host + "/32"), netip.MustParsePrefix("fd00::" + host + "/128")}
+	}
+	nearKey, farKey := NewPrivateKey(), NewPrivateKey()
+	far = start(Config{
+		PrivateKey: farKey,
+		Address:    addresses("2"),
+		Peers:      []PeerConfig{{PublicKey: nearKey.PublicKey(), AllowedIPs: addresses("1")}},
+	})
+	near = start(Config{
+		PrivateKey: nearKey,
+		Address:    addresses("1"),
+		Peers: []PeerConfig{{
+			PublicKey:  farKey.PublicKey(),
+			Endpoint:   netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), far.Stats().ListenPort).String(),
+			AllowedIPs: addresses("2"),
+		}},
+	})
+	return near, far
+}
+
+func timeout(t testing.TB, d time.Duration) context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), d)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// TestConnections holds TCP connections through a tunnel to what package net
+// promises of connections.
+func TestConnections(t *testing.T) {
+	near, far := devices(t)
+	for _, host := range []string{"10.0.0.2", "fd00::2"} {
+		l, err := far.Listen(background, "tcp", net.JoinHostPort(host, "0"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		nettest.TestConn(t, func() (c1, c2 net.Conn, stop func(), err error) {
+			if c1, err = near.DialContext(background, "tcp", l.Addr().String()); err != nil {
+				return nil, nil, nil, err
+			}
+			if c2, err = l.Accept(); err != nil {
+				c1.Close()
+				return nil, nil, nil, err
+			}
+			return c1, c2, func() { c1.Close(); c2.Close() }, nil
+		})
+	}
+}
+
+// TestBothWays echoes a stream in each family at once, and ends it by halves.
+func TestBothWays(t *testing.T) {
+	near, far := devices(t)
+	l, err := far.Listen(background, "tcp", ":7")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer c.Close()
+				io.Copy(c, c)
+			}()
+		}
+	}()
+	var wg sync.WaitGroup
+	for _, host := range []string{"10.0.0.2:7", "[fd00::2]:7"} {
+		wg.Go(func() {
+			c, err := near.DialContext(timeout(t, 20*time.Second), "tcp", host)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer c.Close()
+			sent := make([]byte, 4<<20)
+			rand.Read(sent)
+			go func() {
+				c.Write(sent)
+				c.(interface{ CloseWrite() error }).CloseWrite()
+			}()
+			if got, err := io.ReadAll(c); err != nil || !bytes.Equal(got, sent) {
+				t.Errorf("%s: %d of %d bytes came back, %v", host, len(got), len(sent), err)
+			}
+		})
+	}
+	wg.Wait()
+	for _, host := range []string{"10.0.0.2", "fd00::2"} {
+		if _, err := near.Ping(timeout(t, 10*time.Second), netip.MustParseAddr(host)); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func TestOccupiedPort(t *testing.T) {
+	_, far := devices(t)
+	port := far.Stats().ListenPort
+	if _, err := New(Config{ListenPort: port}); !errors.Is(err, syscall.EADDRINUSE) {
+		t.Errorf("error %v, want EADDRINUSE", err)
+	}
+}
+
+// TestSilentPeer dials through a peer that never answers.
+func TestSilentPeer(t *testing.T) {
+	hole, err := net.ListenPacket("udp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer hole.Close()
+	near, _ := devices(t)
+	peer := PeerConfig{
+		PublicKey:  NewPrivateKey().PublicKey(),
+		Endpoint:   hole.LocalAddr().String(),
+		AllowedIPs: []netip.Prefix{netip.MustParsePrefix("10.9.0.0/16")},
+	}
+	if err := near.SetPeer(peer); err != nil {
+		t.Fatal(err)
+	}
+	_, err = near.DialContext(timeout(t, 300*time.Millisecond), "tcp", "10.9.0.1:80")
+	var op *net.OpError
+	if !errors.As(err, &op) || !errors.Is(err, ErrNoHandshake) || !errors.Is(err, context.DeadlineExceeded) || !op.Timeout() {
+		t.Errorf("error %v", err)
+	}
+	// The device goes on.
+	if _, err := near.Ping(timeout(t, 10*time.Second), netip.MustParseAddr("10.0.0.2")); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestGarbage storms a device with datagrams that are no messages, or claim to
+// be.
+func TestGarbage(t *testing.T) {
+	near, far := devices(t)
+	storm, err := net.Dial("udp4", netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), far.Stats().ListenPort).String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer storm.Close()
+	for i := range 3000 {
+		b := make([]byte, []int{0, 1, 3, 31, 32, 64, 92, 148, 149, 1452, 9000}[i%11])
+		rand.Read(b)
+		if len(b) > 3 {
+			copy(b, []byte{byte(1 + i%4), 0, 0, 0})
+		}
+		storm.Write(b)
+	}
+	if _, err := near.Ping(timeout(t, 20*time.Second), netip.MustParseAddr("10.0.0.2")); err != nil {
+		t.Error(err)
+	}
+	for _, p := range far.Stats().Peers {
+		if p.RxBytes == 0 || p.LastHandshake.IsZero() {
+			t.Errorf("peer %+v", p)
+		}
+	}
+}
