@@ -44,11 +44,12 @@ func (d *Device) Stats() Stats {
 
 // stats returns a snapshot. Device.mu is held.
 func (p *peer) stats() PeerStats {
+	prefixes := p.device.allowed.prefixes(p) // may be many: not under p.mu
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	s := PeerStats{
 		PublicKey:           p.public,
-		AllowedIPs:          p.device.allowed.prefixes(p),
+		AllowedIPs:          prefixes,
 		PersistentKeepalive: p.timers.interval,
 		LastHandshake:       p.completedAt,
 		TxBytes:             p.tx.Load(),

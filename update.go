@@ -109,16 +109,8 @@ func (d *Device) applyLocked(u update) (gone []*peer, err error) {
 	if d.closed {
 		return nil, errClosed
 	}
-	if u.listenPort != nil && *u.listenPort != d.binding.Load().port {
-		if err := d.rebind(d.ctx, *u.listenPort); err != nil {
-			return nil, err
-		}
-	}
-	if u.fwmark != nil {
-		if err := d.binding.Load().setMark(*u.fwmark); err != nil {
-			return nil, err
-		}
-		d.fwmark = *u.fwmark
+	if err := d.applySockets(u); err != nil {
+		return nil, err
 	}
 	remove := func(p *peer) {
 		if p != nil {
@@ -159,6 +151,26 @@ func (d *Device) applyLocked(u update) (gone []*peer, err error) {
 		p.configure(pu)
 	}
 	return gone, nil
+}
+
+// applySockets changes the mark and the port, or neither. d.mu is held.
+func (d *Device) applySockets(u update) error {
+	mark := d.fwmark
+	if u.fwmark != nil {
+		if err := d.binding.Load().setMark(*u.fwmark); err != nil {
+			return err
+		}
+		d.fwmark = *u.fwmark
+	}
+	if u.listenPort == nil || *u.listenPort == d.binding.Load().port {
+		return nil
+	}
+	err := d.rebind(d.ctx, *u.listenPort)
+	if err != nil {
+		d.fwmark = mark
+		d.binding.Load().setMark(mark)
+	}
+	return err
 }
 
 // identityOf returns the identity that a private key makes, nil for the zero

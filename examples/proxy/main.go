@@ -35,6 +35,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	listen := fs.String("socks", "127.0.0.1:1080", "`address` to serve SOCKS on")
 	user := fs.String("user", "", "`name` that clients must give, with the password in $SOCKS_PASSWORD or -password-file")
 	passwordFile := fs.String("password-file", "", "`file` with the password")
+	uapi := fs.String("uapi", "", "let wg(8) show and change the tunnel under this interface `name`")
 	verbose := fs.Bool("v", false, "log what happens")
 	if err := cli.Parse(fs, args, 0); err != nil {
 		return err
@@ -64,6 +65,22 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return err
 	}
 	defer dev.Close()
+	if *uapi != "" {
+		ctl, err := wireguard.ListenUAPI(*uapi)
+		if err != nil {
+			return err
+		}
+		defer ctl.Close()
+		var stop context.CancelFunc
+		ctx, stop = context.WithCancel(ctx)
+		go func() {
+			// It ends when its socket is deleted, which asks a daemon to end.
+			defer stop()
+			if err := dev.ServeUAPI(ctl); err != nil {
+				log.Error("configuration protocol", "err", err)
+			}
+		}()
+	}
 
 	l, err := net.Listen("tcp", *listen)
 	if err != nil {
