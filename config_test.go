@@ -72,6 +72,7 @@ func TestCanonicalConfig(t *testing.T) {
 	}
 }
 
+// Covers E03.
 func TestCanonicalConfigErrors(t *testing.T) {
 	key, other := PublicKey{1}, PublicKey{2}
 	for _, c := range []struct {
@@ -120,6 +121,7 @@ func TestCanonicalConfigErrors(t *testing.T) {
 	}
 }
 
+// Covers C13.
 func TestCanonicalEndpoint(t *testing.T) {
 	const (
 		noPort  = "no port"

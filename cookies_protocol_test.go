@@ -90,6 +90,7 @@ func TestB54BadMAC1IsMetWithSilence(t *testing.T) {
 	})
 }
 
+// Covers E38.
 func TestB55MAC2IsIgnoredWhenCalm(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		b.far.Cookie = []byte("no cookie at all")
@@ -267,6 +268,7 @@ func TestB59FullLimiterRefuses(t *testing.T) {
 	})
 }
 
+// Covers E24.
 func TestB60CookieCoversAddressAndPort(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		b.loaded()
@@ -405,6 +407,7 @@ func TestB61CookieIsAcceptedForKeyPair(t *testing.T) {
 	})
 }
 
+// Covers E24.
 func TestB62CookieReplyOnlyStoresTheCookie(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		b.output(b.far, "unanswered")
@@ -470,6 +473,7 @@ func (b *bed) holdHandshakes() (release func()) {
 	return func() { close(gate) }
 }
 
+// Covers E33.
 func TestB64HandshakesQueueUpWithoutHoldingData(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		s := b.far.connect()

@@ -33,6 +33,7 @@ func (r *remote) roamed(what string, s *fakepeer.Session, former *remote) {
 	former.wantSilence(what, instant)
 }
 
+// Covers E27.
 func TestB75AuthenticMessagesMoveTheEndpoint(t *testing.T) {
 	for name, from := range map[string]func(b *bed, moved *remote) *fakepeer.Session{
 		"initiation": func(b *bed, moved *remote) *fakepeer.Session {
@@ -82,6 +83,7 @@ func TestB75AuthenticMessagesMoveTheEndpoint(t *testing.T) {
 	}
 }
 
+// Covers E06.
 func TestB75AddressFamiliesAlternate(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		v6 := b.far.moved("[2001:db8::77]:7777")
@@ -402,6 +404,7 @@ func (h *host) echo(what string, s *fakepeer.Session, dev netip.AddrPort) {
 	}
 }
 
+// Covers D11.
 func TestB78HostAnswersFromTheAddressThatWasAsked(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("only Linux has a second loopback address from the start")
@@ -436,6 +439,7 @@ func TestB78HostAnswersFromTheAddressThatWasAsked(t *testing.T) {
 	}
 }
 
+// Covers E20.
 func TestB80HostWithOneFamily(t *testing.T) {
 	for _, c := range []struct{ network, address, peer, other string }{
 		{"udp4", "127.0.0.1:0", "127.0.0.1", "[::1]:9"},
@@ -534,6 +538,7 @@ func TestB81AnyPortIsTheSameInBothFamilies(t *testing.T) {
 	h.echo("the other family", s, netip.AddrPortFrom(netip.IPv6Loopback(), port))
 }
 
+// Covers E04.
 func TestB82FailedRebindLeavesTheOldSocket(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		s := b.far.connect()
@@ -559,6 +564,7 @@ func TestB82FailedRebindLeavesTheOldSocket(t *testing.T) {
 	})
 }
 
+// Covers E04.
 func TestB82RebindOnTheHost(t *testing.T) {
 	h := onHost(t, "127.0.0.1", nil)
 	s, dev := h.connect()
@@ -602,6 +608,7 @@ func TestB83OuterSocketsComeFromTheFactory(t *testing.T) {
 	})
 }
 
+// Covers E13.
 func TestB85NothingStopsAReceiverOnTheHost(t *testing.T) {
 	h := onHost(t, "127.0.0.1", nil)
 	s, dev := h.connect()
@@ -800,6 +807,7 @@ func TestB102MarksOnTheHost(t *testing.T) {
 	}
 }
 
+// Covers E39.
 func TestB103TooBigDropsOnePacketOnly(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		s := b.far.connect()

@@ -77,6 +77,7 @@ func (r *remote) corrupt(msg []byte, at int) []byte {
 	return r.Stamp(msg)
 }
 
+// Covers E29.
 func TestB01EphemeralsAndIndicesAreFresh(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		seen := make(map[string]bool)
@@ -123,6 +124,7 @@ func TestB01IndexIsUniqueAmongLiveOnes(t *testing.T) {
 	}
 }
 
+// Covers E10.
 func TestB02ZeroSharedSecretIsRefused(t *testing.T) {
 	for _, point := range lowOrderPoints(t) {
 		inBed(t, nil, func(b *bed) {
@@ -153,6 +155,7 @@ func TestB02ZeroSharedSecretIsRefused(t *testing.T) {
 	}
 }
 
+// Covers D13.
 func TestB03LowOrderPeerCausesNoPacket(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		trace := b.net.Trace()
@@ -427,6 +430,7 @@ func TestB08InitiationsAreSpaced(t *testing.T) {
 	})
 }
 
+// Covers E01.
 func TestB09CopiesOfAResponseMakeOneSession(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		trace := b.net.Trace()
@@ -553,6 +557,7 @@ func TestB11NewInitiationRetiresTheFormerIndex(t *testing.T) {
 	})
 }
 
+// Covers E37.
 func TestB12CrossedInitiationsConverge(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		b.output(b.far, "one")
@@ -649,6 +654,7 @@ func TestB14StaleKeysInitiateOnce(t *testing.T) {
 	})
 }
 
+// Covers E34.
 func TestB15FirstInitiationIsImmediate(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		b.output(b.far, "hello")
@@ -722,6 +728,7 @@ func TestB16TimestampsIncreaseOnTheWire(t *testing.T) {
 	})
 }
 
+// Covers E09.
 func TestB16TimestampsIncreaseWhateverTheClockDoes(t *testing.T) {
 	start := time.Unix(1700000000, 999_000_000)
 	var s stamper
@@ -815,6 +822,7 @@ func TestB18StrangersMeetSilence(t *testing.T) {
 	})
 }
 
+// Covers D13, E28.
 func TestB19PresharedKeyAppliesToTheNextHandshake(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		s := b.far.connect()
@@ -904,6 +912,8 @@ func TestB20IndexIsNeverFreeInBetween(t *testing.T) {
 
 // TestB20ResponderIsReadyWhenItResponds has the initiator confirm before the
 // response has left the device's hands.
+//
+// Covers E15.
 func TestB20ResponderIsReadyWhenItResponds(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		msg, hs := b.far.Initiation(fakepeer.InitiationOptions{})

@@ -133,6 +133,7 @@ func TestB93NewPrivateKeyNeedsAnotherStaticSecret(t *testing.T) {
 	})
 }
 
+// Covers D13.
 func TestB93PeerThatIsTheDeviceItselfIsRemoved(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		key := NewPrivateKey()
@@ -162,6 +163,8 @@ func TestB93PeerThatIsTheDeviceItselfIsRemoved(t *testing.T) {
 
 // TestB93KeyChangesUnderTraffic is about deadlocks, races and indices left
 // behind.
+//
+// Covers E11.
 func TestB93KeyChangesUnderTraffic(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		s := b.far.connect()
@@ -211,6 +214,7 @@ func TestB93KeyChangesUnderTraffic(t *testing.T) {
 	})
 }
 
+// Covers D13.
 func TestB94OwnPublicKeyIsNoPeer(t *testing.T) {
 	var own PublicKey
 	edit := func(c *Config) {

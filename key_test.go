@@ -59,6 +59,7 @@ func TestNewKeys(t *testing.T) {
 	}
 }
 
+// Covers B95.
 func TestClamp(t *testing.T) {
 	var k PrivateKey
 	for i := range k {
@@ -75,6 +76,7 @@ func TestClamp(t *testing.T) {
 	}
 }
 
+// Covers C14.
 func TestKeyTextAgreesWithBase64(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(1, 1))
 	for range 1000 {
@@ -92,6 +94,7 @@ func TestKeyTextAgreesWithBase64(t *testing.T) {
 	}
 }
 
+// Covers C14.
 func TestKeyTextIsStrict(t *testing.T) {
 	good := "yAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk="
 	mustPrivateKey(t, good)
@@ -172,6 +175,8 @@ func TestIsZeroAndEqual(t *testing.T) {
 }
 
 // No way of printing a secret key may show any of it, but text marshalling.
+//
+// Covers B100.
 func TestSecretsAreRedacted(t *testing.T) {
 	const text = "yAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk="
 	priv := mustPrivateKey(t, text)

@@ -320,6 +320,7 @@ func TestB27BatchDoesNotCrossTheMessageLimit(t *testing.T) {
 	}
 }
 
+// Covers E26.
 func TestB28CountersStartAtZeroAndNeverRepeat(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		b.output(b.far, "hello")
@@ -548,6 +549,7 @@ func (b *bed) suspend(d time.Duration) {
 	c.drift.Add(-int64(d)) // as if the wall clock had gone on
 }
 
+// Covers E32.
 func TestB33KeysAgeWhileSuspended(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		s := b.far.connect()

@@ -94,6 +94,7 @@ func TestB91TakenPortFailsOnTheHost(t *testing.T) {
 	}
 }
 
+// Covers E12.
 func TestB92ClosedDeviceFallsSilent(t *testing.T) {
 	edit := persistent(time.Second)
 	inBed(t, edit, func(b *bed) {
@@ -149,6 +150,7 @@ func TestB92LosingTheKeyKeepsConfigurationAndTimestamp(t *testing.T) {
 	})
 }
 
+// Covers E12.
 func TestB96RemovedPeerIsGone(t *testing.T) {
 	inBed(t, persistent(time.Second), func(b *bed) {
 		s := b.far.respond(b.far.wantInitiation("at once"))
@@ -266,6 +268,7 @@ func TestB96RemovalWaitsForDelivery(t *testing.T) {
 	})
 }
 
+// Covers E19.
 func TestB96StormOfChanges(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		var peers []*remote
@@ -321,6 +324,7 @@ func (s *stuckStack) Close() error {
 	return nil
 }
 
+// Covers E07.
 func TestB97CloseUnblocksEverything(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		b.dev.inner = &stuckStack{done: make(chan struct{})}
@@ -425,6 +429,7 @@ func TestB97ClosedDeviceRefuses(t *testing.T) {
 	})
 }
 
+// Covers E08.
 func TestB97CloseDuringChangesAndFlood(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		s := b.far.connect()

@@ -47,6 +47,7 @@ func addrs(ss ...string) (as []netip.Addr) {
 	return as
 }
 
+// Covers C13, C15.
 func TestParseConfigFiles(t *testing.T) {
 	for name, want := range map[string]Config{
 		"client.conf": {
@@ -93,6 +94,7 @@ func TestParseConfigFiles(t *testing.T) {
 	}
 }
 
+// Covers C12, C13, C15.
 func TestParseConfig(t *testing.T) {
 	alice := func(p PeerConfig) Config {
 		p.PublicKey = publicKey(t, textAlice)
@@ -180,6 +182,7 @@ func TestParseConfig(t *testing.T) {
 	}
 }
 
+// Covers C12, C13, C14.
 func TestParseConfigErrors(t *testing.T) {
 	const (
 		intf = "[Interface]\n"
@@ -268,6 +271,8 @@ func TestParseConfigErrors(t *testing.T) {
 }
 
 // Whatever is wrong around a secret key, the error must not repeat it.
+//
+// Covers B100.
 func TestParseConfigErrorsHideSecrets(t *testing.T) {
 	for _, secret := range []string{textPrivate, textAlice} { // the latter has letters and digits alone
 		for _, format := range []string{

@@ -66,6 +66,7 @@ func TestB66ReplayHasNoEffect(t *testing.T) {
 	})
 }
 
+// Covers E16.
 func TestB66RefusedCounterConfirmsNothing(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		s := b.far.initiate("initiation")
@@ -212,6 +213,7 @@ func TestB70InsertedPrefixMoves(t *testing.T) {
 	})
 }
 
+// Covers E22.
 func TestB71SourceMustBelongToThisVeryPeer(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		other := b.add("192.0.2.3:1", "10.0.0.3")
@@ -245,6 +247,7 @@ func TestB71SourceMustBelongToThisVeryPeer(t *testing.T) {
 	})
 }
 
+// Covers D13.
 func TestB72DefaultRoutes(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		other := b.add("192.0.2.3:1", "10.0.0.3")
@@ -392,6 +395,7 @@ func TestB84UnpaddedDataIsAccepted(t *testing.T) {
 	})
 }
 
+// Covers E13.
 func TestB85NothingStopsAReceiver(t *testing.T) {
 	var outer *simnet.Conn
 	inBed(t, capture(&outer), func(b *bed) {
@@ -445,6 +449,7 @@ func ipHeader(version byte, src, dst netip.Addr, stated uint16, size int) []byte
 	return b[:size]
 }
 
+// Covers E02, E40.
 func TestB86LengthOfInnerPackets(t *testing.T) {
 	far6 := netip.MustParseAddr("fd00::2")
 	v4 := func(version byte, stated uint16, size int) []byte {
@@ -592,6 +597,7 @@ func TestD02TenPings(t *testing.T) {
 	})
 }
 
+// Covers E21.
 func TestD04PaddingEndsAtMTU(t *testing.T) {
 	for _, c := range []struct{ mtu, packet, payload int }{{1299, 1297, 1331}, {1299, 1299, 1331}, {1420, 1409, 1452}, {1420, 1400, 1440}} {
 		inBed(t, func(cfg *Config) { cfg.MTU = c.mtu }, func(b *bed) {

@@ -159,6 +159,8 @@ func TestB37InitiatorConfirmsWithAKeepalive(t *testing.T) {
 
 // TestB38PacketIsStagedBeforeTheHandshakeStarts has a peer whose response
 // comes while the initiation is still being written.
+//
+// Covers E35.
 func TestB38PacketIsStagedBeforeTheHandshakeStarts(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		sessions := make(chan *fakepeer.Session, 1)

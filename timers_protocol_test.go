@@ -340,6 +340,7 @@ func TestB46AnySendServesAsKeepalive(t *testing.T) {
 	}
 }
 
+// Covers E23.
 func TestB47KeepalivesAreNotAnswered(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		s := b.far.connect()
@@ -350,6 +351,7 @@ func TestB47KeepalivesAreNotAnswered(t *testing.T) {
 	})
 }
 
+// Covers E17.
 func TestB48TimersRunWhenSendingFails(t *testing.T) {
 	var outer *simnet.Conn
 	inBed(t, capture(&outer), func(b *bed) {
@@ -375,6 +377,7 @@ func TestB48TimersRunWhenSendingFails(t *testing.T) {
 	})
 }
 
+// Covers E17.
 func TestB48PersistentKeepaliveGoesOnWhenSendingFails(t *testing.T) {
 	var outer *simnet.Conn
 	edit := func(cfg *Config) {
@@ -441,6 +444,7 @@ func TestB51PersistentKeepaliveFollowsAnyTraffic(t *testing.T) {
 	})
 }
 
+// Covers E31.
 func TestB51PersistentKeepaliveOutlastsAnOutage(t *testing.T) {
 	inBed(t, persistent(25*time.Second), func(b *bed) {
 		b.far.respond(b.far.wantInitiation("at once"))
@@ -453,6 +457,7 @@ func TestB51PersistentKeepaliveOutlastsAnOutage(t *testing.T) {
 	})
 }
 
+// Covers E36.
 func TestB51PersistentKeepaliveWaitsForEndpoint(t *testing.T) {
 	edit := func(cfg *Config) {
 		persistent(25 * time.Second)(cfg)

@@ -416,6 +416,7 @@ func TestC02EndlessOperationIsBounded(t *testing.T) {
 	})
 }
 
+// Covers E03.
 func TestC03NothingIsAppliedUnlessAllIsValid(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		c := b.control()

@@ -138,6 +138,8 @@ func TestClose(t *testing.T) {
 }
 
 // TestCloseEarly closes stacks that have just begun, with packets coming in.
+//
+// Covers E08.
 func TestCloseEarly(t *testing.T) {
 	for range 20 {
 		s, err := New(Config{Addresses: prefixes(b4), Output: func(*Packet) error { return nil }})

@@ -51,6 +51,7 @@ func (h *fakeHost) serving() (addrs []string) {
 	return addrs
 }
 
+// Covers B80, E20.
 func TestListenOnHosts(t *testing.T) {
 	for _, test := range []struct {
 		name  string
