@@ -125,9 +125,7 @@ func (p *peer) sendInitiation() {
 	}
 	p.setPending(i)
 	p.handshakeSent = now
-	if p.unanswered.IsZero() {
-		p.unanswered = now
-	}
+	p.ask(now)
 	if p.host == nil || !p.host.stale {
 		p.failure = nil
 	}

@@ -44,7 +44,7 @@ type peer struct {
 	keys        keyring
 	completed   time.Time // by the device's clock; zero: never
 	completedAt time.Time // the same by the wall clock
-	unanswered  time.Time // the first initiation since anything was received; zero: none
+	unanswered  time.Time // when a session was first asked for since data was received or one stood; zero: not
 	failure     error     // why initiations may be unanswered; nil: no reply
 	settled     chan struct{}
 
@@ -197,6 +197,7 @@ func (p *peer) initiate(now time.Time, retry bool) {
 			// would come back to what asks now.
 			p.timers.initiated(p.handshakeSent)
 			p.schedule(now)
+			p.ask(now)
 		}
 		return
 	}
@@ -213,6 +214,13 @@ func (p *peer) initiate(now time.Time, retry bool) {
 	p.device.handshakes.submit(handshakeJob{peer: p}, maxJobs)
 }
 
+// ask notes that the peer is asked for a session. p.mu is held.
+func (p *peer) ask(now time.Time) {
+	if p.unanswered.IsZero() {
+		p.unanswered = now
+	}
+}
+
 // established notes that a handshake led to keys that both sides have: our
 // initiation was answered or our response confirmed. p.mu is held.
 func (p *peer) established(now time.Time) {
@@ -225,7 +233,6 @@ func (p *peer) established(now time.Time) {
 // received notes an authentic message from the given endpoint. p.mu is held.
 func (p *peer) received(now time.Time, from endpoint) {
 	p.setEndpoint(from)
-	p.unanswered = time.Time{} // whoever speaks can be reached
 	p.timers.received(now)
 	p.awaiting.Store(false)
 }

@@ -136,3 +136,42 @@ func TestHandshake(t *testing.T) {
 		}
 	})
 }
+
+// TestReachOfPeerThatOnlyInitiates is about a peer with another preshared key:
+// it speaks, but never to effect.
+func TestReachOfPeerThatOnlyInitiates(t *testing.T) {
+	inBed(t, nil, func(b *bed) {
+		b.far.PSK = [32]byte{1}
+		stop := make(chan struct{})
+		defer close(stop)
+		go func() {
+			for {
+				select {
+				case <-stop:
+					return
+				case <-time.After(3 * time.Second):
+					msg, _ := b.far.Initiation(fakepeer.InitiationOptions{})
+					b.far.sock.WriteToUDPAddrPort(msg, netip.AddrPortFrom(devOuter, devPort))
+				}
+			}
+		}()
+		start := time.Now()
+		if err := b.dev.reach(background, farInner); !errors.Is(err, ErrNoHandshake) {
+			t.Errorf("error %v", err)
+		}
+		if took := time.Since(start); took != patience {
+			t.Errorf("gave up after %v", took)
+		}
+	})
+	inBed(t, nil, func(b *bed) {
+		b.far.PSK = [32]byte{1}
+		msg, _ := b.far.Initiation(fakepeer.InitiationOptions{})
+		b.far.write(msg)
+		b.far.want("response, which holds up an initiation", fakepeer.Response)
+		ctx, cancel := context.WithTimeout(background, 2*time.Second)
+		defer cancel()
+		if err := b.dev.reach(ctx, farInner); !errors.Is(err, ErrNoHandshake) {
+			t.Errorf("error %v", err)
+		}
+	})
+}

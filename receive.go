@@ -229,6 +229,7 @@ func (p *peer) account(b *recvBatch, now time.Time) (content bool) {
 		p.flush(now)
 	}
 	p.received(now, b.from)
+	p.unanswered = time.Time{} // there is a session that works
 	if content {
 		p.timers.dataReceived(now)
 	}

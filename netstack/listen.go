@@ -22,11 +22,13 @@ const backlog = 4096
 // address is an own address, or empty or unspecified for all of them, which with "tcp" means those of both families.
 // Port 0 means any free one. Errors are of type *net.OpError. The context plays no part once Listen has returned.
 func (s *Stack) Listen(ctx context.Context, network, address string) (net.Listener, error) {
+	s.listenMu.Lock()
+	defer s.listenMu.Unlock()
 	ep, wq, at, err := s.bind(ctx, network, "tcp", address)
 	if err != nil {
 		return nil, err
 	}
-	l := &listener{}
+	l := &listener{network: network}
 	l.init(s, "tcp", ep, wq)
 	if err := ep.Listen(backlog); err != nil {
 		l.abort()
@@ -83,6 +85,9 @@ func (s *Stack) bind(ctx context.Context, network, transport, address string) (t
 		return fail(addr, callError("bind", syscall.EADDRNOTAVAIL))
 	}
 
+	if transport == "tcp" && s.listens(network, at) {
+		return fail(addr, callError("bind", syscall.EADDRINUSE))
+	}
 	protocol := ipv6.ProtocolNumber
 	if at.Addr().Is4() {
 		protocol = ipv4.ProtocolNumber
@@ -94,6 +99,11 @@ func (s *Stack) bind(ctx context.Context, network, transport, address string) (t
 	}
 	opts := ep.SocketOptions()
 	opts.SetV6Only(family == "6")
+	if transport == "tcp" {
+		// As package net: connections that a former listener accepted do not keep the port. gVisor then no longer keeps
+		// listeners apart, but listens does.
+		opts.SetReuseAddress(true)
+	}
 	// Flows to foreign addresses come in by the other interface.
 	if err := opts.SetBindToDevice(int32(ownNIC)); err != nil {
 		ep.Close()
@@ -108,6 +118,36 @@ func (s *Stack) bind(ctx context.Context, network, transport, address string) (t
 		return fail(addr, s.closedError(errnoOf("bind", err)))
 	}
 	return ep, wq, at, nil
+}
+
+// listens reports whether a listener has what one at the given address, on a port that is not 0, would share with it.
+// s.listenMu is held.
+func (s *Stack) listens(network string, at netip.AddrPort) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for socket := range s.sockets {
+		l, ok := socket.(*listener)
+		if !ok {
+			continue
+		}
+		bound := l.remote.(*net.TCPAddr).AddrPort()
+		if bound.Port() != at.Port() {
+			continue
+		}
+		has := bound.Addr()
+		switch {
+		case at.Addr() == has:
+			return true
+		case has.IsUnspecified() && covers(l.network, has, at.Addr()), at.Addr().IsUnspecified() && covers(network, at.Addr(), has):
+			return true
+		}
+	}
+	return false
+}
+
+// covers reports whether a listener on all addresses has any of the family of addr.
+func covers(network string, all, addr netip.Addr) bool {
+	return all.Is4() == addr.Is4() || all.Is6() && network == "tcp"
 }
 
 // parseListenAddress returns the address to bind; the unspecified IPv6 address stands for both families if family is "".
@@ -140,7 +180,10 @@ func parseListenAddress(ctx context.Context, network, family, address string) (n
 }
 
 // A listener accepts TCP connections. Its address is in socket.remote, which is where errors show it.
-type listener struct{ socket }
+type listener struct {
+	socket
+	network string // constant
+}
 
 func (l *listener) Addr() net.Addr { return l.remote }
 

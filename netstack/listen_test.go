@@ -107,3 +107,32 @@ func TestAcceptDeadline(t *testing.T) {
 	_, err := l.Accept()
 	wantOpError(t, err, "accept", "tcp", os.ErrDeadlineExceeded)
 }
+
+// TestListenAgain opens a port again on which a connection of its former listener lives.
+func TestListenAgain(t *testing.T) {
+	p := join(t, nil)
+	const address = "10.0.0.2:80"
+	first := listen(t, p.b, "tcp", address)
+	dial(t, p.a, "tcp", address)
+	c, err := first.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if _, err := p.b.Listen(testContext(t), "tcp", address); !errors.Is(err, syscall.EADDRINUSE) {
+		t.Errorf("a second listener: %v, want EADDRINUSE", err)
+	}
+	for _, network := range []string{"tcp", "tcp4"} {
+		if _, err := p.b.Listen(testContext(t), network, ":80"); !errors.Is(err, syscall.EADDRINUSE) {
+			t.Errorf("a second listener on all addresses of %s: %v, want EADDRINUSE", network, err)
+		}
+	}
+	listen(t, p.b, "tcp6", ":80")
+	first.Close()
+	again := listen(t, p.b, "tcp", address)
+	dial(t, p.a, "tcp", address)
+	if c, err = again.Accept(); err != nil {
+		t.Fatal(err)
+	}
+	c.Close()
+}

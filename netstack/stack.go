@@ -108,6 +108,8 @@ type Stack struct {
 	inject chan notice    // on their way to senders in the stack
 	wg     sync.WaitGroup // of the injector
 
+	listenMu sync.Mutex // orders those who begin to listen; before mu
+
 	mu      sync.Mutex
 	sockets map[aborter]struct{} // guarded by mu; nil once closed
 }
