@@ -1,0 +1,861 @@
+package wireguard
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"sync"
+	"testing"
+	"testing/cryptotest"
+	"testing/synctest"
+	"time"
+
+	"github.com/wgstack/wireguard/internal/fakepeer"
+	"github.com/wgstack/wireguard/internal/simnet"
+)
+
+// FuzzMessages reads and lays out messages, and compares with another's
+// reading of the same bytes.
+func FuzzMessages(f *testing.F) {
+	p := fakepeer.New(key32(1), fakepeer.PublicKey(key32(2)))
+	p.Rand = fakepeer.NewRand(1)
+	q := fakepeer.New(key32(2), fakepeer.PublicKey(key32(1)))
+	q.Rand = fakepeer.NewRand(2)
+	first, _ := p.Initiation(fakepeer.InitiationOptions{})
+	hs, _, err := q.ConsumeInitiation(first)
+	if err != nil {
+		f.Fatal(err)
+	}
+	second, s := q.Response(hs, fakepeer.ResponseOptions{})
+	for _, seed := range [][]byte{
+		first, second, s.Keepalive(), s.Seal([]byte("packet")),
+		q.CookieReply(first, fakepeer.Sender(first), [16]byte{1}, [24]byte{2}),
+		nil, {1}, {4, 0, 0, 0}, first[:147], append(second, 0), make([]byte, initiationSize),
+	} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		kind := messageType(b)
+		if want := fakepeer.KindOf(b); kind != uint32(want) {
+			t.Fatalf("type %d, want %v", kind, want)
+		}
+		before := bytes.Clone(b)
+		var again []byte
+		switch kind {
+		case typeInitiation:
+			var m initiation
+			m.parse(b)
+			wire := m.marshal()
+			again = append(wire[:len(wire)-2*macSize], b[len(b)-2*macSize:]...)
+			if m.sender != fakepeer.Sender(b) {
+				t.Errorf("sender %d", m.sender)
+			}
+		case typeResponse:
+			var m response
+			m.parse(b)
+			wire := m.marshal()
+			again = append(wire[:len(wire)-2*macSize], b[len(b)-2*macSize:]...)
+			if m.sender != fakepeer.Sender(b) || m.receiver != fakepeer.Receiver(b) {
+				t.Errorf("sender %d, receiver %d", m.sender, m.receiver)
+			}
+		case typeCookieReply:
+			var m cookieReply
+			m.parse(b)
+			wire := m.marshal()
+			again = wire[:]
+			if m.receiver != fakepeer.Receiver(b) {
+				t.Errorf("receiver %d", m.receiver)
+			}
+		case typeData:
+			if dataReceiver(b) != fakepeer.Receiver(b) || dataCounter(b) != fakepeer.Counter(b) {
+				t.Errorf("receiver %d, counter %d", dataReceiver(b), dataCounter(b))
+			}
+			again = bytes.Clone(b)
+			clear(again[:dataHeaderSize])
+			putDataHeader(again, dataReceiver(b), dataCounter(b))
+		default:
+			return
+		}
+		if !bytes.Equal(again, before) || !bytes.Equal(b, before) {
+			t.Fatalf("laid out\n%x, was\n%x", again, before)
+		}
+	})
+}
+
+// FuzzReceive hands a device with two peers to a script: four bytes an act, of
+// peers honest and not, of the stack, the user and the clock. What the device
+// sends and delivers is held against what the peers know; in the end it must
+// still serve honest peers.
+func FuzzReceive(f *testing.F) {
+	for _, script := range []string{
+		"",
+		// Both peers have sessions and send.
+		"\x00\x00\x01\x00\x02\x00\x00\x00\x00\x01\x01\x00\x02\x03\x00\x00\x09\x00\x00\x00\x09\x01\x00\x00",
+		// The device initiates; so do both.
+		"\x09\x00\x00\x00\x01\x00\x00\x00\x02\x00\x00\x00\x09\x01\x00\x00\x00\x01\x01\x00\x01\x01\x00\x00\x02\x01\x01\x00",
+		// Replays of data, an initiation and a response.
+		"\x00\x00\x01\x00\x02\x00\x00\x00\x07\x02\x00\x00\x07\x02\x02\x00\x09\x01\x00\x00\x01\x01\x00\x00\x07\x01\x00\x00",
+		// Two initiations, the first comes last.
+		"\x05\x00\x00\x00\x00\x00\x00\x00\x0a\x00\x01\x00\x00\x00\x01\x00\x0a\x00\x01\x00\x06\x00\x00\x00\x02\x00\x00\x00",
+		// Two responses, the first comes last.
+		"\x09\x00\x00\x00\x05\x00\x00\x00\x01\x00\x00\x00\x01\x00\x00\x00\x06\x00\x00\x00\x02\x00\x00\x00\x02\x00\x01\x00",
+		// Changed, cut and extended data.
+		"\x00\x00\x01\x00\x05\x00\x00\x00\x02\x00\x00\x00\x08\x00\x00\xff\x08\x04\x30\x80\x08\x08\x00\x10\x06\x00\x00\x00\x08\x02\x00\x18",
+		// Changed handshakes, some with MACs to match.
+		"\x00\x00\x00\x00\x08\x0c\x00\x50\x08\x0c\x11\xa0\x08\x00\x02\xff\x09\x00\x00\x00\x05\x00\x00\x00\x01\x00\x00\x00\x06\x00\x00\x00\x08\x0c\x00\x40",
+		// Keys age.
+		"\x00\x00\x01\x00\x0a\x00\x07\x00\x02\x00\x00\x00\x0a\x00\x06\x00\x02\x00\x00\x00\x0a\x00\x09\x00\x02\x00\x00\x00",
+		// Load and cookies, by the device and for it.
+		"\x0e\x00\x00\x00\x00\x00\x00\x00\x0a\x00\x01\x00\x00\x00\x01\x00\x02\x00\x00\x00\x09\x01\x00\x00\x04\x01\x00\x00\x0a\x00\x05\x00\x04\x05\x00\x00",
+		// Another private key, and none.
+		"\x00\x00\x01\x00\x0d\x00\x01\x00\x02\x00\x00\x00\x09\x00\x00\x00\x01\x00\x00\x00\x0d\x00\x00\x00\x02\x00\x00\x00\x00\x00\x01\x00",
+		// A peer is removed and comes back; another preshared key.
+		"\x00\x00\x01\x00\x0c\x00\x00\x00\x02\x00\x00\x00\x0c\x00\x01\x00\x02\x00\x00\x00\x07\x00\x02\x00\x0c\x01\x03\x07\x00\x01\x01\x00\x0c\x01\x09\x00\x00\x01\x01\x00",
+		// Addresses inside: the other's, moved ones, the device's.
+		"\x00\x00\x01\x00\x00\x01\x01\x00\x02\x04\x00\x00\x0f\x00\x01\x00\x02\x00\x00\x00\x02\x05\x00\x00\x02\x08\x00\x00\x02\x0c\x00\x00\x09\x00\x00\x00",
+		// Addresses outside; rebind; keepalives.
+		"\x00\x00\x01\x00\x02\x02\x00\x00\x09\x00\x00\x00\x0b\x00\x00\x00\x03\x04\x00\x00\x09\x00\x00\x00\x0c\x00\x05\x00\x0a\x00\x06\x00",
+		// Counters that jump, are used again, and run out.
+		"\x00\x00\x01\x00\x02\x00\x20\x00\x02\x00\x30\x00\x02\x00\x38\x00\x02\x00\x28\x00\x02\x00\x28\x01\x02\x00\x28\x02\x02\x00\x00\x00",
+		// No packet inside, and no message at all.
+		"\x00\x00\x01\x00\x02\x20\x00\x00\x02\x30\x00\x00\x10\x01\x01\x4a\x10\x00\x04\x20\x11\x00\x00\x00",
+	} {
+		f.Add([]byte(script))
+	}
+	f.Fuzz(func(t *testing.T, script []byte) {
+		const most = 100 // acts
+		cryptotest.SetGlobalRandom(t, 1)
+		buffers := trackBuffers()
+		inBed(t, func(cfg *Config) { cfg.Peers = nil }, func(b *bed) {
+			z := newChaos(b)
+			for act := range slices.Chunk(script[:min(len(script), 4*most)], 4) {
+				if len(act) == 4 {
+					z.act(act[0], act[1], act[2], act[3])
+					z.check()
+				}
+			}
+			z.makePeace()
+			b.dev.Close()
+			b.wantBare("closed")
+			if !b.stack.closed {
+				t.Error("the stack was not closed")
+			}
+		})
+		buffers.wantReleased(t)
+	})
+}
+
+// bufferTracker knows every buffer made since it began.
+type bufferTracker struct {
+	mu   sync.Mutex
+	made []*buffer
+}
+
+// trackBuffers empties the pools and begins to track.
+func trackBuffers() *bufferTracker {
+	k := new(bufferTracker)
+	for class := range bufferPools {
+		bufferPools[class] = sync.Pool{New: func() any {
+			buf := &buffer{b: make([]byte, bufferSizes[class]), class: class}
+			k.mu.Lock()
+			k.made = append(k.made, buf)
+			k.mu.Unlock()
+			return buf
+		}}
+	}
+	return k
+}
+
+func (k *bufferTracker) wantReleased(t *testing.T) {
+	t.Helper()
+	for class := range bufferPools {
+		bufferPools[class] = sync.Pool{}
+	}
+	for i, buf := range k.made {
+		if n := buf.refs.Load(); n != 0 {
+			t.Errorf("buffer %d of %d, of %d bytes, has %d references", i, len(k.made), len(buf.b), n)
+		}
+	}
+}
+
+// A chaos is a device in the hands of a script.
+type chaos struct {
+	*bed
+	ends    [2]*chaosEnd
+	load    time.Time // until when the device may ask for cookies
+	hold    bool      // keep the next message back
+	held    []*chaosMessage
+	history []*chaosMessage // that reached the device
+	packets int             // made so far, to tell them apart
+
+	mu   sync.Mutex
+	sent []simnet.Datagram // by the device
+}
+
+// A chaosEnd is a peer that the script plays.
+type chaosEnd struct {
+	*fakepeer.Peer
+	ip       netip.Addr
+	from     [3]netip.AddrPort // where it speaks from
+	began    []*chaosHandshake // by it
+	heard    []*chaosHandshake // begun by the device
+	sessions []*chaosSession
+	latest   *chaosSession // that the device derived, if we know it
+	stamp    [12]byte      // of the device's latest initiation
+	cookies  [][16]byte    // given to the device
+
+	// What the device has of it.
+	present bool
+	psk     [32]byte
+	owns    []netip.Addr
+
+	// Since it is present.
+	received int             // bytes
+	output   map[string]bool // by the stack; whether it has arrived
+}
+
+type chaosHandshake struct {
+	*fakepeer.Handshake
+	counted bool   // its initiation or response, whichever is for the device, was accepted
+	wire    []byte // the device's initiation
+}
+
+type chaosSession struct {
+	*fakepeer.Session
+	born      time.Time // at the device; zero: not yet
+	dead      bool      // its peer was removed
+	confirmed bool      // the device may send
+	reached   map[uint64]bool
+	accepted  map[uint64]bool
+	greatest  uint64 // that reached the device
+	opened    map[uint64]bool
+}
+
+// A chaosMessage is for the device.
+type chaosMessage struct {
+	wire    []byte
+	end     *chaosEnd
+	junk    bool            // it must have no effect
+	hs      *chaosHandshake // of an initiation or a response
+	psk     [32]byte        // of a response
+	session *chaosSession   // of a response or data
+	counter uint64
+	packet  []byte     // of data; nil: a keepalive
+	source  netip.Addr // of packet; invalid: it is no packet
+}
+
+func newChaos(b *bed) *chaos {
+	z := &chaos{bed: b}
+	b.net.SetFilter(func(d simnet.Datagram) simnet.Verdict {
+		z.mu.Lock()
+		defer z.mu.Unlock()
+		d.Payload = bytes.Clone(d.Payload)
+		z.sent = append(z.sent, d)
+		return simnet.Verdict{Drop: true}
+	})
+	for i := range z.ends {
+		z.ends[i] = &chaosEnd{
+			Peer: fakepeer.New(key32(byte(i+1)), b.dev.Stats().PublicKey),
+			ip:   netip.AddrFrom4([4]byte{10, 0, 0, byte(i + 2)}),
+			from: [3]netip.AddrPort{
+				netip.AddrPortFrom(netip.AddrFrom4([4]byte{198, 51, 100, byte(i)}), 1),
+				netip.AddrPortFrom(netip.AddrFrom4([4]byte{198, 51, 100, byte(i)}), 2),
+				netip.AddrPortFrom(netip.AddrFrom4([4]byte{203, 0, 113, 1}), 3), // both do
+			},
+		}
+	}
+	for _, e := range z.ends {
+		z.configure(e, 0)
+	}
+	return z
+}
+
+// configure adds e, or makes it again what it was.
+func (z *chaos) configure(e *chaosEnd, keepalive time.Duration) {
+	z.Helper()
+	if !e.present {
+		e.present, e.received, e.output = true, 0, make(map[string]bool)
+	}
+	e.psk = e.PSK
+	z.disown(e.ip)
+	e.owns = []netip.Addr{e.ip}
+	z.setPeer(PeerConfig{
+		PublicKey: e.Public, PresharedKey: e.psk, Endpoint: e.from[0].String(),
+		AllowedIPs: []netip.Prefix{netip.PrefixFrom(e.ip, 32)}, PersistentKeepalive: keepalive,
+	})
+}
+
+func (z *chaos) remove(e *chaosEnd) {
+	z.Helper()
+	if err := z.dev.RemovePeer(e.Public); err != nil {
+		z.Fatal(err)
+	}
+	e.present, e.owns, e.latest = false, nil, nil
+	for _, s := range e.sessions {
+		s.dead = true
+	}
+	for _, hs := range e.began {
+		hs.counted = false // a device that forgets a peer forgets its timestamp
+	}
+}
+
+// disown takes ip from whoever owns it.
+func (z *chaos) disown(ip netip.Addr) {
+	for _, e := range z.ends {
+		e.owns = slices.DeleteFunc(e.owns, func(a netip.Addr) bool { return a == ip })
+	}
+}
+
+// owner is to whom packets for ip go.
+func (z *chaos) owner(ip netip.Addr) *chaosEnd {
+	for _, e := range z.ends {
+		if slices.Contains(e.owns, ip) {
+			return e
+		}
+	}
+	return nil
+}
+
+func (z *chaos) setKey(key PrivateKey) {
+	z.Helper()
+	if err := z.dev.SetPrivateKey(key); err != nil {
+		z.Fatal(err)
+	}
+	if !key.IsZero() {
+		for _, e := range z.ends {
+			e.Remote = key.PublicKey()
+		}
+	}
+}
+
+// act plays one act. a says who does it, and from where.
+func (z *chaos) act(op, a, b, c byte) {
+	z.Helper()
+	e, other := z.ends[a&1], z.ends[a&1^1]
+	from := e.from[a>>1&1]
+	if a&0x80 != 0 {
+		from = e.from[2]
+	}
+	switch op % 18 {
+	case 0:
+		z.initiate(e, from)
+		if b&1 == 1 && e.latest != nil {
+			z.data(e, e.latest, e.latest.SendCounter, nil, netip.Addr{}, from)
+		}
+	case 1:
+		if n := len(e.heard); n > 0 {
+			z.respond(e, e.heard[n-1-int(b)%n], from)
+		}
+	case 2, 3:
+		n := len(e.sessions)
+		if n == 0 {
+			break
+		}
+		s := e.sessions[n-1-int(b&7)%n]
+		counter := s.SendCounter
+		switch b >> 3 & 7 {
+		case 4:
+			counter += 100
+		case 5:
+			counter = rejectAfterMessages - 2 + uint64(c%4)
+		case 6:
+			counter = max(counter, 1) - 1
+		case 7:
+			counter += 8200
+		}
+		if op%18 == 3 {
+			z.data(e, s, counter, nil, netip.Addr{}, from)
+			break
+		}
+		source := [...]netip.Addr{e.ip, other.ip, devInner, netip.AddrFrom4([4]byte{192, 168, 0, 1})}[a>>2&3]
+		pkt := packet(source, devInner, z.payload())
+		switch a >> 4 & 3 {
+		case 2:
+			pkt[0], source = c&0x0f, netip.Addr{} // IP version 0
+		case 3:
+			pkt[2], source = 0xff, netip.Addr{} // longer than it is
+		}
+		z.data(e, s, counter, pkt, source, from)
+	case 4:
+		if n := len(e.heard); n > 0 {
+			hs := e.heard[n-1-int(b)%n]
+			about := bytes.Clone(hs.wire)
+			about[initiationSize-2*macSize] ^= a >> 2 & 1 // is mac1 right?
+			cookie := [16]byte{c, 1}
+			e.cookies = append(e.cookies, cookie)
+			z.deliver(&chaosMessage{end: e, junk: true, wire: e.CookieReply(about, hs.RemoteIndex, cookie, [24]byte{b})}, from)
+		}
+	case 5:
+		z.hold = true
+	case 6:
+		if n := len(z.held); n > 0 {
+			i := int(b) % n
+			m := z.held[i]
+			z.held = slices.Delete(z.held, i, i+1)
+			z.deliver(m, from)
+		}
+	case 7:
+		if n := len(z.history); n > 0 {
+			z.deliver(z.history[n-1-int(b)%n], from)
+		}
+	case 8:
+		// Prefer what never came, lest it be a mere replay.
+		if l := append(slices.Clone(z.history), z.held...); len(l) > 0 {
+			z.mutate(l[len(l)-1-int(b&15)%len(l)], a>>2&3, 1<<(b>>4&7), int(c), from)
+		}
+	case 9:
+		z.output(e.ip)
+	case 10:
+		time.Sleep([...]time.Duration{
+			time.Millisecond, 20 * time.Millisecond, time.Second, 5 * time.Second, 10 * time.Second, 15 * time.Second,
+			60 * time.Second, 120 * time.Second, 180 * time.Second, 540 * time.Second,
+		}[b%10])
+	case 11:
+		port := z.dev.Stats().ListenPort ^ 1
+		if err := z.dev.apply(update{listenPort: &port}); err != nil {
+			z.Fatal(err)
+		}
+	case 12:
+		if b&1 == 0 {
+			if e.present {
+				z.remove(e)
+			}
+			break
+		}
+		if b&2 != 0 {
+			e.PSK[0] = c
+		}
+		z.configure(e, time.Duration(b>>2&1)*25*time.Second)
+		if b&8 != 0 {
+			e.PSK[0]++ // the device has the former
+		}
+	case 13:
+		key := PrivateKey(key32(100 + b%16))
+		if b%16 == 0 {
+			key = PrivateKey{}
+		}
+		z.setKey(key)
+	case 14:
+		z.loaded()
+		z.load = time.Now().Add(underLoadAfter)
+	case 15:
+		if e.present && other.present {
+			to := z.ends[b&1]
+			z.disown(e.ip)
+			to.owns = append(to.owns, e.ip)
+			u := peerUpdate{public: to.Public, allowedIPs: []allowedIPUpdate{{prefix: netip.PrefixFrom(e.ip, 32)}}}
+			if err := z.dev.apply(update{peers: []peerUpdate{u}}); err != nil {
+				z.Fatal(err)
+			}
+		}
+	case 16:
+		junk := bytes.Repeat([]byte{a, c}, int(c))
+		if len(junk) >= 4 {
+			copy(junk, []byte{b % 6, 0, 0, 0})
+		}
+		z.deliver(&chaosMessage{wire: junk, end: e, junk: true}, from)
+	case 17:
+		z.handshake(e)
+	}
+	synctest.Wait()
+	if got := z.stack.take(); len(got) != 0 {
+		z.Fatalf("delivered %d packets, unasked", len(got))
+	}
+	z.drain(nil, netip.AddrPort{}, nil)
+}
+
+// payload is content that was not there before.
+func (z *chaos) payload() string {
+	z.packets++
+	return fmt.Sprintf("%0*d", 6+z.packets%32, z.packets)
+}
+
+func (z *chaos) initiate(e *chaosEnd, from netip.AddrPort) {
+	z.Helper()
+	msg, hs := e.Initiation(fakepeer.InitiationOptions{})
+	h := &chaosHandshake{Handshake: hs}
+	e.began = append(e.began, h)
+	z.deliver(&chaosMessage{wire: msg, end: e, hs: h}, from)
+}
+
+func (z *chaos) respond(e *chaosEnd, hs *chaosHandshake, from netip.AddrPort) {
+	z.Helper()
+	msg, s := e.Response(hs.Handshake, fakepeer.ResponseOptions{})
+	z.deliver(&chaosMessage{wire: msg, end: e, hs: hs, psk: e.PSK, session: e.session(s)}, from)
+}
+
+// session keeps s.
+func (e *chaosEnd) session(s *fakepeer.Session) *chaosSession {
+	c := &chaosSession{
+		Session: s, reached: make(map[uint64]bool), accepted: make(map[uint64]bool), opened: make(map[uint64]bool),
+	}
+	e.sessions = append(e.sessions, c)
+	return c
+}
+
+func (z *chaos) data(e *chaosEnd, s *chaosSession, counter uint64, pkt []byte, source netip.Addr, from netip.AddrPort) {
+	z.Helper()
+	plain := append(bytes.Clone(pkt), make([]byte, -len(pkt)&15)...)
+	s.SendCounter = max(s.SendCounter, counter+1)
+	z.deliver(&chaosMessage{
+		wire: s.SealRaw(counter, plain), end: e, session: s, counter: counter, packet: pkt, source: source,
+	}, from)
+}
+
+// mutate delivers a message like m but for a bit, or its length.
+func (z *chaos) mutate(m *chaosMessage, how, bit byte, at int, from netip.AddrPort) {
+	z.Helper()
+	wire := bytes.Clone(m.wire)
+	handshake := fakepeer.KindOf(wire) == fakepeer.Initiation || fakepeer.KindOf(wire) == fakepeer.Response
+	if len(wire) == 0 {
+		return
+	}
+	mutant := &chaosMessage{end: m.end, junk: true}
+	switch i := at * len(wire) / 256; {
+	case how == 1:
+		wire = wire[:i]
+	case how == 2:
+		wire = append(wire, make([]byte, at+1)...)
+	case how == 3 && handshake:
+		// Not the sender's index: nothing but mac1 protects that.
+		least := 12
+		wire[least+at*(len(wire)-2*macSize-least)/256] ^= bit
+		m.end.Stamp(wire)
+	default:
+		wire[i] ^= bit
+		if handshake && i >= len(wire)-macSize {
+			copy := *m // mac2 is only looked at under load
+			mutant = &copy
+		}
+	}
+	mutant.wire = wire
+	z.deliver(mutant, from)
+}
+
+func (z *chaos) output(ip netip.Addr) {
+	z.Helper()
+	payload := z.payload()
+	owner := z.owner(ip)
+	if owner != nil {
+		owner.output[payload] = false
+	}
+	if err := z.outputPacket(packet(devInner, ip, payload)); (err == nil) != (owner != nil) || err != nil && !errors.Is(err, ErrNoPeer) {
+		z.Fatalf("output to %v: error %v", ip, err)
+	}
+	synctest.Wait()
+}
+
+// handshake asks the device for one, and does not wait for it.
+func (z *chaos) handshake(e *chaosEnd) {
+	ctx, cancel := context.WithCancel(background)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		z.dev.Handshake(ctx, e.Public)
+	}()
+	synctest.Wait()
+	cancel()
+	<-done
+}
+
+// stats is what the device says of its peers.
+func (z *chaos) stats() map[PublicKey]PeerStats {
+	all := make(map[PublicKey]PeerStats)
+	for _, s := range z.dev.Stats().Peers {
+		all[s.PublicKey] = s
+	}
+	return all
+}
+
+// deliver brings m to the device and judges what it does.
+func (z *chaos) deliver(m *chaosMessage, from netip.AddrPort) {
+	z.Helper()
+	if z.hold {
+		z.hold = false
+		z.held = append(z.held, m)
+		return
+	}
+	z.history = append(z.history, m)
+	now := time.Now()
+	before := z.stats()
+	z.net.Inject(simnet.Datagram{From: from, To: netip.AddrPortFrom(devOuter, z.dev.Stats().ListenPort), Payload: m.wire})
+	synctest.Wait()
+	after := z.stats()
+	e, s := m.end, m.session
+	counted := int(after[e.Public].RxBytes - before[e.Public].RxBytes)
+	var want [][]byte // deliveries; any is all right if not must
+	must := false
+	inert := m.junk || !e.present
+	switch {
+	case inert:
+	case m.hs != nil && s != nil: // response
+		inert = m.hs.counted || m.psk != e.psk
+		if counted != 0 && counted != responseSize {
+			z.Fatalf("a response counts %d bytes", counted)
+		}
+		if counted > 0 {
+			m.hs.counted, s.born, s.confirmed, e.latest = true, now, true, s
+		}
+	case m.hs != nil:
+		inert = m.hs.counted
+		if counted != 0 && counted != initiationSize {
+			z.Fatalf("an initiation counts %d bytes", counted)
+		}
+		m.hs.counted = m.hs.counted || counted > 0
+	default:
+		inert = s.born.IsZero() || s.dead || now.Sub(s.born) >= rejectAfterTime ||
+			s.accepted[m.counter] || m.counter >= rejectAfterMessages
+		must = !inert && s == e.latest && (len(s.reached) == 0 || m.counter > s.greatest)
+		size := 0
+		if m.packet == nil {
+			size = len(m.wire)
+		} else if m.source.IsValid() && z.owner(m.source) == e {
+			size = len(m.wire)
+			want = [][]byte{m.packet}
+		}
+		if counted != 0 && counted != size || must && counted != size {
+			z.Fatalf("%d bytes of data under counter %d count %d, want %d", len(m.wire), m.counter, counted, size)
+		}
+		if counted > 0 || must {
+			s.accepted[m.counter], s.confirmed = true, true
+		} else if !inert {
+			s.confirmed = true // for all we know
+		}
+		s.reached[m.counter] = true
+		s.greatest = max(s.greatest, m.counter)
+	}
+	if inert {
+		want, must = nil, true
+	}
+	if got := z.stack.take(); (must || len(got) > 0) && !slices.EqualFunc(got, want, bytes.Equal) {
+		z.Fatalf("delivered %x, want %x", got, want)
+	}
+	for _, other := range z.ends {
+		b, a := before[other.Public], after[other.Public]
+		if (other != e || inert) && (a.RxBytes != b.RxBytes || a.Endpoint != b.Endpoint || a.LastHandshake != b.LastHandshake) {
+			z.Fatalf("a %v without effect changed\n%+v to\n%+v", fakepeer.KindOf(m.wire), b, a)
+		}
+		if a.Endpoint != b.Endpoint && a.Endpoint != from {
+			z.Fatalf("a message from %v moved the endpoint from %v to %v", from, b.Endpoint, a.Endpoint)
+		}
+	}
+	z.drain(m, from, before)
+}
+
+// drain reads what the device sent, in answer to m from the given address if
+// there is one.
+func (z *chaos) drain(m *chaosMessage, from netip.AddrPort, before map[PublicKey]PeerStats) {
+	z.Helper()
+	z.mu.Lock()
+	sent := z.sent
+	z.sent = nil
+	z.mu.Unlock()
+	after := z.stats()
+	for _, d := range sent {
+		if fakepeer.KindOf(d.Payload) == fakepeer.CookieReply {
+			z.hearCookieReply(d, m, from)
+			continue
+		}
+		var e *chaosEnd
+		switch kind := fakepeer.KindOf(d.Payload); kind {
+		case fakepeer.Initiation:
+			e = z.hearInitiation(d.Payload)
+		case fakepeer.Response:
+			e = z.hearResponse(d.Payload)
+		case fakepeer.Data:
+			e = z.hearData(d.Payload, d.Time)
+		}
+		if e == nil || !e.present {
+			z.Fatalf("sent %v of %d bytes to no peer", fakepeer.KindOf(d.Payload), len(d.Payload))
+		}
+		e.received += len(d.Payload)
+		if d.To != after[e.Public].Endpoint && d.To != before[e.Public].Endpoint {
+			z.Fatalf("sent to %v, endpoint %v", d.To, after[e.Public].Endpoint)
+		}
+	}
+}
+
+func (z *chaos) hearInitiation(msg []byte) *chaosEnd {
+	z.Helper()
+	for _, e := range z.ends {
+		hs, info, err := e.ConsumeInitiation(msg)
+		if errors.Is(err, fakepeer.ErrMAC1) {
+			continue
+		}
+		if err != nil || info.Static != z.dev.Stats().PublicKey {
+			z.Fatalf("initiation of %x, error %v", info.Static, err)
+		}
+		if bytes.Compare(info.Timestamp[:], e.stamp[:]) <= 0 {
+			z.Fatalf("timestamp %x after %x", info.Timestamp, e.stamp)
+		}
+		if info.MAC2 != [16]byte{} && !slices.ContainsFunc(e.cookies, func(c [16]byte) bool { return fakepeer.VerifyMAC2(msg, c) }) {
+			z.Fatal("mac2 with a cookie that nobody gave")
+		}
+		e.stamp = info.Timestamp
+		e.heard = append(e.heard, &chaosHandshake{Handshake: hs, wire: msg})
+		return e
+	}
+	return nil
+}
+
+func (z *chaos) hearResponse(msg []byte) *chaosEnd {
+	z.Helper()
+	for _, e := range z.ends {
+		for i, hs := range e.began {
+			if hs.Index != fakepeer.Receiver(msg) {
+				continue
+			}
+			if !hs.counted {
+				z.Fatal("response to an initiation that does not count")
+			}
+			e.latest = nil
+			s, err := e.ConsumeResponse(hs.Handshake, msg)
+			if (err == nil) != (e.psk == e.PSK) {
+				z.Fatalf("response %d: error %v, preshared keys %x and %x", i, err, e.psk[:1], e.PSK[:1])
+			}
+			if err == nil {
+				e.latest = e.session(s)
+				e.latest.born = time.Now()
+			}
+			return e
+		}
+	}
+	return nil
+}
+
+func (z *chaos) hearData(msg []byte, at time.Time) *chaosEnd {
+	z.Helper()
+	for _, e := range z.ends {
+		for _, s := range e.sessions {
+			if s.LocalIndex != fakepeer.Receiver(msg) {
+				continue
+			}
+			counter, plain, err := s.Open(msg)
+			if err != nil || s.opened[counter] || s.dead || !s.confirmed || at.Sub(s.born) >= rejectAfterTime {
+				z.Fatalf("data under counter %d: error %v, used before: %t, peer removed: %t, confirmed: %t, age %v",
+					counter, err, s.opened[counter], s.dead, s.confirmed, at.Sub(s.born))
+			}
+			s.opened[counter] = true
+			if len(plain) > 0 {
+				pkt, err := fakepeer.ParseIP(plain)
+				if err != nil {
+					z.Fatal(err)
+				}
+				_, _, payload, err := pkt.UDP()
+				if arrived, known := e.output[string(payload)]; err != nil || !known || arrived {
+					z.Fatalf("data %q: error %v, for this peer: %t, arrived before: %t", payload, err, known, arrived)
+				}
+				e.output[string(payload)] = true
+			}
+			return e
+		}
+	}
+	return nil
+}
+
+func (z *chaos) hearCookieReply(d simnet.Datagram, m *chaosMessage, from netip.AddrPort) {
+	z.Helper()
+	if m == nil || d.To != from || time.Now().After(z.load) {
+		z.Fatalf("cookie reply to %v for no message, or without load", d.To)
+	}
+	if fakepeer.Receiver(d.Payload) != fakepeer.Sender(m.wire) {
+		z.Fatal("cookie reply for another index")
+	}
+	cookie, err := m.end.ConsumeCookieReply(d.Payload, fakepeer.MAC1(m.wire))
+	if err != nil {
+		z.Fatal(err)
+	}
+	m.end.Cookie = cookie[:]
+}
+
+// check holds the books of the device against those of the peers.
+func (z *chaos) check() {
+	z.Helper()
+	stats := z.stats()
+	indices := 0
+	for i, e := range z.ends {
+		p := z.dev.peer(e.Public)
+		if (p != nil) != e.present {
+			z.Fatalf("peer %d present: %t", i, p != nil)
+		}
+		if p == nil {
+			continue
+		}
+		arrived := 0
+		for _, a := range e.output {
+			if a {
+				arrived++
+			}
+		}
+		p.mu.Lock()
+		staged := 0
+		for _, b := range p.staged.batches {
+			staged += b.packets()
+		}
+		if p.pending != nil {
+			indices++
+		}
+		for _, k := range []*keypair{p.keys.previous, p.keys.current, p.keys.next} {
+			if k != nil {
+				indices++
+			}
+		}
+		p.mu.Unlock()
+		if s := stats[e.Public]; int(s.TxBytes) != e.received || len(e.output) != arrived+staged+int(s.Dropped) {
+			z.Fatalf("peer %d: %d bytes sent, %d received; %d packets sent, %d arrived, %d staged, %d dropped",
+				i, s.TxBytes, e.received, len(e.output), arrived, staged, s.Dropped)
+		}
+	}
+	if n := z.dev.indices.len(); n != indices {
+		z.Fatalf("%d indices, %d in use", n, indices)
+	}
+}
+
+// makePeace ends the chaos: from now on everybody is honest, and is served.
+func (z *chaos) makePeace() {
+	z.Helper()
+	const calm = rekeyTimeout + time.Second
+	z.hold = false
+	z.setKey(PrivateKey(key32(99)))
+	for _, e := range z.ends {
+		e.Cookie = nil
+		z.configure(e, 0)
+	}
+	time.Sleep(calm)
+	talk := func(who string, e *chaosEnd, former *chaosSession) {
+		z.Helper()
+		if e.latest == nil || e.latest == former {
+			z.Fatalf("%s: no session", who)
+		}
+		z.data(e, e.latest, e.latest.SendCounter, packet(e.ip, devInner, z.payload()), e.ip, e.from[0])
+		z.output(e.ip)
+		z.drain(nil, netip.AddrPort{}, nil)
+		for payload, arrived := range e.output {
+			if p := z.dev.peer(e.Public); !arrived && p.dropped == 0 {
+				z.Fatalf("%s: packet %s did not arrive", who, payload)
+			}
+		}
+		z.check()
+	}
+	z.drain(nil, netip.AddrPort{}, nil)
+	for _, e := range z.ends {
+		former := e.latest
+		z.initiate(e, e.from[0])
+		talk("peer initiates", e, former)
+	}
+	time.Sleep(calm)
+	z.drain(nil, netip.AddrPort{}, nil)
+	for _, e := range z.ends {
+		former, heard := e.latest, len(e.heard)
+		z.handshake(e)
+		z.drain(nil, netip.AddrPort{}, nil)
+		if len(e.heard) == heard {
+			z.Fatal("the device did not initiate")
+		}
+		z.respond(e, e.heard[len(e.heard)-1], e.from[0])
+		talk("device initiates", e, former)
+	}
+}
