@@ -219,8 +219,9 @@ type chaosEnd struct {
 
 type chaosHandshake struct {
 	*fakepeer.Handshake
-	counted bool   // its initiation or response, whichever is for the device, was accepted
-	wire    []byte // the device's initiation
+	counted bool     // its initiation or response, whichever is for the device, was accepted
+	psk     [32]byte // of ours
+	wire    []byte   // the device's initiation
 }
 
 type chaosSession struct {
@@ -476,7 +477,7 @@ func (z *chaos) payload() string {
 func (z *chaos) initiate(e *chaosEnd, from netip.AddrPort) {
 	z.Helper()
 	msg, hs := e.Initiation(fakepeer.InitiationOptions{})
-	h := &chaosHandshake{Handshake: hs}
+	h := &chaosHandshake{Handshake: hs, psk: e.PSK}
 	e.began = append(e.began, h)
 	z.deliver(&chaosMessage{wire: msg, end: e, hs: h}, from)
 }
@@ -704,7 +705,7 @@ func (z *chaos) hearInitiation(msg []byte) *chaosEnd {
 func (z *chaos) hearResponse(msg []byte) *chaosEnd {
 	z.Helper()
 	for _, e := range z.ends {
-		for i, hs := range e.began {
+		for _, hs := range e.began {
 			if hs.Index != fakepeer.Receiver(msg) {
 				continue
 			}
@@ -713,8 +714,8 @@ func (z *chaos) hearResponse(msg []byte) *chaosEnd {
 			}
 			e.latest = nil
 			s, err := e.ConsumeResponse(hs.Handshake, msg)
-			if (err == nil) != (e.psk == e.PSK) {
-				z.Fatalf("response %d: error %v, preshared keys %x and %x", i, err, e.psk[:1], e.PSK[:1])
+			if (err == nil) != (e.psk == hs.psk) {
+				z.Fatalf("response: error %v, preshared keys %x and %x", err, e.psk[:1], hs.psk[:1])
 			}
 			if err == nil {
 				e.latest = e.session(s)
@@ -820,6 +821,7 @@ func (z *chaos) makePeace() {
 	const calm = rekeyTimeout + time.Second
 	z.hold = false
 	z.setKey(PrivateKey(key32(99)))
+	z.drain(nil, netip.AddrPort{}, nil)
 	for _, e := range z.ends {
 		e.Cookie = nil
 		z.configure(e, 0)
