@@ -1,0 +1,296 @@
+package wireguard
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"slices"
+	"strconv"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/wgstack/wireguard/internal/fakepeer"
+	"github.com/wgstack/wireguard/internal/simnet"
+)
+
+// A world is a simulated network in which devices meet each other, in virtual
+// time with fake stacks inside or in real time with true ones.
+type world struct {
+	*testing.T
+	*simnet.Network
+	virtual bool
+}
+
+// A site is a device in a world and its host. Site n has the outer addresses
+// 192.0.2.n and 2001:db8::n, and the inner ones 10.0.0.n and fd00::n.
+type site struct {
+	*Device
+	world *world
+	n     byte
+	key   PrivateKey
+	host  *simnet.Host
+	stack *fakeStack // in virtual time
+}
+
+// inWorld runs a transcript between devices in virtual time.
+func inWorld(t *testing.T, transcript func(w *world)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		w := &world{t, simnet.New(1), true}
+		defer w.Network.Close()
+		transcript(w)
+	})
+}
+
+// realWorld is a world in real time.
+func realWorld(t *testing.T) *world {
+	w := &world{t, simnet.New(1), false}
+	t.Cleanup(w.Network.Close)
+	return w
+}
+
+func outer4(n byte) netip.Addr { return netip.AddrFrom4([4]byte{192, 0, 2, n}) }
+func inner4(n byte) netip.Addr { return netip.AddrFrom4([4]byte{10, 0, 0, n}) }
+func inner6(n byte) netip.Addr { return netip.AddrFrom16([16]byte{0xfd, 15: n}) }
+func outer6(n byte) netip.Addr {
+	return netip.AddrFrom16([16]byte{0x20, 0x01, 0x0d, 0xb8, 15: n})
+}
+
+// addressesOf are the allowed IPs of site n.
+func addressesOf(n byte) []netip.Prefix {
+	return []netip.Prefix{netip.PrefixFrom(inner4(n), 32), netip.PrefixFrom(inner6(n), 128)}
+}
+
+// site makes site n. edit may be nil.
+func (w *world) site(n byte, edit func(*Config)) *site {
+	w.Helper()
+	return w.siteAt(w.Host(outer4(n), outer6(n)), n, edit)
+}
+
+// siteAt makes site n on a host with other addresses.
+func (w *world) siteAt(host *simnet.Host, n byte, edit func(*Config)) *site {
+	w.Helper()
+	s := &site{world: w, n: n, key: NewPrivateKey(), host: host}
+	cfg := Config{
+		PrivateKey:   s.key,
+		ListenPort:   devPort,
+		Address:      addressesOf(n),
+		ListenPacket: host.ListenPacket,
+	}
+	if edit != nil {
+		edit(&cfg)
+	}
+	var err error
+	if !w.virtual {
+		if s.Device, err = New(cfg); err != nil {
+			w.Fatal(err)
+		}
+	} else {
+		if cfg, err = cfg.canonical(); err != nil {
+			w.Fatal(err)
+		}
+		s.Device, s.stack = newDevice(cfg), new(fakeStack)
+		if err := s.start(cfg, s.stack); err != nil {
+			w.Fatal(err)
+		}
+	}
+	w.Cleanup(func() { s.Close() })
+	return s
+}
+
+// as is how other sites know s; endpoint may be empty.
+func (s *site) as(endpoint string) PeerConfig {
+	return PeerConfig{PublicKey: s.key.PublicKey(), Endpoint: endpoint, AllowedIPs: addressesOf(s.n)}
+}
+
+// at is the endpoint of s in the family of IPv4, or IPv6.
+func (s *site) at(v6 bool) string {
+	a := outer4(s.n)
+	if v6 {
+		a = outer6(s.n)
+	}
+	return netip.AddrPortFrom(a, s.Stats().ListenPort).String()
+}
+
+func (s *site) setPeer(cfg PeerConfig) {
+	s.world.Helper()
+	if err := s.SetPeer(cfg); err != nil {
+		s.world.Fatal(err)
+	}
+}
+
+// knows tells s about other, and where it is.
+func (s *site) knows(other *site) {
+	s.world.Helper()
+	s.setPeer(other.as(other.at(false)))
+}
+
+// of is what s says about other.
+func (s *site) of(other *site) PeerStats {
+	s.world.Helper()
+	if s.world.virtual {
+		synctest.Wait()
+	}
+	for _, p := range s.Stats().Peers {
+		if p.PublicKey == other.key.PublicKey() {
+			return p
+		}
+	}
+	s.world.Fatal("no such peer")
+	return PeerStats{}
+}
+
+// sends has the stack of s send a packet to site n.
+func (s *site) sends(n byte, payload string) {
+	s.world.Helper()
+	if err := s.outputPacket(packet(inner4(s.n), inner4(n), payload)); err != nil {
+		s.world.Fatalf("site %d sends %q: %v", s.n, payload, err)
+	}
+}
+
+func (s *site) outputPacket(pkt []byte) error {
+	return (&bed{dev: s.Device}).outputPacket(pkt)
+}
+
+// got returns the payloads delivered to s since it was last asked.
+func (s *site) got() (payloads []string) {
+	s.world.Helper()
+	synctest.Wait()
+	for _, p := range s.stack.take() {
+		pkt, err := fakepeer.ParseIP(p)
+		if err != nil {
+			s.world.Fatal(err)
+		}
+		_, _, payload, err := pkt.UDP()
+		if err != nil {
+			s.world.Fatal(err)
+		}
+		payloads = append(payloads, string(payload))
+	}
+	return payloads
+}
+
+// wantGot expects exactly these payloads to have been delivered to s.
+func (s *site) wantGot(what string, payloads ...string) {
+	s.world.Helper()
+	if got := s.got(); !slices.Equal(got, payloads) {
+		s.world.Fatalf("%s: site %d got %q, want %q", what, s.n, got, payloads)
+	}
+}
+
+// Traffic between true stacks.
+
+// wantPing expects an answer from addr within a second.
+func wantPing(t testing.TB, what string, d *Device, addr netip.Addr) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(background, time.Second)
+	defer cancel()
+	if _, err := d.Ping(ctx, addr); err != nil {
+		t.Fatalf("%s: %v", what, err)
+	}
+}
+
+// wantNoPing expects no answer from addr.
+func wantNoPing(t testing.TB, what string, d *Device, addr netip.Addr) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(background, 200*time.Millisecond)
+	defer cancel()
+	if _, err := d.Ping(ctx, addr); err == nil {
+		t.Fatalf("%s: the ping was answered", what)
+	}
+}
+
+// echoes is a TCP service of d that sends back what it gets; it returns the
+// port.
+func echoes(t testing.TB, d *Device) string {
+	t.Helper()
+	l, err := d.Listen(background, "tcp", ":0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer c.Close()
+				io.Copy(c, c)
+			}()
+		}
+	}()
+	_, port, _ := net.SplitHostPort(l.Addr().String())
+	return port
+}
+
+// stream sends n bytes to an echo service and compares what comes back.
+func stream(t testing.TB, d *Device, host netip.Addr, port string, n int) error {
+	c, err := d.DialContext(timeout(t, 20*time.Second), "tcp", net.JoinHostPort(host.String(), port))
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(30 * time.Second))
+	sent := make([]byte, n)
+	rand.Read(sent)
+	go func() {
+		c.Write(sent)
+		c.(interface{ CloseWrite() error }).CloseWrite()
+	}()
+	got, err := io.ReadAll(c)
+	if err == nil && !bytes.Equal(got, sent) {
+		err = fmt.Errorf("%d of %d bytes came back", len(got), n)
+	}
+	return err
+}
+
+// datagrams sends packets of many sizes from one device to the other and back.
+func datagrams(t testing.TB, from, to *Device, host netip.Addr) error {
+	server, err := to.ListenPacket(background, "udp", net.JoinHostPort(host.String(), "0"))
+	if err != nil {
+		return err
+	}
+	defer server.Close()
+	go func() {
+		buf := make([]byte, 1<<16)
+		for {
+			n, addr, err := server.ReadFrom(buf)
+			if err != nil {
+				return
+			}
+			server.WriteTo(buf[:n], addr)
+		}
+	}()
+	client, err := from.DialContext(timeout(t, 10*time.Second), "udp", server.LocalAddr().String())
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	buf := make([]byte, 1<<16)
+	for i, size := range []int{0, 1, 15, 16, 17, 500, 1372, 1400, 3000, 20000} {
+		sent := bytes.Repeat([]byte(strconv.Itoa(i)), size)
+		// A datagram may be lost.
+		for try := 0; ; try++ {
+			if _, err := client.Write(sent); err != nil {
+				return err
+			}
+			client.SetReadDeadline(time.Now().Add(time.Second))
+			n, err := client.Read(buf)
+			if err == nil && bytes.Equal(buf[:n], sent) {
+				break
+			}
+			if try == 5 {
+				return errors.Join(err, fmt.Errorf("no answer to %d bytes", size))
+			}
+		}
+	}
+	return nil
+}
