@@ -30,10 +30,13 @@ func (c *clock) now() time.Time {
 	t := time.Now()
 	drift := t.UnixNano() - c.start.UnixNano() - int64(t.Sub(c.start))
 	if d := drift - c.drift.Load(); d > clockDriftTolerance || d < -clockDriftTolerance {
-		c.drift.Store(drift)
 		if total, ok := c.suspension(); ok {
 			c.suspended.Store(int64(total - c.before))
 		}
+		c.drift.Store(drift) // last: who sees it need not look again
 	}
-	return t.Add(time.Duration(c.suspended.Load()))
+	return t.Add(c.slept())
 }
+
+// slept returns how long the system was suspended since start.
+func (c *clock) slept() time.Duration { return time.Duration(c.suspended.Load()) }

@@ -66,11 +66,14 @@ type Config struct {
 	// families; nil means the host's UDP, sent and received in batches. It is
 	// called with "udp" and ":port", and has the shape of [Device.ListenPacket],
 	// so that one device can carry another. A *net.UDPConn that it returns is
-	// batched too. What it returned is closed with the device.
+	// batched too. What it returned is closed with the device. It is called by
+	// New, by Rebind and when the port changes; its context ends with the device,
+	// whose methods it must not call. The packets must not lead back into the
+	// device's own tunnel.
 	ListenPacket func(ctx context.Context, network, address string) (net.PacketConn, error)
 
 	// Logger receives what the device logs; nil means nothing is logged. Keys
-	// are never logged in full.
+	// are never logged in full. Its handler must not close the device.
 	Logger *slog.Logger
 }
 

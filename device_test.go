@@ -190,3 +190,74 @@ func TestGarbage(t *testing.T) {
 		}
 	}
 }
+
+// TestCloseDuringRebind closes a device whose socket factory waits, as one may
+// that waits for a network.
+func TestCloseDuringRebind(t *testing.T) {
+	waiting := make(chan struct{})
+	first := true
+	d, err := New(Config{ListenPacket: func(ctx context.Context, network, address string) (net.PacketConn, error) {
+		if first {
+			first = false
+			return net.ListenPacket("udp4", "127.0.0.1:0")
+		}
+		close(waiting)
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	rebound := make(chan error)
+	go func() { rebound <- d.Rebind() }()
+	<-waiting
+	closed := make(chan struct{})
+	go func() {
+		d.Close()
+		close(closed)
+	}()
+	if err := <-rebound; !errors.Is(err, context.Canceled) {
+		t.Errorf("Rebind: %v", err)
+	}
+	select {
+	case <-closed:
+	case <-time.After(10 * time.Second):
+		t.Fatal("Close hangs")
+	}
+	if err := d.RemovePeer(PublicKey{1}); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("RemovePeer: %v", err)
+	}
+	if err := d.Handshake(background, PublicKey{1}); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("Handshake: %v", err)
+	}
+}
+
+// TestWaitingMessagesPinLittle fills a lane with datagrams that came one by
+// one, each in a buffer that could hold 64 KiB.
+func TestWaitingMessagesPinLittle(t *testing.T) {
+	b := new(recvBatch)
+	var sent [][]byte
+	for i := range 40 {
+		buf := newBuffer(maxMessage)
+		msg := buf.b[:100+10*i]
+		rand.Read(msg)
+		sent = append(sent, bytes.Clone(msg))
+		b.bufs, b.msgs, b.bytes = append(b.bufs, buf), append(b.msgs, msg), b.bytes+len(msg)
+	}
+	b.compact()
+	if b.pinned() > 4*b.bytes {
+		t.Errorf("%d bytes pin %d", b.bytes, b.pinned())
+	}
+	for i := range sent {
+		if !bytes.Equal(b.msgs[i], sent[i]) {
+			t.Errorf("message %d changed", i)
+		}
+	}
+	// What is dense already stays where it is.
+	msg, bufs := &b.msgs[0][0], len(b.bufs)
+	b.compact()
+	if &b.msgs[0][0] != msg || len(b.bufs) != bufs {
+		t.Error("compacted again")
+	}
+	b.free()
+}

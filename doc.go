@@ -17,7 +17,8 @@
 // others only while there are packets to encrypt or handshakes to make; a
 // peer that is idle has none.
 //
-// Writes block while a peer's packets cannot leave as fast as they are made.
+// Writes block while a peer's packets cannot leave as fast as they are made, if
+// need be beyond their deadlines, for as long as the outer socket takes.
 // Up to 128 packets to a peer wait for a handshake; the oldest are dropped
 // beyond that.
 //

@@ -23,11 +23,14 @@ type handshakeJob struct {
 
 // load tells whether the handshake queue is so long that senders must prove
 // their address with a cookie. It stays so for a second.
-type load struct{ until atomic.Int64 }
+type load struct{ noted atomic.Pointer[time.Time] }
 
-func (l *load) note(now time.Time) { l.until.Store(now.Add(underLoadAfter).UnixNano()) }
+func (l *load) note(now time.Time) { l.noted.Store(&now) }
 
-func (l *load) high(now time.Time) bool { return now.UnixNano() < l.until.Load() }
+func (l *load) high(now time.Time) bool {
+	noted := l.noted.Load()
+	return noted != nil && now.Sub(*noted) < underLoadAfter
+}
 
 // queueHandshake takes a handshake message off the receive path. A full queue
 // drops it.
@@ -125,7 +128,6 @@ func (p *peer) sendInitiation() {
 	}
 	p.setPending(i)
 	p.handshakeSent = now
-	p.ask(now)
 	if p.host == nil || !p.host.stale {
 		p.failure = nil
 	}

@@ -53,7 +53,8 @@ type peer struct {
 
 	timers timers
 	timer  *time.Timer
-	wake   time.Time // when timer fires; zero: it is not running
+	wake   time.Time     // when timer fires, had the system slept no more since it was set; zero: it is not running
+	slept  time.Duration // how long it had slept then
 }
 
 func newPeer(d *Device, public PublicKey) *peer {
@@ -203,6 +204,7 @@ func (p *peer) initiate(now time.Time, retry bool) {
 	}
 	p.handshakeSent = now
 	p.initiating = true
+	p.ask(now)
 	if h := p.host; h != nil && h.stale {
 		copy := *h
 		p.device.background.Go(func() {
@@ -303,11 +305,13 @@ func (p *peer) eraseKeys() {
 // schedule runs the timer if it must fire earlier than it would. A deadline
 // that was put off is found out when the timer fires. p.mu is held.
 func (p *peer) schedule(now time.Time) {
-	next := p.timers.next()
-	if p.stopped || next.IsZero() || !p.wake.IsZero() && !next.Before(p.wake) {
+	next, slept := p.timers.next(), p.device.clock.slept()
+	// The runtime's timer stood still while the system slept.
+	fires := p.wake.Add(slept - p.slept)
+	if p.stopped || next.IsZero() || !p.wake.IsZero() && !next.Before(fires) {
 		return
 	}
-	p.wake = next
+	p.wake, p.slept = next, slept
 	if p.timer == nil {
 		p.timer = time.AfterFunc(next.Sub(now), p.tick)
 	} else {

@@ -1,6 +1,7 @@
 package wireguard
 
 import (
+	"math"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -103,6 +104,17 @@ func (l *lane[B]) complete(b B) {
 		return
 	}
 	l.draining = true
+	l.work(captiveBytes)
+}
+
+// captiveBytes is how much a goroutine drains before it leaves the rest to
+// another, so that others who keep completing do not hold it for good.
+const captiveBytes = 1 << 18
+
+// work drains the lane until the head is not ready, and leaves it to a new
+// goroutine if that takes more than limit bytes. l.draining is set, and l.mu
+// held, which work unlocks.
+func (l *lane[B]) work(limit int) {
 	for {
 		n, size := 0, 0
 		for n < len(l.queue) && l.queue[n].item().ready {
@@ -112,6 +124,15 @@ func (l *lane[B]) complete(b B) {
 		if n == 0 {
 			break
 		}
+		if limit <= 0 {
+			l.mu.Unlock()
+			go func() {
+				l.mu.Lock()
+				l.work(math.MaxInt)
+			}()
+			return
+		}
+		limit -= size
 		l.taken = append(l.taken[:0], l.queue[:n]...)
 		l.queue = slices.Delete(l.queue, 0, n)
 		closed := l.closed
@@ -123,6 +144,7 @@ func (l *lane[B]) complete(b B) {
 		l.changed.Broadcast()
 	}
 	l.draining = false
+	l.changed.Broadcast()
 	if cap(l.queue) > maxIdleSlots && len(l.queue) == 0 {
 		l.queue, l.taken = nil, nil
 	}
@@ -143,6 +165,13 @@ func (l *lane[B]) full(limit int) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.bytes >= limit
+}
+
+// empty reports whether nothing is in the lane.
+func (l *lane[B]) empty() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.bytes == 0
 }
 
 // close makes every later drain a discard and waits for one under way, so

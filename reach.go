@@ -95,12 +95,12 @@ func (e *unreachableError) Timeout() bool { return true }
 // initiations, or one of a peer that has been silent before, went unanswered
 // for five seconds each, or ctx has ended.
 func (d *Device) Handshake(ctx context.Context, public PublicKey) error {
-	p := d.peer(public)
-	if p == nil {
-		return fmt.Errorf("wireguard: %w: %s", ErrNoPeer, public.short())
+	p, err := d.known(public)
+	if err != nil {
+		return fmt.Errorf("wireguard: %w", err)
 	}
 	start := d.now()
-	err := p.await(ctx, func(now time.Time) bool {
+	err = p.await(ctx, func(now time.Time) bool {
 		if !p.completed.IsZero() && (!p.completed.Before(start) || now.Sub(p.completed) < rekeyTimeout) {
 			return true
 		}
@@ -141,6 +141,8 @@ func (p *peer) await(ctx context.Context, done func(now time.Time) bool) error {
 		wait := leastPatience
 		var err error
 		switch {
+		case d.ctx.Err() != nil:
+			err = errClosed
 		case p.stopped:
 			err = fmt.Errorf("%w: %s was removed", ErrNoPeer, p.public.short())
 		case !p.reachable():

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -19,7 +20,7 @@ const (
 	maxReadBatch   = 16      // messages of one system call, at the most
 	minReadBatch   = 2       // and when there is little to read
 	sparseReads    = 64      // with little to read until the next call asks for fewer
-	laneBytesIn    = 4 << 20 // waiting in a peer's lane before the rest is dropped
+	laneBytesIn    = 4 << 20 // of memory in a peer's lane before the rest is dropped
 	maxOpenJobs    = 64      // waiting before a reader opens for itself
 	maxRecvPackets = 128     // of a batch
 )
@@ -94,6 +95,8 @@ func (d *Device) read(s udp.Socket) {
 			for _, b := range bufs[half:] {
 				b.release()
 			}
+			clear(bufs[half:])
+			clear(ms[half:])
 			bufs, ms, sparse = bufs[:half], ms[:half], 0
 		}
 	}
@@ -163,10 +166,46 @@ func (r *reader) flush() {
 		b.free()
 		return
 	}
-	b.peer.in.push(b, b.bytes)
-	if b.bytes <= inlineBytes || d.openers.limit == 1 || !d.openers.submit(b, maxOpenJobs) {
+	inline := b.bytes <= inlineBytes || d.openers.limit == 1
+	if !inline || !b.peer.in.empty() {
+		b.compact()
+	}
+	b.peer.in.push(b, b.pinned())
+	if inline || !d.openers.submit(b, maxOpenJobs) {
 		d.openBatch(b)
 	}
+}
+
+// pinned returns how much memory b keeps from other use.
+func (b *recvBatch) pinned() (n int) {
+	for _, buf := range b.bufs {
+		n += len(buf.b)
+	}
+	return n
+}
+
+// compact moves the messages of b together, if they lie in buffers much larger
+// than they are, because b may have to wait.
+func (b *recvBatch) compact() {
+	if b.pinned() <= 4*b.bytes {
+		return
+	}
+	sparse := len(b.bufs)
+	var room []byte
+	rest := b.bytes
+	for i, m := range b.msgs {
+		if len(m) > len(room) {
+			buf := newBuffer(max(len(m), min(rest, maxMessage)))
+			b.bufs = append(b.bufs, buf)
+			room = buf.b
+		}
+		n := copy(room, m)
+		b.msgs[i], room, rest = room[:n:n], room[n:], rest-n
+	}
+	for _, buf := range b.bufs[:sparse] {
+		buf.release()
+	}
+	b.bufs = slices.Delete(b.bufs, 0, sparse)
 }
 
 // openBatch decrypts b in place and takes what has become ready off the lane.
@@ -223,12 +262,12 @@ func (p *peer) account(b *recvBatch, now time.Time) (content bool) {
 	if !authentic {
 		return false
 	}
+	p.received(now, b.from)
 	if b.pair == p.keys.next {
 		p.keys.confirm()
 		p.established(now)
 		p.flush(now)
 	}
-	p.received(now, b.from)
 	p.unanswered = time.Time{} // there is a session that works
 	if content {
 		p.timers.dataReceived(now)

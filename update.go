@@ -80,10 +80,13 @@ func (d *Device) SetPeer(cfg PeerConfig) error {
 // nothing from it is received any more. It returns an error wrapping
 // [ErrNoPeer] if there is no such peer, or [net.ErrClosed].
 func (d *Device) RemovePeer(public PublicKey) error {
-	if d.peer(public) == nil {
-		return fmt.Errorf("wireguard: %w: %s", ErrNoPeer, public.short())
+	p, err := d.known(public)
+	if err != nil {
+		return fmt.Errorf("wireguard: %w", err)
 	}
-	return d.change(update{peers: []peerUpdate{{public: public, remove: true}}})
+	err = d.change(update{peers: []peerUpdate{{public: public, remove: true}}})
+	p.stop() // somebody else may be removing it, and not be done
+	return err
 }
 
 func (d *Device) change(u update) error {
@@ -96,19 +99,28 @@ func (d *Device) change(u update) error {
 // apply carries out u. What can fail comes first: the port and the mark.
 func (d *Device) apply(u update) error {
 	gone, err := d.applyLocked(u)
+	if len(gone) > 0 {
+		defer d.background.Done()
+	}
 	for _, p := range gone {
 		p.stop()
 	}
 	return err
 }
 
-// applyLocked returns the peers that were removed and are to be stopped.
+// applyLocked returns the peers that were removed and are to be stopped. If
+// there are any, Close waits until d.background is told that they are.
 func (d *Device) applyLocked(u update) (gone []*peer, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.closed {
 		return nil, errClosed
 	}
+	defer func() {
+		if len(gone) > 0 {
+			d.background.Add(1)
+		}
+	}()
 	if err := d.applySockets(u); err != nil {
 		return nil, err
 	}
@@ -158,6 +170,7 @@ func (d *Device) applySockets(u update) error {
 	mark := d.fwmark
 	if u.fwmark != nil {
 		if err := d.binding.Load().setMark(*u.fwmark); err != nil {
+			d.binding.Load().setMark(mark) // one socket may have taken it
 			return err
 		}
 		d.fwmark = *u.fwmark

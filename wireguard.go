@@ -163,6 +163,20 @@ func (d *Device) peer(public PublicKey) *peer {
 	return d.peers[public]
 }
 
+// known returns the peer that a caller names.
+func (d *Device) known(public PublicKey) (*peer, error) {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	p := d.peers[public]
+	switch {
+	case d.closed:
+		return nil, errClosed
+	case p == nil:
+		return nil, fmt.Errorf("%w: %s", ErrNoPeer, public.short())
+	}
+	return p, nil
+}
+
 // errClosed is what methods of a closed device return.
 var errClosed = fmt.Errorf("device: %w", net.ErrClosed)
 
@@ -195,6 +209,7 @@ func (d *Device) Close() error {
 const farewell = time.Second
 
 func (d *Device) close() {
+	d.cancel()
 	d.mu.Lock()
 	d.closed = true
 	peers := slices.Collect(maps.Values(d.peers))
@@ -210,7 +225,6 @@ func (d *Device) close() {
 	case <-closed:
 	case <-grace.C:
 	}
-	d.cancel()
 	d.binding.Load().close()
 	for _, p := range peers {
 		p.stop()

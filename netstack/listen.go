@@ -28,7 +28,7 @@ func (s *Stack) Listen(ctx context.Context, network, address string) (net.Listen
 	if err != nil {
 		return nil, err
 	}
-	l := &listener{network: network}
+	l := &listener{dual: network == "tcp"}
 	l.init(s, "tcp", ep, wq)
 	if err := ep.Listen(backlog); err != nil {
 		l.abort()
@@ -85,7 +85,7 @@ func (s *Stack) bind(ctx context.Context, network, transport, address string) (t
 		return fail(addr, callError("bind", syscall.EADDRNOTAVAIL))
 	}
 
-	if transport == "tcp" && s.listens(network, at) {
+	if transport == "tcp" && s.listens(at, family == "") {
 		return fail(addr, callError("bind", syscall.EADDRINUSE))
 	}
 	protocol := ipv6.ProtocolNumber
@@ -120,9 +120,9 @@ func (s *Stack) bind(ctx context.Context, network, transport, address string) (t
 	return ep, wq, at, nil
 }
 
-// listens reports whether a listener has what one at the given address, on a port that is not 0, would share with it.
-// s.listenMu is held.
-func (s *Stack) listens(network string, at netip.AddrPort) bool {
+// listens reports whether a listener has the given address, or one that listening there, if need be in both families,
+// would take too. s.listenMu is held.
+func (s *Stack) listens(at netip.AddrPort, dual bool) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for socket := range s.sockets {
@@ -138,7 +138,7 @@ func (s *Stack) listens(network string, at netip.AddrPort) bool {
 		switch {
 		case at.Addr() == has:
 			return true
-		case has.IsUnspecified() && covers(l.network, has, at.Addr()), at.Addr().IsUnspecified() && covers(network, at.Addr(), has):
+		case has.IsUnspecified() && covers(has, l.dual, at.Addr()), at.Addr().IsUnspecified() && covers(at.Addr(), dual, has):
 			return true
 		}
 	}
@@ -146,8 +146,8 @@ func (s *Stack) listens(network string, at netip.AddrPort) bool {
 }
 
 // covers reports whether a listener on all addresses has any of the family of addr.
-func covers(network string, all, addr netip.Addr) bool {
-	return all.Is4() == addr.Is4() || all.Is6() && network == "tcp"
+func covers(all netip.Addr, dual bool, addr netip.Addr) bool {
+	return dual || all.Is4() == addr.Is4()
 }
 
 // parseListenAddress returns the address to bind; the unspecified IPv6 address stands for both families if family is "".
@@ -182,7 +182,7 @@ func parseListenAddress(ctx context.Context, network, family, address string) (n
 // A listener accepts TCP connections. Its address is in socket.remote, which is where errors show it.
 type listener struct {
 	socket
-	network string // constant
+	dual bool // constant: if all addresses are bound, those of both families are
 }
 
 func (l *listener) Addr() net.Addr { return l.remote }

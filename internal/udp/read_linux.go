@@ -87,6 +87,7 @@ func (c *conn) ReadBatch(ms []Message) (int, error) {
 		}
 	}
 	r.backoff.reset()
+	clear(r.iovecs[:r.size]) // the buffers are the caller's again
 	for i := range r.n {
 		r.fill(&ms[i], i)
 	}
