@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
+	"os/exec"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -496,7 +498,22 @@ func TestD11AnswersComeFromTheAddressThatWasAsked(t *testing.T) {
 	}
 }
 
+// TestD14NothingIsLeftAfterClose counts in a process of its own, where no other
+// test leaves anything.
 func TestD14NothingIsLeftAfterClose(t *testing.T) {
+	const alone = "WIREGUARD_TEST_ALONE"
+	if os.Getenv(alone) == "" {
+		exe, err := os.Executable()
+		if err != nil {
+			t.Skip(err)
+		}
+		cmd := exec.Command(exe, "-test.run=^"+t.Name()+"$", "-test.v")
+		cmd.Env = append(os.Environ(), alone+"=1")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Errorf("%v\n%s", err, out)
+		}
+		return
+	}
 	memory := func() int64 {
 		var m runtime.MemStats
 		for range 3 { // pools are emptied by two
