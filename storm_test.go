@@ -1,0 +1,546 @@
+package wireguard
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	mathrand "math/rand/v2"
+	"net"
+	"net/netip"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/wgstack/wireguard/internal/fakepeer"
+	"github.com/wgstack/wireguard/internal/simnet"
+)
+
+// Whole devices, with the real stack, in real time and in trouble.
+
+var soakTime = flag.Duration("soak", time.Second, "how long the streams of TestStreamsOnBadNetwork last")
+
+// simDevices returns two devices on a simulated network that know each other:
+// 10.0.0.1 and 10.0.0.2.
+func simDevices(t *testing.T, net *simnet.Network) (near, far *Device) {
+	t.Helper()
+	keys := [2]PrivateKey{NewPrivateKey(), NewPrivateKey()}
+	outer := [2]netip.Addr{devOuter, farOuter.Addr()}
+	var devs [2]*Device
+	for i := range devs {
+		d, err := New(Config{
+			PrivateKey: keys[i], ListenPort: devPort, ListenPacket: net.ListenPacket(outer[i]),
+			Address: prefixes(fmt.Sprintf("10.0.0.%d/32", 1+i)),
+			Peers: []PeerConfig{{
+				PublicKey: keys[1-i].PublicKey(), Endpoint: netip.AddrPortFrom(outer[1-i], devPort).String(),
+				AllowedIPs: prefixes(fmt.Sprintf("10.0.0.%d/32", 2-i)),
+			}},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { d.Close() })
+		devs[i] = d
+	}
+	return devs[0], devs[1]
+}
+
+// TestStreamsOnBadNetwork compares every byte of TCP streams on a network that
+// delays, loses, doubles and reorders.
+func TestStreamsOnBadNetwork(t *testing.T) {
+	sim := simnet.New(1, simnet.WithLink(simnet.Link{
+		Latency: 2 * time.Millisecond, Jitter: time.Millisecond, Loss: 0.01,
+		Duplicate: 0.01, Reorder: 0.02, ReorderDelay: 3 * time.Millisecond,
+	}))
+	defer sim.Close()
+	near, far := simDevices(t, sim)
+	end := time.Now().Add(*soakTime)
+	var wg sync.WaitGroup
+	var total atomic.Int64
+	for i, d := range []*Device{near, far, near, far} {
+		to := far
+		if d == far {
+			to = near
+		}
+		l, err := to.Listen(background, "tcp", fmt.Sprintf("10.0.0.%d:%d", 2-i%2, 1000+i))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		seed := [32]byte{byte(i)}
+		var sent atomic.Int64
+		wg.Go(func() {
+			c, err := d.DialContext(timeout(t, 20*time.Second), "tcp", l.Addr().String())
+			if err != nil {
+				t.Error(err)
+				l.Close()
+				return
+			}
+			defer c.Close()
+			noise, b := mathrand.NewChaCha8(seed), make([]byte, 16<<10)
+			for time.Now().Before(end) {
+				noise.Read(b)
+				n, err := c.Write(b)
+				sent.Add(int64(n))
+				if err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+		wg.Go(func() {
+			c, err := l.Accept()
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer c.Close()
+			c.SetReadDeadline(end.Add(time.Minute))
+			noise, b, want := mathrand.NewChaCha8(seed), make([]byte, 16<<10), make([]byte, 16<<10)
+			received := int64(0)
+			for {
+				n, err := io.ReadFull(c, b)
+				noise.Read(want)
+				received += int64(n)
+				if !bytes.Equal(b[:n], want[:n]) {
+					t.Errorf("stream %d differs after %d bytes", i, received-int64(n))
+					return
+				}
+				if err == io.EOF {
+					break
+				}
+				if err != nil {
+					t.Errorf("stream %d after %d bytes: %v", i, received, err)
+					return
+				}
+			}
+			if n := sent.Load(); received != n || n == 0 {
+				t.Errorf("stream %d: %d of %d bytes", i, received, n)
+			}
+			total.Add(received)
+		})
+	}
+	wg.Wait()
+	s := sim.Stats()
+	t.Logf("%d bytes; %d datagrams, %d lost, %d doubled", total.Load(), s.Sent, s.Lost, s.Duplicated)
+	if s.Lost == 0 || s.Duplicated == 0 {
+		t.Error("the network was too good")
+	}
+}
+
+// census counts what devices may leave behind.
+func census() (goroutines int, heap uint64) {
+	for range 3 { // pools give up what they hold by and by
+		runtime.GC()
+	}
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return runtime.NumGoroutine(), m.HeapAlloc
+}
+
+// wantCensus expects all to be as it was, give or take what the runtime keeps.
+func wantCensus(t *testing.T, goroutines int, heap uint64) {
+	t.Helper()
+	const slack = 4 << 20
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		g, h := census()
+		if g <= goroutines && h <= heap+slack {
+			return
+		}
+		if time.Now().After(end) {
+			buf := make([]byte, 1<<20)
+			t.Fatalf("%d goroutines, %d before; %d bytes, %d before\n%s", g, goroutines, h, heap, buf[:runtime.Stack(buf, true)])
+		}
+	}
+}
+
+// echo sends b through a new connection and expects it to come back. It
+// returns an error if it did not, and fails if something else came.
+func echo(t *testing.T, ctx context.Context, d *Device, address string, b []byte) error {
+	t.Helper()
+	c, err := d.DialContext(ctx, "tcp", address)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	if deadline, ok := ctx.Deadline(); ok {
+		c.SetDeadline(deadline)
+	}
+	go func() {
+		if _, err := c.Write(b); err == nil {
+			c.(interface{ CloseWrite() error }).CloseWrite()
+		}
+	}()
+	got, err := io.ReadAll(c)
+	if !bytes.HasPrefix(b, got) {
+		t.Errorf("%d bytes came back changed", len(got))
+	}
+	if err == nil && len(got) < len(b) {
+		err = io.ErrUnexpectedEOF
+	}
+	return err
+}
+
+// uapi sends text to a device and returns its answer.
+func uapi(d *Device, text string) string {
+	var out strings.Builder
+	d.serveUAPI(struct {
+		io.Reader
+		io.Writer
+	}{strings.NewReader(text), &out})
+	return out.String()
+}
+
+// TestStorm changes all that can be changed under sixteen flows, and then
+// closes everything, which leaves nothing.
+func TestStorm(t *testing.T) {
+	storm(t, 50*time.Millisecond) // what is made once
+	goroutines, heap := census()
+	storm(t, time.Second)
+	wantCensus(t, goroutines, heap)
+}
+
+func storm(t *testing.T, length time.Duration) {
+	const flows = 16
+	occupied, err := net.ListenUDP("udp", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer occupied.Close()
+	taken := occupied.LocalAddr().(*net.UDPAddr).Port
+
+	// Only the test knows who they are at a time.
+	nearKeys, farKey := [2]PrivateKey{NewPrivateKey(), NewPrivateKey()}, NewPrivateKey()
+	far, err := New(Config{PrivateKey: farKey, Address: prefixes("10.0.0.2/32")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer far.Close()
+	near, err := New(Config{PrivateKey: nearKeys[0], Address: prefixes("10.0.0.1/32")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer near.Close()
+	var mu sync.Mutex // of what follows
+	private, psk := nearKeys[0], PresharedKey{}
+	asFar := func() error {
+		return near.SetPeer(PeerConfig{
+			PublicKey: farKey.PublicKey(), PresharedKey: psk, AllowedIPs: prefixes("10.0.0.2/32"),
+			Endpoint: fmt.Sprintf("127.0.0.1:%d", far.Stats().ListenPort),
+		})
+	}
+	asNear := func() error {
+		return far.SetPeer(PeerConfig{PublicKey: private.PublicKey(), PresharedKey: psk, AllowedIPs: prefixes("10.0.0.1/32")})
+	}
+	if err := errors.Join(asFar(), asNear()); err != nil {
+		t.Fatal(err)
+	}
+
+	l, err := far.Listen(background, "tcp", "10.0.0.2:7")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var flowing, changing sync.WaitGroup
+	flowing.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			flowing.Go(func() {
+				defer c.Close()
+				io.Copy(c, c)
+			})
+		}
+	})
+	var whole atomic.Int32
+	stop := make(chan struct{})
+	for range flows {
+		flowing.Go(func() {
+			b := make([]byte, 20_000)
+			rand.Read(b)
+			for near.Stats().PublicKey != (PublicKey{}) {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				ctx, cancel := context.WithTimeout(background, 300*time.Millisecond)
+				if echo(t, ctx, near, "10.0.0.2:7", b) == nil {
+					whole.Add(1)
+				}
+				cancel()
+			}
+		})
+	}
+
+	end := time.Now().Add(length)
+	change := func(every time.Duration, f func(i int) error) {
+		changing.Go(func() {
+			for i := 0; time.Now().Before(end); i++ {
+				if err := f(i); err != nil {
+					t.Error(err)
+				}
+				time.Sleep(every)
+			}
+		})
+	}
+	ms := time.Millisecond
+	change(5*ms, func(i int) error { // bystanders
+		p := PeerConfig{
+			PublicKey: key32Of(byte(i % 20)), AllowedIPs: prefixes(fmt.Sprintf("10.9.0.%d/32", i%20)),
+			Endpoint: fmt.Sprintf("127.0.0.1:%d", taken), PersistentKeepalive: time.Second,
+		}
+		err := errors.Join(near.SetPeer(p), far.SetPeer(p))
+		if i%3 == 0 {
+			err = errors.Join(err, near.RemovePeer(p.PublicKey), far.RemovePeer(p.PublicKey))
+		}
+		return err
+	})
+	change(150*ms, func(int) error { // the other end
+		mu.Lock()
+		defer mu.Unlock()
+		return errors.Join(near.RemovePeer(farKey.PublicKey()), asFar())
+	})
+	change(200*ms, func(i int) error {
+		mu.Lock()
+		defer mu.Unlock()
+		former := private
+		private = nearKeys[(i+1)%2]
+		return errors.Join(far.RemovePeer(former.PublicKey()), near.SetPrivateKey(private), asNear())
+	})
+	change(130*ms, func(int) error {
+		mu.Lock()
+		defer mu.Unlock()
+		psk = NewPresharedKey()
+		return errors.Join(asFar(), asNear())
+	})
+	change(40*ms, func(int) error { return errors.Join(near.Rebind(), far.Rebind()) })
+	change(30*ms, func(i int) error {
+		if got, want := uapi(near, fmt.Sprintf("set=1\nlisten_port=%d\n\n", taken)), fmt.Sprintf("errno=%d\n\n", -int(syscall.EADDRINUSE)); runtime.GOOS == "linux" && got != want {
+			return fmt.Errorf("occupied port: %q", got)
+		}
+		if got := uapi(near, "set=1\nlisten_port=0\n\n"); got != "errno=0\n\n" {
+			return fmt.Errorf("any port: %q", got)
+		}
+		return nil
+	})
+	change(3*ms, func(i int) error {
+		for _, bad := range []string{
+			"set=1\nprivate_key=" + strings.Repeat("0", 63) + "\n\n", "set=1\npublic_key=x\nremove=true\n\n", "set=1\nlisten_port=65536\n\n",
+			"set=1\n" + strings.Repeat("a", 1+i*100) + "\n\n", "set=1\npersistent_keepalive_interval=1\n\n", "set=2\n\n", "get=1\nx\n\n", "set=1\n",
+		} {
+			for _, d := range []*Device{near, far} {
+				if got := uapi(d, bad); strings.HasPrefix(got, "errno=0") {
+					return fmt.Errorf("%.40q: %q", bad, got)
+				}
+			}
+		}
+		return nil
+	})
+	change(ms, func(int) error {
+		if s := uapi(far, "get=1\n\n"); !strings.HasSuffix(s, "errno=0\n\n") {
+			return fmt.Errorf("get: %q", s)
+		}
+		near.Stats()
+		return nil
+	})
+	changing.Wait()
+
+	// A new key makes the device handshake at once.
+	private = NewPrivateKey()
+	if err := errors.Join(near.SetPrivateKey(private), asNear(), asFar()); err != nil {
+		t.Fatal(err)
+	}
+	b := make([]byte, 100_000)
+	rand.Read(b)
+	if err := echo(t, timeout(t, 20*time.Second), near, "10.0.0.2:7", b); err != nil {
+		t.Errorf("after the storm: %v", err)
+	}
+	t.Logf("%d flows were whole", whole.Load())
+
+	near.Close()
+	far.Close()
+	close(stop)
+	flowing.Wait()
+	for _, d := range []*Device{near, far} {
+		if n := d.indices.len(); n != 0 {
+			t.Errorf("%d indices are left", n)
+		}
+	}
+}
+
+func key32Of(b byte) PublicKey { return PrivateKey(key32(b + 1)).PublicKey() }
+
+// TestFlood has thousands of sources send initiations while a stream flows. The
+// stream goes on, memory is bounded, and a peer that proves its address with a
+// cookie gets its handshake.
+func TestFlood(t *testing.T) {
+	const (
+		sources = 5000
+		period  = 500 * time.Millisecond
+	)
+	sim := simnet.New(1, simnet.WithQueue(4096))
+	defer sim.Close()
+	near, far := simDevices(t, sim)
+	far.handshakes.mu.Lock()
+	far.handshakes.limit = 1 // however many cores there are
+	far.handshakes.mu.Unlock()
+
+	newcomer := fakepeer.New(NewPrivateKey(), far.Stats().PublicKey)
+	if err := far.SetPeer(PeerConfig{PublicKey: newcomer.Public}); err != nil {
+		t.Fatal(err)
+	}
+	sock, err := sim.Listen(netip.MustParseAddrPort("203.0.113.1:1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	l, err := far.Listen(background, "tcp", "10.0.0.2:7")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	out, err := near.DialContext(timeout(t, 20*time.Second), "tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	in, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var received atomic.Int64
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		b := make([]byte, 64<<10)
+		for {
+			if _, err := out.Write(b); err != nil {
+				return
+			}
+		}
+	})
+	wg.Go(func() {
+		b := make([]byte, 64<<10)
+		for {
+			n, err := in.Read(b)
+			received.Add(int64(n))
+			if err != nil {
+				return
+			}
+		}
+	})
+	rate := func() float64 {
+		start, before := time.Now(), received.Load()
+		time.Sleep(period)
+		return float64(received.Load()-before) / 1e6 / time.Since(start).Seconds()
+	}
+	rate() // windows grow
+	calm := rate()
+	_, heap := census()
+
+	// Whoever knows the device's public key can make these.
+	attacker := fakepeer.New(NewPrivateKey(), far.Stats().PublicKey)
+	var floods [512][]byte
+	for i := range floods {
+		floods[i] = make([]byte, initiationSize)
+		rand.Read(floods[i])
+		copy(floods[i], []byte{typeInitiation, 0, 0, 0})
+		attacker.Stamp(floods[i])
+	}
+	stop := make(chan struct{})
+	var sent atomic.Int64
+	wg.Go(func() {
+		// As many as it takes to keep the device busy.
+		batch := 16
+		to := netip.AddrPortFrom(farOuter.Addr(), devPort)
+		for tick := time.NewTicker(time.Millisecond); ; {
+			select {
+			case <-stop:
+				tick.Stop()
+				return
+			case <-tick.C:
+			}
+			if !far.load.high(far.now()) && batch < 1024 {
+				batch++
+			}
+			for range batch {
+				n := int(sent.Add(1))
+				from := netip.AddrPortFrom(netip.AddrFrom4([4]byte{11, byte(n % sources >> 8), byte(n % sources), 1}), uint16(1+n%sources))
+				sim.Inject(simnet.Datagram{From: from, To: to, Payload: floods[n%len(floods)]})
+			}
+		}
+	})
+	flooded := rate()
+	_, under := census()
+	if waiting := far.handshakes.waiting(); waiting > maxQueuedHandshakes {
+		t.Errorf("%d handshakes wait", waiting)
+	}
+	const most = 32 << 20
+	if under > heap+most {
+		t.Errorf("%d bytes in use, %d before the flood", under, heap)
+	}
+
+	if !join(t, newcomer, sock) {
+		t.Error("the newcomer got no handshake with a cookie")
+	}
+	close(stop)
+	t.Logf("%.0f MB/s before the flood, %.0f under it: %.2f; %d initiations", calm, flooded, flooded/calm, sent.Load())
+	if flooded < calm/20 {
+		t.Errorf("the stream fell from %.1f MB/s to %.1f", calm, flooded)
+	}
+	near.Close()
+	far.Close()
+	wg.Wait()
+}
+
+// join has p, a peer of the device at farOuter, try for a while to get a
+// handshake that takes a cookie.
+func join(t *testing.T, p *fakepeer.Peer, sock *simnet.Conn) bool {
+	t.Helper()
+	type attempt struct {
+		*fakepeer.Handshake
+		cookie bool
+	}
+	attempts := make(map[uint32]attempt)
+	reply := make([]byte, 1<<10)
+	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); {
+		msg, hs := p.Initiation(fakepeer.InitiationOptions{})
+		attempts[hs.Index] = attempt{hs, p.Cookie != nil}
+		if _, err := sock.WriteToUDPAddrPort(msg, netip.AddrPortFrom(farOuter.Addr(), devPort)); err != nil {
+			t.Fatal(err)
+		}
+		// Answers may be late, or dropped with many others.
+		sock.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
+		n, _, err := sock.ReadFromUDPAddrPort(reply)
+		if err != nil {
+			continue
+		}
+		a, ok := attempts[fakepeer.Receiver(reply[:n])]
+		if !ok {
+			t.Fatalf("%v to no attempt", fakepeer.KindOf(reply[:n]))
+		}
+		switch fakepeer.KindOf(reply[:n]) {
+		case fakepeer.CookieReply:
+			cookie, err := p.ConsumeCookieReply(reply[:n], a.MAC1)
+			if err != nil {
+				t.Fatal(err)
+			}
+			p.Cookie = cookie[:]
+		case fakepeer.Response:
+			if _, err := p.ConsumeResponse(a.Handshake, reply[:n]); err != nil {
+				t.Fatal(err)
+			}
+			if a.cookie {
+				return true
+			}
+		}
+	}
+	return false
+}
