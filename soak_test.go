@@ -1,0 +1,539 @@
+package wireguard
+
+import (
+	"bytes"
+	"context"
+	"crypto/cipher"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/wgstack/wireguard/internal/fakepeer"
+	"github.com/wgstack/wireguard/internal/simnet"
+	"github.com/wgstack/wireguard/netstack"
+	"golang.org/x/crypto/chacha20poly1305"
+)
+
+// TestSoak has three devices talk for an hour of virtual time, one of them
+// behind a NAT, while datagrams get lost, doubled and overtaken, the NAT
+// forgets, hosts move and the network goes dark. Every packet is accounted for:
+// it arrives once, whole, at the right device, or it is known why it did not.
+// After each darkness packets pass again within the bounds of the protocol.
+func TestSoak(t *testing.T) {
+	length := time.Hour
+	switch {
+	case testing.Short():
+		length = 10 * time.Minute
+	case raceEnabled:
+		length = 20 * time.Minute
+	}
+	synctest.Test(t, func(t *testing.T) {
+		k := newSoak(t)
+		defer k.net.Close()
+		k.run(length)
+		for _, e := range k.ends {
+			e.dev.Close()
+			if n := e.dev.indices.len(); n != 0 {
+				t.Errorf("device %d keeps %d indices", e.id, n)
+			}
+		}
+	})
+}
+
+const (
+	soakLatency = 20 * time.Millisecond
+	soakDelay   = 150 * time.Millisecond // of what is overtaken
+	soakStep    = 160 * time.Millisecond // between packets of any direction, at the most
+
+	// soakBound is when packets must pass again: an initiation is due within
+	// REKEY_TIMEOUT and its jitter, or with the next packet if all attempts
+	// were used up.
+	soakBound = rekeyTimeout + maxJitter + 6*soakStep + 10*soakLatency
+)
+
+type soak struct {
+	*testing.T
+	net  *simnet.Network
+	nat  *simnet.NAT
+	ends [3]*soakEnd
+
+	mu       sync.Mutex
+	rand     *rand.Rand
+	calm     bool                 // nothing is lost
+	dark     [3][3]bool           // nothing passes, by sender and receiver
+	sender   map[netip.Addr]int   // by public address, former ones too
+	ciphers  map[soakKey]soakPair // that were seen in use
+	packets  []*soakPacket
+	messages map[soakMessage]*soakPacket
+}
+
+type soakEnd struct {
+	*soak
+	id    int
+	dev   *Device
+	host  *simnet.Host
+	inner netip.Addr
+	heard [3]time.Time // when a packet last came, by sender
+}
+
+// soakKey tells keys by their sender and the receiver's index.
+type soakKey struct {
+	from  int
+	index uint32
+}
+
+type soakPair struct {
+	to   int
+	send cipher.AEAD
+}
+
+// soakMessage tells data messages apart.
+type soakMessage struct {
+	soakKey
+	counter uint64
+}
+
+type soakPacket struct {
+	bytes              []byte
+	from, to           int
+	sealed             int // times
+	lost               bool
+	arrived, delivered int
+	refused            int // of arrived: the keys were gone or too old
+}
+
+func newSoak(t *testing.T) *soak {
+	k := &soak{
+		T: t, net: simnet.New(1, simnet.WithLink(simnet.Link{Latency: soakLatency, Jitter: soakLatency})),
+		rand: rand.New(rand.NewPCG(1, 2)), sender: make(map[netip.Addr]int),
+		ciphers: make(map[soakKey]soakPair), messages: make(map[soakMessage]*soakPacket),
+	}
+	inside, outside := netip.MustParseAddr("172.16.0.1"), netip.MustParseAddr("198.51.100.1")
+	var err error
+	k.nat, err = k.net.NAT(simnet.NATConfig{Outside: outside, Inside: prefixes("172.16.0.0/24"), Open: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	outer := [3]netip.Addr{inside, netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("203.0.113.1")}
+	k.sender[outside], k.sender[outer[1]], k.sender[outer[2]] = 0, 1, 2
+	k.net.SetFilter(k.pass)
+	var keys [3]PrivateKey
+	for i := range keys {
+		keys[i] = NewPrivateKey()
+	}
+	psk := NewPresharedKey()
+	for i := range k.ends {
+		e := &soakEnd{soak: k, id: i, host: k.net.Host(outer[i]), inner: netip.AddrFrom4([4]byte{10, 0, 0, byte(i)})}
+		k.ends[i] = e
+		cfg := Config{
+			PrivateKey: keys[i], ListenPort: devPort, ListenPacket: e.listen,
+			Address: []netip.Prefix{netip.PrefixFrom(e.inner, 32)},
+		}
+		for j := range keys {
+			if j == i {
+				continue
+			}
+			p := PeerConfig{
+				PublicKey: keys[j].PublicKey(), PresharedKey: psk,
+				AllowedIPs: []netip.Prefix{netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 0, 0, byte(j)}), 32)},
+			}
+			if j > 0 {
+				p.Endpoint = netip.AddrPortFrom(outer[j], devPort).String()
+			}
+			cfg.Peers = append(cfg.Peers, p)
+		}
+		cfg, err := cfg.canonical()
+		if err != nil {
+			t.Fatal(err)
+		}
+		e.dev = newDevice(cfg)
+		if err := e.dev.start(cfg, e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return k
+}
+
+func (k *soak) intn(n int) int {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.rand.IntN(n)
+}
+
+// run talks, and lets things happen, for about so long.
+func (k *soak) run(length time.Duration) {
+	start := time.Now()
+	events := []func(){
+		func() { k.nat.Rebind() },
+		func() { k.moveNAT() },
+		func() { k.move(1) },
+		func() { k.move(2) },
+		func() { k.changePort(0) },
+		func() { k.changePort(1) },
+		func() {},
+	}
+	darkness := []time.Duration{
+		2 * time.Second, 200 * time.Second, 14 * time.Second, 100 * time.Second, time.Second, 45 * time.Second, 600 * time.Second,
+	}
+	for round := 0; time.Since(start) < length; round++ {
+		k.talk(time.Duration(10+k.intn(100)) * time.Second)
+		events[k.intn(len(events))]()
+		k.talk(time.Duration(10+k.intn(20)) * time.Second)
+		k.mu.Lock()
+		for i := range k.ends {
+			for j := range k.ends {
+				switch round % 5 {
+				case 0:
+					k.dark[i][j] = true // for all
+				case 1, 3:
+					k.dark[i][j] = i+j == 1+round%3 // between two
+				default:
+					k.dark[i][j] = i < j // one way
+				}
+			}
+		}
+		k.mu.Unlock()
+		d := darkness[round%len(darkness)]
+		k.talk(d / 2)
+		// At most one moves, or those that moved would not find each other.
+		events[k.intn(len(events))]()
+		k.talk(d - d/2)
+		switch {
+		case d > eraseAfterTime:
+			time.Sleep(2 * time.Minute) // until nobody tries any more
+		case d > rejectAfterTime:
+			time.Sleep(20 * time.Second)
+			k.flush()
+		}
+		k.recover(fmt.Sprintf("round %d, %v of darkness", round, d))
+	}
+	k.recover("in the end")
+	time.Sleep(time.Minute)
+	k.settle()
+}
+
+// heal ends darkness and loss.
+func (k *soak) heal() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.dark, k.calm = [3][3]bool{}, true
+}
+
+// flush heals the network and expects what is staged to get through, without
+// any packet to follow.
+func (k *soak) flush() {
+	k.Helper()
+	var staged [3][3]bool
+	n := 0
+	for i, e := range k.ends {
+		for j, other := range k.ends {
+			if i != j {
+				p := e.dev.allowed.lookup(other.inner)
+				p.mu.Lock()
+				staged[i][j] = p.staged.packets > 0
+				n += p.staged.packets
+				p.mu.Unlock()
+			}
+		}
+	}
+	healed := time.Now()
+	k.heal()
+	const bound = rekeyTimeout + maxJitter + 10*soakLatency
+	time.Sleep(bound)
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, e := range k.ends {
+		for from, at := range e.heard {
+			if staged[from][e.id] && !at.After(healed) {
+				k.Errorf("what waits from %d to %d does not pass within %v", from, e.id, bound)
+			}
+		}
+	}
+	if n == 0 {
+		k.Error("no packet waits after long darkness")
+	}
+}
+
+// recover heals the network, and expects packets to pass in time.
+func (k *soak) recover(when string) {
+	k.Helper()
+	k.heal()
+	healed := time.Now()
+	k.talk(soakBound)
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, e := range k.ends {
+		for from, at := range e.heard {
+			if from != e.id && !at.After(healed) {
+				k.Errorf("%s: nothing from %d to %d within %v", when, from, e.id, soakBound)
+			}
+		}
+	}
+	k.calm = false
+}
+
+// talk sends packets in all directions in turn.
+func (k *soak) talk(length time.Duration) {
+	for end := time.Now().Add(length); time.Now().Before(end); {
+		for from := range k.ends {
+			for to := range k.ends {
+				if from == to {
+					continue
+				}
+				time.Sleep(time.Duration(k.intn(int(soakStep))))
+				n := 1
+				if k.intn(50) == 0 {
+					n = 20
+				}
+				for range n {
+					k.send(from, to)
+				}
+			}
+		}
+	}
+}
+
+// send makes a packet that tells its number, and is random for the rest.
+func (k *soak) send(from, to int) {
+	src, dst := netip.AddrPortFrom(k.ends[from].inner, 1), netip.AddrPortFrom(k.ends[to].inner, 2)
+	k.mu.Lock()
+	payload := make([]byte, 8+k.rand.IntN(600))
+	for i := range payload {
+		payload[i] = byte(k.rand.Uint32())
+	}
+	binary.BigEndian.PutUint64(payload, uint64(len(k.packets)))
+	p := &soakPacket{bytes: fakepeer.UDP(src, dst, payload), from: from, to: to}
+	k.packets = append(k.packets, p)
+	k.mu.Unlock()
+	err := k.ends[from].dev.output(netstack.NewPacket(bytes.Clone(p.bytes)))
+	if errors.Is(err, ErrNoEndpoint) && to == 0 {
+		k.mu.Lock()
+		k.packets[len(k.packets)-1] = nil // not sent: the one behind the NAT has not spoken yet
+		k.packets = k.packets[:len(k.packets)-1]
+		k.mu.Unlock()
+	} else if err != nil {
+		k.Fatal(err)
+	}
+}
+
+// packet returns the packet that b claims to be.
+func (k *soak) packet(b []byte) *soakPacket {
+	const header = 20 + 8
+	if len(b) < header+8 {
+		return nil
+	}
+	if n := binary.BigEndian.Uint64(b[header:]); n < uint64(len(k.packets)) {
+		return k.packets[n]
+	}
+	return nil
+}
+
+// pass judges what devices send, and notes the packet inside.
+func (k *soak) pass(d simnet.Datagram) (v simnet.Verdict) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	from, ok := k.sender[d.From.Addr()]
+	if !ok {
+		k.Errorf("a datagram from %v", d.From)
+		return v
+	}
+	if to, ok := k.sender[d.To.Addr()]; ok && k.dark[from][to] || !k.calm && k.rand.IntN(100) < 4 {
+		v.Drop = true
+	} else if !k.calm {
+		if k.rand.IntN(100) < 5 {
+			v.Copies = 1 + k.rand.IntN(3)
+		}
+		if k.rand.IntN(100) < 5 {
+			v.Delay = time.Duration(k.rand.IntN(int(soakDelay)))
+		}
+	}
+	if fakepeer.KindOf(d.Payload) != fakepeer.Data || fakepeer.IsKeepalive(d.Payload) {
+		return v
+	}
+	pair, ok := k.cipher(soakKey{from, fakepeer.Receiver(d.Payload)})
+	var nonce [chacha20poly1305.NonceSize]byte
+	binary.LittleEndian.PutUint64(nonce[4:], fakepeer.Counter(d.Payload))
+	if !ok {
+		k.Error("data under unknown keys")
+		return v
+	}
+	plain, err := pair.send.Open(nil, nonce[:], d.Payload[dataHeaderSize:], nil)
+	p := k.packet(plain)
+	m := soakMessage{soakKey{from, fakepeer.Receiver(d.Payload)}, fakepeer.Counter(d.Payload)}
+	if err != nil || p == nil || p.from != from || p.to != pair.to || k.messages[m] != nil {
+		k.Errorf("data from %d under counter %d: error %v, packet %v, counter used before: %t", from, m.counter, err, p, k.messages[m] != nil)
+		return v
+	}
+	k.messages[m] = p
+	p.sealed++
+	p.lost = v.Drop
+	return v
+}
+
+// cipher returns the keys, which are in use right now, that key tells.
+func (k *soak) cipher(key soakKey) (soakPair, bool) {
+	if pair, ok := k.ciphers[key]; ok {
+		return pair, true
+	}
+	for _, e := range k.ends {
+		p := k.ends[key.from].dev.allowed.lookup(e.inner)
+		if p == nil {
+			continue
+		}
+		p.mu.Lock()
+		for _, pair := range []*keypair{p.keys.previous, p.keys.current} {
+			if pair != nil {
+				k.ciphers[soakKey{key.from, pair.remoteIndex}] = soakPair{e.id, pair.send}
+			}
+		}
+		p.mu.Unlock()
+	}
+	pair, ok := k.ciphers[key]
+	return pair, ok
+}
+
+// soakConn notes what arrives.
+type soakConn struct {
+	net.PacketConn
+	end *soakEnd
+}
+
+func (e *soakEnd) listen(ctx context.Context, network, address string) (net.PacketConn, error) {
+	pc, err := e.host.ListenPacket(ctx, network, address)
+	return &soakConn{pc, e}, err
+}
+
+func (c *soakConn) ReadFrom(b []byte) (int, net.Addr, error) {
+	n, from, err := c.PacketConn.ReadFrom(b)
+	if err == nil && fakepeer.KindOf(b[:n]) == fakepeer.Data {
+		c.end.arrived(b[:n])
+	}
+	return n, from, err
+}
+
+func (e *soakEnd) arrived(msg []byte) {
+	entry, ok := e.dev.indices.lookup(fakepeer.Receiver(msg))
+	refused := !ok || entry.pair == nil || entry.pair.expired(e.dev.now())
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for from := range e.ends {
+		if p := e.messages[soakMessage{soakKey{from, fakepeer.Receiver(msg)}, fakepeer.Counter(msg)}]; p != nil && p.to == e.id {
+			p.arrived++
+			if refused {
+				p.refused++
+			}
+		}
+	}
+}
+
+// Deliver takes the part of the stack.
+func (e *soakEnd) Deliver(packets [][]byte) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, b := range packets {
+		p := e.packet(b)
+		if p == nil || p.to != e.id || !bytes.Equal(b, p.bytes) {
+			e.Errorf("device %d was delivered %x", e.id, b)
+			continue
+		}
+		if p.delivered++; p.delivered > 1 {
+			e.Errorf("a packet from %d to %d was delivered %d times", p.from, p.to, p.delivered)
+		}
+		e.heard[p.from] = time.Now()
+	}
+}
+
+func (e *soakEnd) TooBig([]byte, int) { e.Error("a packet was too big") }
+
+func (e *soakEnd) Close() error { return nil }
+
+func (k *soak) moveNAT() {
+	a := netip.AddrFrom4([4]byte{198, 51, 100, byte(2 + len(k.sender))})
+	k.mu.Lock()
+	k.sender[a] = 0
+	k.mu.Unlock()
+	if err := k.nat.SetOutside(a); err != nil {
+		k.Fatal(err)
+	}
+}
+
+func (k *soak) move(i int) {
+	a := netip.AddrFrom4([4]byte{192, 0, 2, byte(2 + len(k.sender))})
+	k.mu.Lock()
+	k.sender[a] = i
+	k.mu.Unlock()
+	if err := k.ends[i].host.SetAddrs(a); err != nil {
+		k.Fatal(err)
+	}
+}
+
+func (k *soak) changePort(i int) {
+	port := k.ends[i].dev.Stats().ListenPort + 1
+	if err := k.ends[i].dev.apply(update{listenPort: &port}); err != nil {
+		k.Fatal(err)
+	}
+}
+
+// settle closes the books.
+func (k *soak) settle() {
+	synctest.Wait()
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	var unsealed [3][3]int
+	delivered, lost, refused, vanished := 0, 0, 0, 0
+	for n, p := range k.packets {
+		switch {
+		case p.sealed > 1:
+			k.Errorf("packet %d was sealed %d times", n, p.sealed)
+		case p.delivered > 0:
+			delivered++
+		case p.sealed == 0:
+			unsealed[p.from][p.to]++
+		case p.lost:
+			lost++
+		case p.arrived == 0:
+			vanished++
+		case p.refused == p.arrived:
+			refused++
+		default:
+			k.Errorf("packet %d from %d to %d arrived %d times, %d of them too late, but was not delivered",
+				n, p.from, p.to, p.arrived, p.refused)
+		}
+		if p.lost && p.arrived > 0 {
+			k.Errorf("packet %d is lost, and arrived", n)
+		}
+	}
+	staged := 0
+	for i, e := range k.ends {
+		for j, other := range k.ends {
+			if i == j {
+				continue
+			}
+			p := e.dev.allowed.lookup(other.inner)
+			if s := p.stats(); int(s.Dropped) != unsealed[i][j] {
+				k.Errorf("from %d to %d: %d packets never left, %d were dropped", i, j, unsealed[i][j], s.Dropped)
+			}
+			staged += unsealed[i][j]
+		}
+	}
+	s := k.net.Stats()
+	if missing := int(s.Unmapped + s.NoRoute); vanished > missing || s.Overflowed > 0 {
+		k.Errorf("%d packets vanished, %d datagrams were misdirected and %d too many", vanished, missing, s.Overflowed)
+	}
+	k.Logf("%d packets: %d delivered, %d lost, %d misdirected, %d refused as too late, %d dropped while staged; %d sessions",
+		len(k.packets), delivered, lost, vanished, refused, staged, len(k.ciphers)/2)
+	if refused > len(k.ciphers) {
+		k.Errorf("%d packets came too late for their keys", refused)
+	}
+	if !testing.Short() && slices.Contains([]int{delivered, lost, vanished, staged}, 0) {
+		k.Error("something that should happen did not")
+	}
+}
