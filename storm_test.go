@@ -295,7 +295,7 @@ func storm(t *testing.T, length time.Duration) {
 	ms := time.Millisecond
 	change(5*ms, func(i int) error { // bystanders
 		p := PeerConfig{
-			PublicKey: PublicKey(key32(byte(i % 20))), AllowedIPs: prefixes(fmt.Sprintf("10.9.0.%d/32", i%20)),
+			PublicKey: key32(byte(1 + i%20)), AllowedIPs: prefixes(fmt.Sprintf("10.9.0.%d/32", i%20)),
 			Endpoint: fmt.Sprintf("127.0.0.1:%d", taken), PersistentKeepalive: time.Second,
 		}
 		err := errors.Join(near.SetPeer(p), far.SetPeer(p))
