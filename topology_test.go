@@ -286,6 +286,10 @@ func TestD07NewPrivateKeyWorksWithinASecond(t *testing.T) {
 func TestD08TunnelsInsideTunnels(t *testing.T) {
 	near, far := devices(t)
 	wantPing(t, "outermost", near, inner4(2))
+	size := 256 << 10
+	if raceEnabled {
+		size = 32 << 10
+	}
 	for depth := range 3 {
 		nearKey, farKey := NewPrivateKey(), NewPrivateKey()
 		mtu := DefaultMTU - 80*(depth+1)
@@ -319,7 +323,7 @@ func TestD08TunnelsInsideTunnels(t *testing.T) {
 		port := echoes(t, way.to)
 		for _, host := range []netip.Addr{inner4(way.n), inner6(way.n)} {
 			wg.Go(func() {
-				if err := stream(t, way.from, host, port, 256<<10); err != nil {
+				if err := stream(t, way.from, host, port, size); err != nil {
 					t.Errorf("TCP to %v: %v", host, err)
 				}
 			})
