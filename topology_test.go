@@ -213,14 +213,21 @@ func TestD05EitherEndMoves(t *testing.T) {
 	wantEndpoint("far at another address", near, far, netip.AddrPortFrom(outer4(12), devPort))
 	say("and answered there", a, b)
 
-	cfg := far.as(netip.AddrPortFrom(outer6(12), devPort).String())
-	near.setPeer(cfg)
+	move6 := func(s *site, n byte) {
+		t.Helper()
+		if err := s.host.SetAddrs(outer6(n)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// Without an IPv4 address, to which a late packet could bring near back.
+	move6(near, 11)
+	near.setPeer(far.as(netip.AddrPortFrom(outer6(12), devPort).String()))
 	say("over IPv6", a, b)
 	wantEndpoint("over IPv6", far, near, netip.AddrPortFrom(outer6(11), port))
-	move(near, 21)
+	move6(near, 21)
 	say("near at another IPv6 address", a, b)
 	wantEndpoint("near at another IPv6 address", far, near, netip.AddrPortFrom(outer6(21), port))
-	move(far, 22)
+	move6(far, 22)
 	say("far at another IPv6 address", b, a)
 	wantEndpoint("far at another IPv6 address", near, far, netip.AddrPortFrom(outer6(22), devPort))
 	say("and answered there", a, b)
