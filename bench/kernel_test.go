@@ -238,44 +238,41 @@ func (v *visitor) guest() wireguard.PeerStats { return v.Stats().Peers[0] }
 // atGuest returns what the guest knows of the device.
 func (v *visitor) atGuest(t testing.TB) wireguard.PeerStats {
 	t.Helper()
-	s, ok := dumped(t, v.g.run(t, "wg show wg0 dump"), v.public)
-	if !ok {
-		t.Fatal("wg does not show the device")
+	s, err := dumped(v.g.run(t, "wg show wg0 dump"), v.public)
+	if err != nil {
+		t.Fatal(err)
 	}
 	return s
 }
 
-// dumped returns what "wg show INTERFACE dump" says of a peer, besides its
-// preshared key.
-func dumped(t testing.TB, dump string, public wireguard.PublicKey) (s wireguard.PeerStats, ok bool) {
-	t.Helper()
-	number := func(s string) uint64 {
-		n, err := strconv.ParseUint(s, 10, 64)
-		if err != nil && s != "off" {
-			t.Fatalf("wg show dump: %v", err)
-		}
-		return n
-	}
+// dumped returns what "wg show INTERFACE dump" says of a peer.
+func dumped(dump string, public wireguard.PublicKey) (wireguard.PeerStats, error) {
+	s := wireguard.PeerStats{PublicKey: public}
 	for line := range strings.Lines(dump) {
 		f := strings.Split(strings.TrimSpace(line), "\t")
 		if len(f) != 8 || f[0] != public.String() {
 			continue
 		}
-		s.PublicKey = public
 		if f[2] != "(none)" {
 			s.Endpoint = netip.MustParseAddrPort(f[2])
 		}
 		if f[3] != "(none)" {
 			s.AllowedIPs = prefixes(strings.Split(f[3], ",")...)
 		}
-		if n := number(f[4]); n != 0 {
-			s.LastHandshake = time.Unix(int64(n), 0)
+		var numbers [3]uint64
+		for i := range numbers {
+			var err error
+			if numbers[i], err = strconv.ParseUint(f[4+i], 10, 64); err != nil {
+				return s, fmt.Errorf("wg shows %q: %w", line, err)
+			}
 		}
-		s.RxBytes, s.TxBytes = number(f[5]), number(f[6])
-		s.PersistentKeepalive = time.Duration(number(f[7])) * time.Second
-		return s, true
+		if numbers[0] != 0 {
+			s.LastHandshake = time.Unix(int64(numbers[0]), 0)
+		}
+		s.RxBytes, s.TxBytes = numbers[1], numbers[2]
+		return s, nil
 	}
-	return s, false
+	return s, fmt.Errorf("wg shows no peer %s: %q", public, dump)
 }
 
 // agree checks that the guest shows of the device what the device knows.
@@ -408,16 +405,16 @@ func (g *guest) testBulk(t *testing.T) {
 	t.Logf("there and back: %.1f MB/s", 2*fileSize/1e6/time.Since(start).Seconds())
 }
 
-// handshake makes one, when five seconds have passed since the last.
-func (v *visitor) handshake(t testing.TB) {
+// renew makes a handshake, when five seconds have passed since the last.
+func renew(t testing.TB, d *wireguard.Device) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
-	for before := v.guest().LastHandshake; !v.guest().LastHandshake.After(before); {
-		if err := v.Handshake(ctx, v.g.public); err != nil {
+	last := func() time.Time { return d.Stats().Peers[0].LastHandshake }
+	for before := last(); !last().After(before); time.Sleep(20 * time.Millisecond) {
+		if err := d.Handshake(ctx, d.Stats().Peers[0].PublicKey); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(20 * time.Millisecond)
 	}
 }
 
@@ -426,7 +423,7 @@ func (g *guest) testRekey(t *testing.T) {
 	v := g.meet(t, arrival{n: 1, endpoint: g.at.String()})
 	d := v.echo(t, -1)
 	d.advance(t)
-	v.handshake(t)
+	renew(t, v.Device)
 	d.advance(t)
 	before := v.guest()
 	v.uninvite(t)
@@ -678,9 +675,9 @@ func (p *tap) check(t *testing.T, out bool, old message) {
 func (g *guest) testItsCookie(t *testing.T) {
 	p := new(tap)
 	v := g.meet(t, arrival{n: 1, endpoint: g.at.String(), listen: p.listen})
-	v.handshake(t)
+	renew(t, v.Device)
 	old := p.load(t, true)
-	v.handshake(t)
+	renew(t, v.Device)
 	v.testPings(t)
 	p.check(t, true, old)
 }
