@@ -114,6 +114,8 @@ func FuzzReceive(f *testing.F) {
 		"\x00\x00\x01\x00\x0d\x00\x01\x00\x02\x00\x00\x00\x09\x00\x00\x00\x01\x00\x00\x00\x0d\x00\x00\x00\x02\x00\x00\x00\x00\x00\x01\x00",
 		// A peer is removed and comes back; another preshared key.
 		"\x00\x00\x01\x00\x0c\x00\x00\x00\x02\x00\x00\x00\x0c\x00\x01\x00\x02\x00\x00\x00\x07\x00\x02\x00\x0c\x01\x03\x07\x00\x01\x01\x00\x0c\x01\x09\x00\x00\x01\x01\x00",
+		// More packets than can wait.
+		"\x09\x00\x80\x00\x09\x00\x80\x00\x09\x00\x80\x00\x01\x00\x00\x00\x09\x01\x80\x00\x0c\x01\x00\x00",
 		// Addresses inside: the other's, moved ones, the device's.
 		"\x00\x00\x01\x00\x00\x01\x01\x00\x02\x04\x00\x00\x0f\x00\x01\x00\x02\x00\x00\x00\x02\x05\x00\x00\x02\x08\x00\x00\x02\x0c\x00\x00\x09\x00\x00\x00",
 		// Addresses outside; rebind; keepalives.
@@ -185,6 +187,7 @@ func (k *bufferTracker) wantReleased(t *testing.T) {
 type chaos struct {
 	*bed
 	ends    [2]*chaosEnd
+	key     PrivateKey
 	load    time.Time // until when the device may ask for cookies
 	hold    bool      // keep the next message back
 	held    []*chaosMessage
@@ -228,6 +231,7 @@ type chaosSession struct {
 	*fakepeer.Session
 	born      time.Time // at the device; zero: not yet
 	dead      bool      // its peer was removed
+	retired   bool      // the private key was another
 	confirmed bool      // the device may send
 	reached   map[uint64]bool
 	accepted  map[uint64]bool
@@ -249,7 +253,7 @@ type chaosMessage struct {
 }
 
 func newChaos(b *bed) *chaos {
-	z := &chaos{bed: b}
+	z := &chaos{bed: b, key: b.dev.identity.Load().private}
 	b.net.SetFilter(func(d simnet.Datagram) simnet.Verdict {
 		z.mu.Lock()
 		defer z.mu.Unlock()
@@ -325,9 +329,15 @@ func (z *chaos) setKey(key PrivateKey) {
 	if err := z.dev.SetPrivateKey(key); err != nil {
 		z.Fatal(err)
 	}
-	if !key.IsZero() {
+	if key != z.key {
+		z.key = key
 		for _, e := range z.ends {
-			e.Remote = key.PublicKey()
+			for _, s := range e.sessions {
+				s.retired = true
+			}
+			if !key.IsZero() {
+				e.Remote = key.PublicKey()
+			}
 		}
 	}
 }
@@ -408,7 +418,9 @@ func (z *chaos) act(op, a, b, c byte) {
 			z.mutate(l[len(l)-1-int(b&15)%len(l)], a>>2&3, 1<<(b>>4&7), int(c), from)
 		}
 	case 9:
-		z.output(e.ip)
+		for range 1 + int(b>>7)*50 {
+			z.output(e.ip)
+		}
 	case 10:
 		time.Sleep([...]time.Duration{
 			time.Millisecond, 20 * time.Millisecond, time.Second, 5 * time.Second, 10 * time.Second, 15 * time.Second,
@@ -628,6 +640,9 @@ func (z *chaos) deliver(m *chaosMessage, from netip.AddrPort) {
 		s.reached[m.counter] = true
 		s.greatest = max(s.greatest, m.counter)
 	}
+	if at := after[e.Public].Endpoint; must && at != from {
+		z.Fatalf("authentic data from %v leave the endpoint at %v", from, at)
+	}
 	if inert {
 		want, must = nil, true
 	}
@@ -735,9 +750,9 @@ func (z *chaos) hearData(msg []byte, at time.Time) *chaosEnd {
 				continue
 			}
 			counter, plain, err := s.Open(msg)
-			if err != nil || s.opened[counter] || s.dead || !s.confirmed || at.Sub(s.born) >= rejectAfterTime {
-				z.Fatalf("data under counter %d: error %v, used before: %t, peer removed: %t, confirmed: %t, age %v",
-					counter, err, s.opened[counter], s.dead, s.confirmed, at.Sub(s.born))
+			if err != nil || s.opened[counter] || s.dead || s.retired || !s.confirmed || at.Sub(s.born) >= rejectAfterTime {
+				z.Fatalf("data under counter %d: error %v, used before: %t, peer removed: %t, other private key: %t, confirmed: %t, age %v",
+					counter, err, s.opened[counter], s.dead, s.retired, s.confirmed, at.Sub(s.born))
 			}
 			s.opened[counter] = true
 			if len(plain) > 0 {
