@@ -243,7 +243,8 @@ type chaosSession struct {
 type chaosMessage struct {
 	wire    []byte
 	end     *chaosEnd
-	junk    bool            // it must have no effect
+	junk    bool // it must have no effect
+	mutant  bool
 	hs      *chaosHandshake // of an initiation or a response
 	psk     [32]byte        // of a response
 	session *chaosSession   // of a response or data
@@ -523,7 +524,7 @@ func (z *chaos) mutate(m *chaosMessage, how, bit byte, at int, from netip.AddrPo
 	z.Helper()
 	wire := bytes.Clone(m.wire)
 	handshake := fakepeer.KindOf(wire) == fakepeer.Initiation || fakepeer.KindOf(wire) == fakepeer.Response
-	if len(wire) == 0 {
+	if len(wire) == 0 || m.mutant { // twice may be not at all
 		return
 	}
 	mutant := &chaosMessage{end: m.end, junk: true}
@@ -544,7 +545,7 @@ func (z *chaos) mutate(m *chaosMessage, how, bit byte, at int, from netip.AddrPo
 			mutant = &copy
 		}
 	}
-	mutant.wire = wire
+	mutant.wire, mutant.mutant = wire, true
 	z.deliver(mutant, from)
 }
 
