@@ -27,6 +27,8 @@ import (
 // found at a port of 127.0.0.1; that takes no privilege.
 
 // TestKernel boots once for all.
+//
+// Covers D15.
 func TestKernel(t *testing.T) {
 	g := boot(t)
 	aged := g.age(t)
