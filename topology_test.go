@@ -590,7 +590,7 @@ func TestD14ClosedDeviceIsLetGo(t *testing.T) {
 		near.Close()
 		far.Close()
 	})
-	for end := time.Now().Add(5 * time.Second); kept.Load() > 0; time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(2 * time.Second); kept.Load() > 0; time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("%d closed devices are kept in memory", kept.Load())
 		}
