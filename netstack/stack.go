@@ -261,8 +261,18 @@ func (s *Stack) Close() error {
 	}
 	s.forward.close()
 	s.destroy()
+	s.letGo()
 	s.wg.Wait()
 	return nil
+}
+
+// letGo cuts the gVisor stack off from s: timers of its own, such as those of packets half put together, outlive it by
+// up to a minute, and would keep all that s leads to in memory.
+func (s *Stack) letGo() {
+	s.gv.SetTransportProtocolHandler(tcp.ProtocolNumber, nil)
+	s.gv.SetTransportProtocolHandler(udp.ProtocolNumber, nil)
+	s.gv.RemoveNIC(ownNIC)
+	s.gv.RemoveNIC(foreignNIC)
 }
 
 // destroy ends the gVisor stack. Waiting for that also waits for endpoints that came into being after the others were
