@@ -101,6 +101,7 @@ type Stack struct {
 
 	dns      resolver
 	forward  forwarder
+	handlers *atomic.Pointer[forwarder] // what gVisor has of forward; holds nil once closed
 	watchers watchers
 
 	done   chan struct{} // closed by Close
@@ -141,6 +142,8 @@ func New(cfg Config) (*Stack, error) {
 		done:    make(chan struct{}),
 		inject:  make(chan notice, 64),
 		sockets: make(map[aborter]struct{}),
+
+		handlers: new(atomic.Pointer[forwarder]),
 	}
 	s.deliverOne = s.deliver
 	s.link = &link{stack: s, mtu: uint32(cfg.MTU), gso: gsoSize(cfg.MTU, cfg.MaxSegments)}
@@ -189,8 +192,16 @@ func (s *Stack) configure() error {
 	}
 
 	s.forward.init(s)
-	s.gv.SetTransportProtocolHandler(tcp.ProtocolNumber, s.forward.handleTCP)
-	s.gv.SetTransportProtocolHandler(udp.ProtocolNumber, s.forward.handleUDP)
+	s.handlers.Store(&s.forward)
+	handlers := s.handlers
+	s.gv.SetTransportProtocolHandler(tcp.ProtocolNumber, func(id gstack.TransportEndpointID, pb *gstack.PacketBuffer) bool {
+		f := handlers.Load()
+		return f != nil && f.handleTCP(id, pb)
+	})
+	s.gv.SetTransportProtocolHandler(udp.ProtocolNumber, func(id gstack.TransportEndpointID, pb *gstack.PacketBuffer) bool {
+		f := handlers.Load()
+		return f != nil && f.handleUDP(id, pb)
+	})
 
 	for id, l := range map[tcpip.NICID]*link{ownNIC: s.link, foreignNIC: s.foreign} {
 		if err := s.gv.CreateNIC(id, l); err != nil {
@@ -269,8 +280,7 @@ func (s *Stack) Close() error {
 // letGo cuts the gVisor stack off from s: timers of its own, such as those of packets half put together, outlive it by
 // up to a minute, and would keep all that s leads to in memory.
 func (s *Stack) letGo() {
-	s.gv.SetTransportProtocolHandler(tcp.ProtocolNumber, nil)
-	s.gv.SetTransportProtocolHandler(udp.ProtocolNumber, nil)
+	s.handlers.Store(nil)
 	s.gv.RemoveNIC(ownNIC)
 	s.gv.RemoveNIC(foreignNIC)
 }
