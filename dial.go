@@ -32,14 +32,14 @@ type UDPFlow = netstack.UDPFlow
 // [ErrNoEndpoint], or [ErrNoHandshake] if the peer does not answer, which it is
 // given 15 seconds to do, or 5 if it has been silent before.
 func (d *Device) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
-	return d.stack.DialContext(ctx, network, address)
+	return d.network.DialContext(ctx, network, address)
 }
 
 // Listen accepts TCP connections from peers. An empty host in address means
 // every address of the device, of both families with network "tcp"; port 0
 // means any free one.
 func (d *Device) Listen(ctx context.Context, network, address string) (net.Listener, error) {
-	return d.stack.Listen(ctx, network, address)
+	return d.network.Listen(ctx, network, address)
 }
 
 // ListenPacket opens a UDP socket inside the tunnel. An empty host in address
@@ -47,19 +47,19 @@ func (d *Device) Listen(ctx context.Context, network, address string) (net.Liste
 // 0 means any free one. Its shape is that of [Config.ListenPacket], so that the
 // tunnel of one device can carry another.
 func (d *Device) ListenPacket(ctx context.Context, network, address string) (net.PacketConn, error) {
-	return d.stack.ListenPacket(ctx, network, address)
+	return d.network.ListenPacket(ctx, network, address)
 }
 
 // LookupNetIP looks a name up with the servers of [Config.DNS], through the
 // tunnel. Network is "ip", "ip4" or "ip6". Errors are of type *net.DNSError.
 func (d *Device) LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error) {
-	return d.stack.LookupNetIP(ctx, network, host)
+	return d.network.LookupNetIP(ctx, network, host)
 }
 
 // Ping sends an ICMP echo request to an address inside the tunnel and returns
 // how long the answer took.
 func (d *Device) Ping(ctx context.Context, addr netip.Addr) (time.Duration, error) {
-	return d.stack.Ping(ctx, addr)
+	return d.network.Ping(ctx, addr)
 }
 
 // HandleTCP has handler called, in a goroutine of its own, for each connection
@@ -67,7 +67,7 @@ func (d *Device) Ping(ctx context.Context, addr netip.Addr) (time.Duration, erro
 // the address: this is how an exit node is made. The handler accepts or
 // rejects the flow; returning without either rejects it. nil restores the
 // default, which is to reject.
-func (d *Device) HandleTCP(handler func(*TCPFlow)) { d.stack.HandleTCP(handler) }
+func (d *Device) HandleTCP(handler func(*TCPFlow)) { d.network.HandleTCP(handler) }
 
 // HandleUDP does for UDP what [Device.HandleTCP] does for TCP.
-func (d *Device) HandleUDP(handler func(*UDPFlow)) { d.stack.HandleUDP(handler) }
+func (d *Device) HandleUDP(handler func(*UDPFlow)) { d.network.HandleUDP(handler) }

@@ -41,7 +41,7 @@ type Device struct {
 	listenPacket func(ctx context.Context, network, address string) (net.PacketConn, error)
 	lookupHost   func(ctx context.Context, host string) ([]netip.Addr, error)
 	clock        *clock
-	stack        *netstack.Stack
+	network      *netstack.Stack // the same as inner, but in tests
 	inner        inner
 	ctx          context.Context // ends with the device
 	cancel       context.CancelFunc
@@ -103,7 +103,7 @@ func New(cfg Config) (*Device, error) {
 	if err != nil {
 		return nil, fmt.Errorf("wireguard: %w", err)
 	}
-	d.stack = stack
+	d.network = stack
 	if err := d.start(cfg, stack); err != nil {
 		return nil, err
 	}
