@@ -624,6 +624,29 @@ func (p *tap) load(t testing.TB, out bool) (old message) {
 	return old
 }
 
+// underLoad repeats a handshake, with the latest initiation repeated around
+// it, until the receiver was busy enough to want more than one initiation:
+// whether it is depends on who gets how much of the processor.
+func (p *tap) underLoad(t testing.TB, out bool, handshake func()) (old message) {
+	t.Helper()
+	for range 6 {
+		old = p.load(t, out)
+		handshake()
+		p.mu.Lock()
+		n := 0
+		for _, m := range p.seen {
+			if m.kind() == initiation && m.out == out {
+				n++
+			}
+		}
+		p.mu.Unlock()
+		if n > 1 {
+			return old
+		}
+	}
+	return old // check says what is missing
+}
+
 // count returns how many messages that passed in the direction are of the kind
 // and for the receiver.
 func count(seen []message, out bool, kind byte, receiver []byte) (n int) {
@@ -678,8 +701,7 @@ func (g *guest) testItsCookie(t *testing.T) {
 	p := new(tap)
 	v := g.meet(t, arrival{n: 1, endpoint: g.at.String(), listen: p.listen})
 	renew(t, v.Device)
-	old := p.load(t, true)
-	renew(t, v.Device)
+	old := p.underLoad(t, true, func() { renew(t, v.Device) })
 	v.testPings(t)
 	p.check(t, true, old)
 }
@@ -689,10 +711,11 @@ func (g *guest) testOwnCookie(t *testing.T) {
 	p := new(tap)
 	v := g.meet(t, arrival{n: 1, via: "10.0.2.2", listen: p.listen})
 	g.ping(t, 1, inner(v.n, 4))
-	old := p.load(t, false)
-	v.uninvite(t)
-	v.invite(t, "10.0.2.2", 0)
-	g.ping(t, 1, inner(v.n, 4))
+	old := p.underLoad(t, false, func() {
+		v.uninvite(t)
+		v.invite(t, "10.0.2.2", 0)
+		g.ping(t, 1, inner(v.n, 4))
+	})
 	v.testPings(t)
 	p.check(t, false, old)
 }
