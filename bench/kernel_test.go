@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -625,26 +626,20 @@ func (p *tap) load(t testing.TB, out bool) (old message) {
 }
 
 // underLoad repeats a handshake, with the latest initiation repeated around
-// it, until the receiver was busy enough to want more than one initiation:
-// whether it is depends on who gets how much of the processor.
-func (p *tap) underLoad(t testing.TB, out bool, handshake func()) (old message) {
+// it, until a cookie brought about the session. How busy the receiver is, and
+// what it has no room for, depends on who gets how much of the processor.
+func (p *tap) underLoad(t *testing.T, out bool, handshake func()) {
 	t.Helper()
-	for range 6 {
-		old = p.load(t, out)
+	var err error
+	for range 8 {
+		old := p.load(t, out)
 		handshake()
-		p.mu.Lock()
-		n := 0
-		for _, m := range p.seen {
-			if m.kind() == initiation && m.out == out {
-				n++
-			}
+		if err = p.check(out, old); err == nil {
+			return
 		}
-		p.mu.Unlock()
-		if n > 1 {
-			return old
-		}
+		t.Log(err)
 	}
-	return old // check says what is missing
+	t.Error("no session by a cookie")
 }
 
 // count returns how many messages that passed in the direction are of the kind
@@ -658,11 +653,10 @@ func count(seen []message, out bool, kind byte, receiver []byte) (n int) {
 	return n
 }
 
-// check checks that a cookie brought about the session: what has passed since
-// load is an initiation, out or in, that got only a cookie, and then one with
-// mac2, answered while the old ones around it got only cookies.
-func (p *tap) check(t *testing.T, out bool, old message) {
-	t.Helper()
+// check returns nil if a cookie brought about the session: what has passed
+// since load is an initiation, out or in, that got only a cookie, and then one
+// with mac2, answered while the old ones around it got only cookies.
+func (p *tap) check(out bool, old message) error {
 	p.mu.Lock()
 	seen := p.seen
 	p.mu.Unlock()
@@ -672,28 +666,31 @@ func (p *tap) check(t *testing.T, out bool, old message) {
 			begun = append(begun, i)
 		}
 	}
-	if len(begun) < 2 {
-		t.Fatalf("%d initiations: the receiver was not under load", len(begun))
+	if len(begun) == 0 {
+		return errors.New("no initiation")
 	}
 	first, at := seen[begun[0]], begun[len(begun)-1]
 	last := seen[at]
-	if first.hasMAC2() {
-		t.Error("the first initiation has mac2")
-	}
-	if cookies, sessions := count(seen, !out, cookieReply, first.sender()), count(seen, !out, response, first.sender()); cookies != 1 || sessions != 0 {
-		t.Errorf("the first initiation got %d cookie replies and %d responses, want a cookie reply", cookies, sessions)
+	// The cookie may be from an earlier try.
+	if !first.hasMAC2() {
+		if len(begun) < 2 {
+			return errors.New("the receiver was not under load")
+		}
+		if cookies, sessions := count(seen, !out, cookieReply, first.sender()), count(seen, !out, response, first.sender()); cookies != 1 || sessions != 0 {
+			return fmt.Errorf("the first initiation got %d cookie replies and %d responses, want a cookie reply", cookies, sessions)
+		}
 	}
 	if !last.hasMAC2() {
-		t.Error("the last initiation has no mac2")
+		return errors.New("the last initiation has no mac2")
 	}
 	if cookies, sessions := count(seen, !out, cookieReply, last.sender()), count(seen, !out, response, last.sender()); cookies != 0 || sessions != 1 {
-		t.Errorf("the last initiation got %d cookie replies and %d responses, want a response", cookies, sessions)
+		return fmt.Errorf("the last initiation got %d cookie replies and %d responses, want a response", cookies, sessions)
 	}
 	// Not all of them arrive.
 	if n := count(seen[at:], !out, cookieReply, old.sender()); n < repetitions/2 {
-		t.Errorf("%d of %d old initiations got a cookie reply: the receiver was not under load when it took mac2", n, repetitions+1)
+		return fmt.Errorf("%d of %d old initiations got a cookie reply: the receiver was not under load when it took mac2", n, repetitions+1)
 	}
-	t.Logf("%d initiations; of %d old ones %d got a cookie reply", len(begun), len(begun)*(repetitions+1), count(seen, !out, cookieReply, old.sender()))
+	return nil
 }
 
 // testItsCookie: the kernel under load wants a cookie back.
@@ -701,9 +698,8 @@ func (g *guest) testItsCookie(t *testing.T) {
 	p := new(tap)
 	v := g.meet(t, arrival{n: 1, endpoint: g.at.String(), listen: p.listen})
 	renew(t, v.Device)
-	old := p.underLoad(t, true, func() { renew(t, v.Device) })
+	p.underLoad(t, true, func() { renew(t, v.Device) })
 	v.testPings(t)
-	p.check(t, true, old)
 }
 
 // testOwnCookie: the device under load wants a cookie back.
@@ -711,11 +707,10 @@ func (g *guest) testOwnCookie(t *testing.T) {
 	p := new(tap)
 	v := g.meet(t, arrival{n: 1, via: "10.0.2.2", listen: p.listen})
 	g.ping(t, 1, inner(v.n, 4))
-	old := p.underLoad(t, false, func() {
+	p.underLoad(t, false, func() {
 		v.uninvite(t)
 		v.invite(t, "10.0.2.2", 0)
 		g.ping(t, 1, inner(v.n, 4))
 	})
 	v.testPings(t)
-	p.check(t, false, old)
 }
