@@ -3,114 +3,76 @@ package bench
 import (
 	"fmt"
 	"net"
-	"slices"
 	"testing"
 	"time"
 )
 
-// BenchmarkTCP1 moves bytes one way through one TCP connection in the tunnel.
-func BenchmarkTCP1(b *testing.B) { benchmarkTCP(b, 1) }
-
-// BenchmarkTCP4 moves bytes one way through four TCP connections at once.
-func BenchmarkTCP4(b *testing.B) { benchmarkTCP(b, 4) }
-
-const (
-	bulkRound  = 16 << 20 // bytes of a round, over all connections
-	bulkRounds = 4        // at the least
-)
-
-// benchmarkTCP compares tunnels of one kind at both ends. A round with this
-// library is followed by one with wireguard-go, so that both see the machine
-// in the same state; only the former is on the clock. Metrics are medians of
-// all rounds: MB/s, those of wireguard-go, and how many times as fast.
-func benchmarkTCP(b *testing.B, conns int) {
-	b.Run("own", func(b *testing.B) {
-		mine, reference := newBulk(b, kindOwn, conns), newBulk(b, kindGo, conns)
-		var speeds, references, ratios []float64
-		round := func() {
-			speed := mine.round(b)
-			b.StopTimer()
-			ref := reference.round(b)
-			speeds, references, ratios = append(speeds, speed), append(references, ref), append(ratios, speed/ref)
-			b.StartTimer()
-		}
-		for b.Loop() {
-			round()
-		}
-		for len(ratios) < bulkRounds {
-			round()
-		}
-		b.ReportMetric(median(speeds), "MB/s")
-		b.ReportMetric(median(references), "wireguard-go-MB/s")
-		b.ReportMetric(median(ratios), "x-wireguard-go")
-	})
-	b.Run("wireguard-go", func(b *testing.B) {
-		bulk := newBulk(b, kindGo, conns)
-		var speeds []float64
-		for b.Loop() {
-			speeds = append(speeds, bulk.round(b))
-		}
-		b.ReportMetric(median(speeds), "MB/s")
-	})
+// BenchmarkTCP moves bytes one way through TCP connections in the tunnel.
+func BenchmarkTCP(b *testing.B) {
+	for _, streams := range []int{1, 4, 64} {
+		b.Run(fmt.Sprintf("streams=%d", streams), func(b *testing.B) {
+			contest(b, func(b *testing.B, r *running) func() []metric { return newBulk(b, r, streams, false).round })
+		})
+	}
 }
 
-func median(values []float64) float64 {
-	values = slices.Sorted(slices.Values(values))
-	n := len(values)
-	return (values[(n-1)/2] + values[n/2]) / 2
+// BenchmarkDuplex moves bytes both ways at once through TCP connections; the
+// figures count both.
+func BenchmarkDuplex(b *testing.B) {
+	for _, streams := range []int{1, 4} {
+		b.Run(fmt.Sprintf("streams=%d", streams), func(b *testing.B) {
+			contest(b, func(b *testing.B, r *running) func() []metric { return newBulk(b, r, streams, true).round })
+		})
+	}
 }
+
+const bulkRound = 32 << 20 // bytes of a round, over all connections and ways
 
 // bulk is connections through one tunnel, to be filled.
 type bulk struct {
-	senders, receivers []net.Conn
-	chunk              []byte
+	b *testing.B
+	// flows are the ways that bytes go.
+	flows []flow
+	chunk []byte
 }
 
-func newBulk(b *testing.B, k kind, conns int) *bulk {
-	r := tunnel{kinds: [2]kind{k, k}}.start(b)
-	u := &bulk{chunk: make([]byte, 256<<10)}
-	for range conns {
+type flow struct {
+	from, to net.Conn
+	buf      []byte // for reading
+}
+
+func newBulk(b *testing.B, r *running, streams int, duplex bool) *bulk {
+	u := &bulk{b: b, chunk: make([]byte, 256<<10)}
+	for range streams {
 		dialed, accepted := r.dial(b, 0, 4)
-		u.senders, u.receivers = append(u.senders, dialed), append(u.receivers, accepted)
+		u.flows = append(u.flows, flow{dialed, accepted, make([]byte, 256<<10)})
+		if duplex {
+			u.flows = append(u.flows, flow{accepted, dialed, make([]byte, 256<<10)})
+		}
 	}
-	u.round(b) // windows grow
-	u.round(b)
+	u.round() // windows grow
 	return u
 }
 
-// round moves bulkRound bytes and returns how fast, in MB/s, counted until the
-// last has been read.
-func (u *bulk) round(b *testing.B) float64 {
-	each := bulkRound / len(u.senders)
-	done := make(chan error, 2*len(u.senders))
-	start := time.Now()
-	for i := range u.senders {
-		go func() {
-			for sent := 0; sent < each; {
-				n, err := u.senders[i].Write(u.chunk[:min(len(u.chunk), each-sent)])
-				if sent += n; err != nil {
-					done <- fmt.Errorf("send: %w", err)
-					return
-				}
-			}
-			done <- nil
-		}()
-		go func() {
-			buf := make([]byte, 256<<10)
-			for got := 0; got < each; {
-				n, err := u.receivers[i].Read(buf[:min(len(buf), each-got)])
-				if got += n; err != nil {
-					done <- fmt.Errorf("receive: %w", err)
-					return
-				}
-			}
-			done <- nil
-		}()
-	}
-	for range cap(done) {
-		if err := <-done; err != nil {
-			b.Fatal(err)
+// round moves bulkRound bytes, until the last has been read. Its metrics are
+// how fast, which part of the cipher's bound that is, and what it costs.
+func (u *bulk) round() []metric {
+	bound := cipherBound()
+	each := bulkRound / len(u.flows)
+	cpu, start := cpuTime(), time.Now()
+	parallel(u.b, 2*len(u.flows), func(i int) error {
+		f := u.flows[i/2]
+		if i%2 == 0 {
+			return send(f.from, each, u.chunk)
 		}
+		return receive(f.to, each, f.buf)
+	})
+	elapsed := time.Since(start)
+	cpu = cpuTime() - cpu
+	speed := bulkRound / 1e6 / elapsed.Seconds()
+	return []metric{
+		{"MB/s", speed},
+		{"%cipher", 100 * speed / bound},
+		{"CPU-s/GB", cpu.Seconds() / (bulkRound / 1e9)},
 	}
-	return bulkRound / 1e6 / time.Since(start).Seconds()
 }
