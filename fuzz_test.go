@@ -837,6 +837,7 @@ func (z *chaos) makePeace() {
 	const calm = rekeyTimeout + time.Second
 	z.hold = false
 	z.setKey(PrivateKey(key32(99)))
+	synctest.Wait() // what the key made it send leaves before endpoints change
 	z.drain(nil, netip.AddrPort{}, nil)
 	for _, e := range z.ends {
 		e.Cookie = nil
