@@ -2,10 +2,12 @@ package wireguard
 
 import (
 	"context"
+	"crypto/cipher"
 	"encoding/binary"
 	"net"
 	"net/netip"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -14,8 +16,8 @@ import (
 	"github.com/wgstack/wireguard/netstack"
 )
 
-// What the steady state costs: no allocation for a packet, nothing for a peer
-// that is idle.
+// What the steady state costs: no allocation for a packet and one copy, on its
+// way out; nothing for a peer that is idle.
 
 var raceEnabled bool // sync.Pool then forgets things at random
 
@@ -23,17 +25,28 @@ var raceEnabled bool // sync.Pool then forgets things at random
 type sinkConn struct {
 	net.PacketConn // nil
 	written        atomic.Int64
+	watch          chan []byte   // takes what is written; may be nil
+	reading        chan struct{} // closed once there is a reader
+	readers        sync.Once
 	done           chan struct{}
 	closing        sync.Once
 }
 
+func newSinkConn() *sinkConn {
+	return &sinkConn{reading: make(chan struct{}), done: make(chan struct{})}
+}
+
 func (c *sinkConn) ReadFrom([]byte) (int, net.Addr, error) {
+	c.readers.Do(func() { close(c.reading) })
 	<-c.done
 	return 0, nil, net.ErrClosed
 }
 
 func (c *sinkConn) WriteTo(b []byte, _ net.Addr) (int, error) {
 	c.written.Add(1)
+	if c.watch != nil {
+		c.watch <- b
+	}
 	return len(b), nil
 }
 
@@ -45,16 +58,25 @@ func (c *sinkConn) Close() error {
 }
 
 // sinkStack counts what it is given.
-type sinkStack struct{ delivered int }
+type sinkStack struct {
+	delivered int
+	watch     chan [][]byte // takes it too; may be nil
+}
 
-func (s *sinkStack) Deliver(packets [][]byte) { s.delivered += len(packets) }
-func (s *sinkStack) TooBig([]byte, int)       {}
-func (s *sinkStack) Close() error             { return nil }
+func (s *sinkStack) Deliver(packets [][]byte) {
+	s.delivered += len(packets)
+	if s.watch != nil {
+		s.watch <- slices.Clone(packets)
+	}
+}
+
+func (s *sinkStack) TooBig([]byte, int) {}
+func (s *sinkStack) Close() error       { return nil }
 
 // steadyDevice is a device with a session that lasts and no network.
 func steadyDevice(t *testing.T) (d *Device, p *peer, pair *keypair, conn *sinkConn, stack *sinkStack) {
 	t.Helper()
-	conn, stack = &sinkConn{done: make(chan struct{})}, new(sinkStack)
+	conn, stack = newSinkConn(), new(sinkStack)
 	remote := NewPrivateKey().PublicKey()
 	cfg, err := (&Config{
 		PrivateKey:   NewPrivateKey(),
@@ -99,20 +121,9 @@ func TestReceivingDoesNotAllocate(t *testing.T) {
 	d, p, pair, _, stack := steadyDevice(t)
 	plain := packet(farInner, devInner, string(make([]byte, 100)))
 	size := dataOverhead + len(plain)
-	var (
-		sealed [][]byte
-		nonce  [12]byte
-	)
-	aead := newAEAD(&[32]byte{2})
-	for i := range uint64((runs + 1) * segments) {
-		if i%segments == 0 {
-			sealed = append(sealed, nil)
-		}
-		msg := make([]byte, dataHeaderSize, size)
-		putDataHeader(msg, pair.localIndex, i)
-		binary.LittleEndian.PutUint64(nonce[4:], i)
-		last := &sealed[len(sealed)-1]
-		*last = append(*last, aead.Seal(msg, nonce[:], plain, nil)...)
+	var sealed [][]byte
+	for i := range uint64(runs + 1) {
+		sealed = append(sealed, sealedRun(pair, i*segments, segments, plain))
 	}
 	r := reader{device: d}
 	m := udp.Message{SegmentSize: size, Addr: farOuter}
@@ -133,6 +144,170 @@ func TestReceivingDoesNotAllocate(t *testing.T) {
 	}
 	if rx := p.rx.Load(); rx != uint64(len(sealed)*segments*size) {
 		t.Errorf("%d bytes received", rx)
+	}
+}
+
+// sealedRun is what the peer of a steadyDevice sends: n messages back to back
+// that carry plain, as a socket returns them joined.
+func sealedRun(pair *keypair, counter uint64, n int, plain []byte) (run []byte) {
+	var nonce [12]byte
+	aead := newAEAD(&[32]byte{2})
+	for ; n > 0; n-- {
+		msg := make([]byte, dataHeaderSize, dataOverhead+len(plain))
+		putDataHeader(msg, pair.localIndex, counter)
+		binary.LittleEndian.PutUint64(nonce[4:], counter)
+		run = append(run, aead.Seal(msg, nonce[:], plain, nil)...)
+		counter++
+	}
+	return run
+}
+
+// The tests of copies follow a packet by its address. What they watch are the
+// boundaries: what the cipher works on, what the socket and the stack inside
+// are given, and how many buffers were taken for it.
+
+// watchedAEAD says where it finds plaintext and message.
+type watchedAEAD struct {
+	cipher.AEAD
+	sealed chan [2]*byte // plaintext, message
+}
+
+func (a *watchedAEAD) Seal(dst, nonce, plaintext, additional []byte) []byte {
+	body := a.AEAD.Seal(dst, nonce, plaintext, additional)
+	a.sealed <- [2]*byte{&plaintext[0], &body[0]}
+	return body
+}
+
+// countBuffers empties the pools of buffers, as long as the test runs, and
+// counts those that are made. A copy from one to another takes two.
+func countBuffers(t *testing.T) *atomic.Int64 {
+	made := new(atomic.Int64)
+	for class, size := range bufferSizes {
+		bufferPools[class] = sync.Pool{New: func() any {
+			made.Add(1)
+			return &buffer{b: make([]byte, size), class: class}
+		}}
+		t.Cleanup(func() { bufferPools[class] = sync.Pool{} })
+	}
+	return made
+}
+
+// A packet out is written where it is sealed, and is sent from there.
+func TestOutputCopiesOnce(t *testing.T) {
+	check := func(t *testing.T, pkt *netstack.Packet) {
+		n := pkt.Segments()
+		d, _, pair, conn, _ := steadyDevice(t)
+		<-conn.reading // the reader has its buffers
+		conn.watch = make(chan []byte, n)
+		aead := &watchedAEAD{pair.send, make(chan [2]*byte, n)}
+		pair.send = aead
+		made := countBuffers(t)
+		if err := d.output(pkt); err != nil {
+			t.Error(err)
+		}
+		for i := range n {
+			at, sent := <-aead.sealed, <-conn.watch
+			if at[0] != at[1] {
+				t.Errorf("segment %d is not sealed in place", i)
+			}
+			if at[1] != &sent[dataHeaderSize] {
+				t.Errorf("segment %d is not sent from where it was sealed", i)
+			}
+		}
+		if got := made.Load(); got != 1 {
+			t.Errorf("%d buffers for one packet out of the stack", got)
+		}
+	}
+	t.Run("one segment", func(t *testing.T) {
+		check(t, netstack.NewPacket(packet(devInner, farInner, string(make([]byte, 1000)))))
+	})
+	t.Run("many segments", func(t *testing.T) {
+		withLargePacket(t, func(pkt *netstack.Packet) { check(t, pkt) })
+	})
+}
+
+// withLargePacket calls f with a TCP packet to be cut into several, out of a
+// stack that sends to another.
+func withLargePacket(t *testing.T, f func(*netstack.Packet)) {
+	t.Helper()
+	var stacks [2]*netstack.Stack
+	large, done := make(chan *netstack.Packet, 1), make(chan struct{})
+	for i, addr := range []netip.Addr{devInner, farInner} {
+		var err error
+		stacks[i], err = netstack.New(netstack.Config{
+			Addresses:   []netip.Prefix{netip.PrefixFrom(addr, 32)},
+			MaxSegments: maxBatchSegments,
+			Output: func(pkt *netstack.Packet) error {
+				if pkt.Segments() == 1 {
+					b := make([]byte, pkt.SegmentLen(0))
+					pkt.CopySegment(b, 0)
+					go stacks[1-i].Deliver([][]byte{b})
+					return nil
+				}
+				select {
+				case large <- pkt:
+				default:
+				}
+				<-done // the packet is valid until Output returns
+				return nil
+			},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer stacks[i].Close()
+	}
+	l, err := stacks[1].Listen(t.Context(), "tcp", farInner.String()+":7")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	c, err := stacks[0].DialContext(t.Context(), "tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	go c.Write(make([]byte, 1<<16)) // may call Output itself
+	defer close(done)
+	f(<-large)
+}
+
+// runSocket is a socket from which one run of messages comes.
+type runSocket struct {
+	udp.Socket // nil
+	run        []byte
+	segment    int
+	filled     []byte // with run, by the system
+}
+
+func (s *runSocket) ReadBatch(ms []udp.Message) (int, error) {
+	if s.filled != nil {
+		return 0, net.ErrClosed
+	}
+	m := &ms[0]
+	m.N, m.SegmentSize, m.Addr = copy(m.Buf, s.run), s.segment, farOuter
+	s.filled = m.Buf[:m.N]
+	return 1, nil
+}
+
+// A packet in is opened, and handed to the stack, where the system put it.
+func TestReceivingDoesNotCopy(t *testing.T) {
+	for _, n := range []int{1, 16} { // opened by the reader, and by a worker
+		d, _, pair, _, stack := steadyDevice(t)
+		stack.watch = make(chan [][]byte, 1)
+		plain := packet(farInner, devInner, string(make([]byte, 1400)))
+		size := dataOverhead + len(plain)
+		s := &runSocket{run: sealedRun(pair, 0, n, plain), segment: size}
+		d.read(s)
+		packets := <-stack.watch
+		if len(packets) != n {
+			t.Errorf("%d of %d packets delivered", len(packets), n)
+		}
+		for i, pkt := range packets {
+			if &pkt[0] != &s.filled[i*size+dataHeaderSize] {
+				t.Errorf("packet %d of %d was moved", i, n)
+			}
+		}
 	}
 }
 
