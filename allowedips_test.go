@@ -302,6 +302,38 @@ func TestPrefixTableStaleEntries(t *testing.T) {
 	}
 }
 
+func TestPrefixTableSnapshotsNeverChange(t *testing.T) {
+	rnd := rand.New(rand.NewPCG(1, 2))
+	var table, snapshot prefixTable[int]
+	table.insert(netip.MustParsePrefix("0.0.0.0/0"), 1)
+	addrs := make([]netip.Addr, 200)
+	for i := range addrs {
+		addrs[i] = randomAddr(rnd)
+	}
+	owners := func() (v []int) {
+		for _, a := range addrs {
+			v = append(v, snapshot.lookup(a))
+		}
+		return v
+	}
+	for i := range 2000 {
+		snapshot.published.Store(table.published.Load())
+		before := owners()
+		p, v := randomPrefix(rnd), 1+rnd.IntN(4)
+		switch rnd.IntN(8) {
+		case 0:
+			table.replace(v, []netip.Prefix{p})
+		case 1:
+			table.remove(p, v)
+		default:
+			table.insert(p, v)
+		}
+		if after := owners(); !slices.Equal(after, before) {
+			t.Fatalf("change %d, of %v and %d, is seen by readers under way", i, p, v)
+		}
+	}
+}
+
 // Readers must see each change whole: the address always has an owner, and
 // the two halves of a replaced table never mix.
 func TestPrefixTableConcurrentReaders(t *testing.T) {

@@ -547,9 +547,12 @@ func TestB82FailedRebindLeavesTheOldSocket(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer taken.Close()
-		port := uint16(4444)
-		if err := b.dev.apply(update{listenPort: &port}); !errors.Is(err, syscall.EADDRINUSE) {
+		port, mark := uint16(4444), uint32(7)
+		if err := b.dev.apply(update{listenPort: &port, fwmark: &mark}); !errors.Is(err, syscall.EADDRINUSE) {
 			t.Errorf("taken port: error %v", err)
+		}
+		if got := b.dev.Stats().FwMark; got != 0 {
+			t.Errorf("taken port: mark %d", got)
 		}
 		if err := b.dev.Rebind(); err == nil {
 			t.Error("the same port twice: no error")
@@ -561,6 +564,46 @@ func TestB82FailedRebindLeavesTheOldSocket(t *testing.T) {
 		b.wantDelivered("old socket", "in")
 		b.output(b.far, "out")
 		b.far.wantData("old socket", s, "out")
+	})
+}
+
+// replacedSocket is one that a rebind replaces while it writes.
+type replacedSocket struct {
+	udp.Socket
+	replace func()
+}
+
+func (s *replacedSocket) WriteBatch(ms []udp.Message) (int, error) {
+	n, err := s.Socket.WriteBatch(ms[:1])
+	s.replace()
+	return n, errors.Join(err, net.ErrClosed)
+}
+
+func TestB82PacketsUnderWayLeaveByTheNewSocket(t *testing.T) {
+	inBed(t, nil, func(b *bed) {
+		tap := b.tapped()
+		bound := b.dev.binding.Load()
+		old := &replacedSocket{tap, func() { b.dev.binding.Store(bound) }}
+		b.dev.binding.Store(&binding{v4: old, v6: old, port: devPort})
+
+		local := udp.Local{Addr: devOuter, IfIndex: 7}
+		var ms []udp.Message
+		for _, payload := range []string{"one", "two", "three"} {
+			ms = append(ms, udp.Message{Buf: []byte(payload), Addr: farOuter, Local: local})
+		}
+		if n, err := b.dev.writeBatch(ms); n != 3 || err != nil {
+			t.Fatalf("%d of 3 messages sent, error %v", n, err)
+		}
+		for _, want := range []string{"one", "two", "three"} {
+			if msg, _, _ := b.far.read(time.Second); string(msg) != want {
+				t.Errorf("got %q, want %q", msg, want)
+			}
+		}
+		for i, m := range tap.take() {
+			if want := []udp.Local{local, {}, {}}[i]; m.Local != want {
+				t.Errorf("message %d left from %v, want %v", i, m.Local, want)
+			}
+		}
 	})
 }
 
@@ -840,6 +883,29 @@ func TestB103StagedBatchesSurviveOneTooBig(t *testing.T) {
 		b.output(b.far, string(make([]byte, 1300)))
 		b.output(b.far, "three")
 		s := b.far.respond(b.far.wantInitiation("packet"))
+		b.far.wantData("before", s, "one")
+		b.far.wantData("after", s, "three")
+	})
+}
+
+// TestB103BatchesOfOneCallSurviveOneTooBig has several leave the lane together.
+func TestB103BatchesOfOneCallSurviveOneTooBig(t *testing.T) {
+	inBed(t, nil, func(b *bed) {
+		s := b.far.connect()
+		b.net.SetLink(devOuter, farOuter.Addr(), simnet.Link{MTU: 1300})
+		p := b.far.peer()
+		var batches []*sendBatch
+		p.mu.Lock()
+		for _, payload := range []string{"one", string(make([]byte, 1300)), "three"} {
+			batch := b.dev.layOut(p, netstack.NewPacket(packet(devInner, farInner, payload)), 0)
+			p.assign(batch, b.dev.now())
+			p.out.push(batch, len(batch.data))
+			batches = append(batches, batch)
+		}
+		p.mu.Unlock()
+		for _, batch := range slices.Backward(batches) {
+			b.dev.seal(batch)
+		}
 		b.far.wantData("before", s, "one")
 		b.far.wantData("after", s, "three")
 	})

@@ -305,6 +305,25 @@ func TestB06TimestampMustExceedTheGreatest(t *testing.T) {
 	})
 }
 
+// consumed is what the device makes of an initiation of r, with its timestamp,
+// before it changes anything.
+func (r *remote) consumed(id *identity, msg []byte) (*responder, tai64n) {
+	r.bed.Helper()
+	var consumed responder
+	if err := consumed.readStatic(id, msg); err != nil {
+		r.bed.Fatal(err)
+	}
+	ss, err := r.peer().staticSecret(id)
+	if err != nil {
+		r.bed.Fatal(err)
+	}
+	stamp, err := consumed.readTimestamp(&ss)
+	if err != nil {
+		r.bed.Fatal(err)
+	}
+	return &consumed, stamp
+}
+
 func TestB06TimestampIsComparedWhereItCommits(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		p := b.far.peer()
@@ -328,21 +347,11 @@ func TestB06TimestampIsComparedWhereItCommits(t *testing.T) {
 		id := b.dev.identity.Load()
 		time.Sleep(time.Second)
 		msg, _ := b.far.Initiation(fakepeer.InitiationOptions{})
-		var r responder
-		if err := r.readStatic(id, msg); err != nil {
-			b.Fatal(err)
-		}
-		ss, err := p.staticSecret(id)
-		if err != nil {
-			b.Fatal(err)
-		}
-		if stamp, err = r.readTimestamp(&ss); err != nil {
-			b.Fatal(err)
-		}
+		r, stamp := b.far.consumed(id, msg)
 		if !p.acceptInitiation(b.dev.now(), stamp.next(), from) {
 			b.Fatal("later initiation refused")
 		}
-		p.respond(id, &r, stamp)
+		p.respond(id, r, stamp)
 		b.far.wantSilence("overtaken initiation", time.Second)
 		b.wantIndices("overtaken initiation", 0)
 	})
@@ -655,6 +664,27 @@ func TestB14StaleKeysInitiateOnce(t *testing.T) {
 }
 
 // Covers E34.
+func TestB14SlowLookupDelaysOneInitiation(t *testing.T) {
+	inBed(t, func(c *Config) { c.Peers[0].Endpoint = "vpn.example:51820" }, func(b *bed) {
+		lookups := 0
+		b.dev.lookupHost = func(context.Context, string) ([]netip.Addr, error) {
+			lookups++
+			time.Sleep(2 * rekeyTimeout)
+			return []netip.Addr{farOuter.Addr()}, nil
+		}
+		b.output(b.far, "one")
+		time.Sleep(rekeyTimeout + time.Second)
+		b.output(b.far, "two")
+		s := b.far.respond(b.far.wantInitiation("looked up"))
+		b.far.wantData("staged", s, "one")
+		b.far.wantData("staged", s, "two")
+		if lookups != 1 {
+			t.Errorf("%d lookups", lookups)
+		}
+		b.far.wantSilence("another initiation", 2*rekeyTimeout)
+	})
+}
+
 func TestB15FirstInitiationIsImmediate(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		b.output(b.far, "hello")
@@ -844,6 +874,10 @@ func TestB19PresharedKeyAppliesToTheNextHandshake(t *testing.T) {
 		b.far.PSK = cfg.PresharedKey
 		s = b.far.respond(hs)
 		b.far.wantData("response with the preshared key", s, "three")
+		time.Sleep(time.Second)
+		s = b.far.initiate("initiation with the preshared key")
+		b.far.data(s, "three too")
+		b.wantDelivered("session with the preshared key", "three too")
 
 		b.far.PSK = [32]byte{}
 		b.setPeer(b.far.config())
@@ -862,6 +896,9 @@ func TestB20IndexOfTheHandshakeIsThatOfTheKeys(t *testing.T) {
 		hs := b.far.wantInitiation("initiation")
 		index := hs.RemoteIndex
 		b.wantIndices("handshake", 1)
+		early := fakepeer.Session{RemoteIndex: index}
+		b.far.write(early.SealRaw(0, packet(farInner, devInner, "early")))
+		b.wantDelivered("data to the index of a handshake")
 		s := b.far.respond(hs)
 		if s.RemoteIndex != index {
 			b.Fatalf("session's index %#x, want %#x", s.RemoteIndex, index)

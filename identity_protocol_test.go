@@ -117,6 +117,24 @@ func TestB93UnansweredInitiationDiesWithItsKey(t *testing.T) {
 	})
 }
 
+// TestB93ResponseDiesWithItsKey changes the private key while an initiation to
+// the former one is being answered.
+func TestB93ResponseDiesWithItsKey(t *testing.T) {
+	inBed(t, nil, func(b *bed) {
+		id := b.dev.identity.Load()
+		msg, _ := b.far.Initiation(fakepeer.InitiationOptions{})
+		r, stamp := b.far.consumed(id, msg)
+		p := b.far.peer()
+		if !p.acceptInitiation(b.dev.now(), stamp, endpoint{addr: b.far.sock.AddrPort()}) {
+			t.Fatal("initiation refused")
+		}
+		b.setPrivateKey(NewPrivateKey())
+		p.respond(id, r, stamp)
+		b.far.wantSilence("initiation to the former key", time.Second)
+		b.wantIndices("initiation to the former key", 0)
+	})
+}
+
 func TestB93NewPrivateKeyNeedsAnotherStaticSecret(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		b.far.accept() // the static secret has been computed

@@ -12,6 +12,7 @@ import (
 
 	"github.com/wgstack/wireguard/internal/fakepeer"
 	"github.com/wgstack/wireguard/internal/simnet"
+	"github.com/wgstack/wireguard/internal/udp"
 	"github.com/wgstack/wireguard/netstack"
 )
 
@@ -186,6 +187,7 @@ func TestB24FirstAuthenticPacketPromotes(t *testing.T) {
 				if b.far.stats().LastHandshake == before {
 					b.Error("confirmation is no completion")
 				}
+				b.far.write(next.Keepalive()) // confirms nothing again
 				b.far.wantReceives("current became previous", sessions{second, next}, sessions{first})
 				b.wantIndices("previous and current", 2)
 			})
@@ -243,6 +245,19 @@ func TestB26UnconfirmedKeysExpire(t *testing.T) {
 		next := b.far.initiate("initiation")
 		time.Sleep(rejectAfterTime)
 		b.far.wantReceives("next keys of 180 s", nil, sessions{next})
+	})
+}
+
+// TestB26PacketsUnderWayDieWithTheirKeys erases the keys of a packet that was
+// read and not yet opened.
+func TestB26PacketsUnderWayDieWithTheirKeys(t *testing.T) {
+	inBed(t, nil, func(b *bed) {
+		s := b.far.accept()
+		r := reader{device: b.dev}
+		r.take(udp.Message{Addr: farOuter}, s.Seal(packet(farInner, devInner, "late")))
+		b.far.edit(func(p *peer) { p.eraseKeys() })
+		r.flush()
+		b.wantDelivered("keys are gone")
 	})
 }
 
@@ -338,6 +353,20 @@ func TestB28CountersStartAtZeroAndNeverRepeat(t *testing.T) {
 		b.wantDelivered("data", "answer me")
 		if n := b.far.wantData("keepalives take counters too", s, ""); n != 20 {
 			b.Errorf("counter %d, want 20", n)
+		}
+		// Three messages of one batch.
+		p := b.far.peer()
+		batch := newSendBatch(p, 2*48+40)
+		batch.stride, batch.count = 48, 3
+		p.send(batch)
+		for want := uint64(21); want < 24; want++ {
+			if n, _, err := s.Open(b.far.want("batch", fakepeer.Data)); err != nil || n != want {
+				b.Errorf("counter %d in a batch, %v, want %d", n, err, want)
+			}
+		}
+		b.output(b.far, "more")
+		if n := b.far.wantData("after the batch", s, "more"); n != 24 {
+			b.Errorf("counter %d after the batch, want 24", n)
 		}
 		// A counter of 32 bits would wrap.
 		b.far.edit(func(p *peer) { p.keys.current.counter = 1<<32 - 1 })
@@ -449,10 +478,10 @@ func TestB30RekeyAfterSending(t *testing.T) {
 }
 
 func TestB30KeepalivesRekeyToo(t *testing.T) {
-	inBed(t, func(c *Config) { c.Peers[0].PersistentKeepalive = 121 * time.Second }, func(b *bed) {
+	inBed(t, func(c *Config) { c.Peers[0].PersistentKeepalive = rekeyAfterTime }, func(b *bed) {
 		s := b.far.respond(b.far.wantInitiation("persistent keepalive"))
 		b.far.wantData("keepalive", s, "")
-		b.far.wantData("after 121 s", s, "")
+		b.far.wantData("after exactly 120 s", s, "")
 		b.far.wantData("new keys", b.far.respond(b.far.wantInitiationNow("old keys")), "")
 	})
 }

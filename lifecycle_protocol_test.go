@@ -192,6 +192,28 @@ func TestB96RemovedPeerIsGone(t *testing.T) {
 	})
 }
 
+func TestB96RemovedPeerIsStopped(t *testing.T) {
+	for what, change := range map[string]func(r *remote) update{
+		"removed":               func(r *remote) update { return update{peers: []peerUpdate{{public: r.Public, remove: true}}} },
+		"replaced":              func(r *remote) update { return update{replacePeers: true} },
+		"now the device itself": func(r *remote) update { k := PrivateKey(r.Private); return update{private: &k} },
+	} {
+		inBed(t, nil, func(b *bed) {
+			b.far.connect()
+			p := b.far.peer()
+			if err := b.dev.apply(change(b.far)); err != nil {
+				t.Fatal(err)
+			}
+			b.wantBare(what)
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			if !p.stopped {
+				t.Errorf("%s: the peer is still at work", what)
+			}
+		})
+	}
+}
+
 func TestB96WorkUnderWayEndsHarmlessly(t *testing.T) {
 	for name, begin := range map[string]func(b *bed){
 		"our initiation":   func(b *bed) { b.output(b.far, "x") },

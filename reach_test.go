@@ -100,6 +100,44 @@ func TestEndpointByName(t *testing.T) {
 		if lookups != 2 {
 			t.Errorf("%d lookups", lookups)
 		}
+		// What answers is not looked up again.
+		b.far.write(s.Keepalive())
+		time.Sleep(rejectAfterTime)
+		b.output(b.far, "later")
+		b.far.wantData("later", b.far.respond(b.far.wantInitiation("keys expired")), "later")
+		if lookups != 2 {
+			t.Errorf("%d lookups", lookups)
+		}
+	})
+}
+
+func TestEndpointByNameIsReplaced(t *testing.T) {
+	byName := func(c *Config) { c.Peers[0].Endpoint = "old.example:51820" }
+	inBed(t, byName, func(b *bed) {
+		b.dev.lookupHost = func(_ context.Context, host string) ([]netip.Addr, error) {
+			if host == "old.example" {
+				time.Sleep(time.Second)
+				return []netip.Addr{netip.MustParseAddr("192.0.2.99")}, nil
+			}
+			return []netip.Addr{farOuter.Addr()}, nil
+		}
+		b.output(b.far, "hello")
+		cfg := b.far.config()
+		cfg.Endpoint = "new.example:51820"
+		b.setPeer(cfg)
+		time.Sleep(2 * time.Second)
+		b.far.wantEndpoint("an answer for the former name", netip.AddrPort{})
+		b.far.wantData("new name", b.far.respond(b.far.wantInitiation("new name")), "hello")
+	})
+	inBed(t, byName, func(b *bed) {
+		b.dev.lookupHost = func(_ context.Context, host string) ([]netip.Addr, error) {
+			t.Errorf("%s looked up, which an address replaced", host)
+			return nil, errors.New("no such host")
+		}
+		b.setPeer(b.far.config())
+		b.output(b.far, "hello")
+		b.far.wantInitiation("address")
+		b.far.wantInitiation("address, again")
 	})
 }
 

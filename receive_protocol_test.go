@@ -1,6 +1,7 @@
 package wireguard
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -14,6 +15,7 @@ import (
 	"github.com/wgstack/wireguard/internal/fakepeer"
 	"github.com/wgstack/wireguard/internal/replay"
 	"github.com/wgstack/wireguard/internal/simnet"
+	"github.com/wgstack/wireguard/internal/udp"
 	"github.com/wgstack/wireguard/netstack"
 )
 
@@ -195,6 +197,10 @@ func TestB69LongestPrefixDecides(t *testing.T) {
 		b.wantRoute("the longest", narrow, "10.5.0.0", "10.5.6.15", "10.5.6.16", "10.5.255.255")
 		b.wantRoute("the other family", v6, "2001:db8::1", "fd00::1", "::a05:600")
 		b.wantRoute("no prefix", nil, "11.0.0.0", "9.255.255.255")
+		wide.allow("12.0.0.0/8", "10.0.0.0/8")
+		narrow.allow("12.0.0.0/9", "10.5.0.0/16")
+		b.wantRoute("by one bit shorter", wide, "12.128.0.0")
+		b.wantRoute("by one bit longer", narrow, "12.127.255.255")
 		wide.want("data for the shortest", fakepeer.Initiation)
 		narrow.want("data for the longest", fakepeer.Initiation)
 	})
@@ -396,6 +402,28 @@ func TestB84UnpaddedDataIsAccepted(t *testing.T) {
 }
 
 // Covers E13.
+// TestB85MessagesReadTogetherAreSorted reads with one system call messages of
+// several keys, endpoints and marks, some back to back.
+func TestB85MessagesReadTogetherAreSorted(t *testing.T) {
+	inBed(t, nil, func(b *bed) {
+		first := b.far.connect()
+		second := b.far.rekey(first)
+		seal := func(s *fakepeer.Session, payload string) []byte { return s.Seal(packet(farInner, devInner, payload)) }
+		there := netip.MustParseAddrPort("192.0.2.77:7")
+		r := reader{device: b.dev}
+		r.take(udp.Message{Addr: farOuter}, seal(first, "one"))
+		r.take(udp.Message{Addr: farOuter}, seal(second, "two"))
+		r.take(udp.Message{Addr: there}, seal(second, "three"))
+		r.take(udp.Message{Addr: there, TOS: ecnCE}, seal(second, "dropped for its mark"))
+		four, five := seal(second, "4444"), seal(second, "5")
+		r.take(udp.Message{Addr: there, SegmentSize: len(four)}, append(four, five...))
+		r.take(udp.Message{Addr: farOuter}, seal(second, "six"))
+		r.flush()
+		b.wantDelivered("read together", "one", "two", "three", "4444", "5", "six")
+		b.far.wantEndpoint("the latest", farOuter)
+	})
+}
+
 func TestB85NothingStopsAReceiver(t *testing.T) {
 	var outer *simnet.Conn
 	inBed(t, capture(&outer), func(b *bed) {
@@ -599,7 +627,7 @@ func TestD02TenPings(t *testing.T) {
 
 // Covers E21.
 func TestD04PaddingEndsAtMTU(t *testing.T) {
-	for _, c := range []struct{ mtu, packet, payload int }{{1299, 1297, 1331}, {1299, 1299, 1331}, {1420, 1409, 1452}, {1420, 1400, 1440}} {
+	for _, c := range []struct{ mtu, packet, payload int }{{1299, 1297, 1331}, {1299, 1299, 1331}, {1420, 1409, 1452}, {1420, 1408, 1440}, {1420, 1400, 1440}} {
 		inBed(t, func(cfg *Config) { cfg.MTU = c.mtu }, func(b *bed) {
 			b.output(b.far, string(make([]byte, c.packet-28)))
 			b.far.respond(b.far.wantInitiation("packet"))
@@ -608,6 +636,34 @@ func TestD04PaddingEndsAtMTU(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestPaddingIsZero(t *testing.T) {
+	inBed(t, nil, func(b *bed) {
+		s := b.far.connect()
+		// The memory of messages is used again.
+		var used []*buffer
+		for range 64 {
+			buf := newBuffer(1)
+			for i := range buf.b {
+				buf.b[i] = 0xff
+			}
+			used = append(used, buf)
+		}
+		for _, buf := range used {
+			buf.release()
+		}
+		for range 64 {
+			pkt := packet(devInner, farInner, "short")
+			if err := b.outputPacket(pkt); err != nil {
+				t.Fatal(err)
+			}
+			_, plain, err := s.Open(b.far.want("packet", fakepeer.Data))
+			if err != nil || len(plain) != 48 || !bytes.Equal(plain, append(pkt, make([]byte, 48-len(pkt))...)) {
+				t.Fatalf("%x, error %v, want zeros after the %d bytes of the packet", plain, err, len(pkt))
+			}
+		}
+	})
 }
 
 func TestB90OnlyWhatWasSentCounts(t *testing.T) {

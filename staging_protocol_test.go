@@ -79,6 +79,19 @@ func TestB35OldestStagedPacketsAreDropped(t *testing.T) {
 	})
 }
 
+func TestB35BatchesCountTheirPackets(t *testing.T) {
+	inBed(t, nil, func(b *bed) {
+		var staged staging
+		for i, want := range []int{0, 0, 60, 60} {
+			batch := newSendBatch(b.far.peer(), 60*48)
+			batch.stride, batch.count = 48, 60
+			if got := staged.add(batch); got != want {
+				t.Errorf("batch %d of 60 packets: %d packets dropped, want %d", i, got, want)
+			}
+		}
+	})
+}
+
 func TestB35StagedKeepaliveIsNoPacketLost(t *testing.T) {
 	inBed(t, func(c *Config) { c.Peers[0].PersistentKeepalive = time.Hour }, func(b *bed) {
 		hs := b.far.wantInitiation("persistent keepalive")

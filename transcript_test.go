@@ -161,3 +161,12 @@ func (t *tap) take() []udp.Message {
 	t.sent = nil
 	return sent
 }
+
+// take has r take msg apart, which came in one system call with what r took
+// before.
+func (r *reader) take(m udp.Message, msg []byte) {
+	buf := newBuffer(len(msg))
+	defer buf.release()
+	m.Buf, m.N = buf.b, copy(buf.b, msg)
+	r.sort(&m, buf)
+}

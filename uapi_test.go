@@ -698,6 +698,7 @@ func TestC09AnyOrderWithinABlock(t *testing.T) {
 func TestC10Get(t *testing.T) {
 	inBed(t, func(cfg *Config) { cfg.FwMark = 5 }, func(b *bed) {
 		c := b.control()
+		time.Sleep(1234567) // not on a full second
 		s := b.far.accept()
 		b.far.data(s, "hello")
 		c.mustSet("public_key="+hexKey(b.far.Public), "preshared_key="+hexKey(key32(0xcd)), "persistent_keepalive_interval=25", "allowed_ip=fd00::2/128")

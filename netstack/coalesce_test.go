@@ -143,6 +143,7 @@ func TestCoalesce(t *testing.T) {
 		{"two flows", []seg{{port: 1, n: 10}, {port: 2, n: 10}, {port: 1, seq: 10, n: 10}, {port: 2, seq: 10, n: 10}}, []int{20, 20}},
 		{"64 KiB", []seg{s(0, 30000), s(30000, 30000), s(60000, 30000)}, []int{60000, 30000}},
 		{"64 KiB exactly", []seg{s(0, 32747), s(32747, 32747), s(65494, 1), s(65495, 1)}, []int{65495, 1}},
+		{"64 KiB and a byte", []seg{s(0, 21832), s(21832, 21832), s(43664, 21832)}, []int{43664, 21832}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			var in [][]byte
