@@ -663,7 +663,6 @@ func TestB14StaleKeysInitiateOnce(t *testing.T) {
 	})
 }
 
-// Covers E34.
 func TestB14SlowLookupDelaysOneInitiation(t *testing.T) {
 	inBed(t, func(c *Config) { c.Peers[0].Endpoint = "vpn.example:51820" }, func(b *bed) {
 		lookups := 0
@@ -685,6 +684,7 @@ func TestB14SlowLookupDelaysOneInitiation(t *testing.T) {
 	})
 }
 
+// Covers E34.
 func TestB15FirstInitiationIsImmediate(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		b.output(b.far, "hello")

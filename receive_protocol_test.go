@@ -401,7 +401,6 @@ func TestB84UnpaddedDataIsAccepted(t *testing.T) {
 	})
 }
 
-// Covers E13.
 // TestB85MessagesReadTogetherAreSorted reads with one system call messages of
 // several keys, endpoints and marks, some back to back.
 func TestB85MessagesReadTogetherAreSorted(t *testing.T) {
@@ -424,6 +423,7 @@ func TestB85MessagesReadTogetherAreSorted(t *testing.T) {
 	})
 }
 
+// Covers E13.
 func TestB85NothingStopsAReceiver(t *testing.T) {
 	var outer *simnet.Conn
 	inBed(t, capture(&outer), func(b *bed) {

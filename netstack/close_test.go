@@ -207,7 +207,6 @@ func TestDeliverGarbage(t *testing.T) {
 	s.Deliver([][]byte{nil, {}})
 }
 
-// TestDeliverFromSelf delivers packets that claim to be from the stack itself.
 // sink stands in for an interface of gVisor's.
 type sink struct {
 	gstack.NetworkDispatcher
@@ -216,6 +215,7 @@ type sink struct {
 
 func (s *sink) DeliverNetworkPacket(tcpip.NetworkProtocolNumber, *gstack.PacketBuffer) { s.got++ }
 
+// TestDeliverFromSelf delivers packets that claim to be from the stack itself.
 func TestDeliverFromSelf(t *testing.T) {
 	s := newStack(t, Config{Addresses: prefixes(b4), Output: func(*Packet) error { return nil }})
 	s.HandleTCP(func(f *TCPFlow) {})
