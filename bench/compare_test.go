@@ -35,8 +35,7 @@ type metric struct {
 // compare lets the contestants have a round each, one after the other, again
 // and again, so that all of them see the machine in the same state. Each is
 // then a sub-benchmark that reports the medians of its metrics. The first, this
-// library, also reports the medians of its ratios to wireguard-go, round by
-// round, in units that begin with "x-".
+// library, also reports the medians of its ratios to its peers, round by round.
 func compare(b *testing.B, contestants []contestant) {
 	b.Helper()
 	values := make([]map[string][]float64, len(contestants))
@@ -56,25 +55,40 @@ func compare(b *testing.B, contestants []contestant) {
 			}
 		}
 	}
-	reference := slices.IndexFunc(contestants, func(c contestant) bool { return c.name == kindGo.name })
 	for i, c := range contestants {
 		b.Run("impl="+c.name, func(b *testing.B) {
 			b.ReportMetric(0, "ns/op") // nothing of the rounds was on this clock
 			for _, unit := range units {
-				of := values[i][unit]
-				b.ReportMetric(median(of), unit)
-				if i != 0 || reference < 0 || len(values[reference][unit]) != len(of) {
-					continue
+				b.ReportMetric(median(values[i][unit]), unit)
+			}
+			if i > 0 {
+				return
+			}
+			for j, peer := range contestants {
+				for k, unit := range units {
+					prefix, ok := ratios[peer.name]
+					if !ok || k > 0 && peer.name != kindGo.name {
+						break
+					}
+					if own, theirs := values[0][unit], values[j][unit]; len(own) == len(theirs) {
+						b.ReportMetric(medianRatio(own, theirs), prefix+unit)
+					}
 				}
-				var ratios []float64
-				for n, v := range of {
-					ratios = append(ratios, v/values[reference][unit][n])
-				}
-				b.ReportMetric(median(ratios), "x-"+unit)
 			}
 		})
 	}
 }
+
+// ratios are what the units of ratios begin with, by the peer's name. Those to
+// wireguard-go are of all metrics, the others of the first.
+var ratios = map[string]string{
+	kindGo.name:        "x-",
+	kindTailscale.name: "x-tailscale-",
+	nameTUN:            "x-tun-",
+}
+
+// nameTUN is the contestant with the TCP/IP of the kernel.
+const nameTUN = "wireguard-go-tun"
 
 // A lineup is the kinds of both ends of a contestant's tunnel.
 type lineup [2]kind
@@ -88,7 +102,7 @@ func (l lineup) String() string {
 
 // lineups are this library with itself, each peer with itself, and this library
 // with wireguard-go in both directions.
-var lineups = []lineup{{kindOwn, kindOwn}, {kindGo, kindGo}, {kindOwn, kindGo}, {kindGo, kindOwn}}
+var lineups = []lineup{{kindOwn, kindOwn}, {kindGo, kindGo}, {kindTailscale, kindTailscale}, {kindOwn, kindGo}, {kindGo, kindOwn}}
 
 // contest has a tunnel of each lineup measured by what start returns for it.
 func contest(b *testing.B, start func(b *testing.B, r *running) func() []metric) {
@@ -110,6 +124,15 @@ func median(values []float64) float64 {
 		return 0
 	}
 	return (values[(n-1)/2] + values[n/2]) / 2
+}
+
+// medianRatio is the median of the ratios of numbers to others, one by one.
+func medianRatio(numbers, others []float64) float64 {
+	var quotients []float64
+	for i, n := range numbers {
+		quotients = append(quotients, n/others[i])
+	}
+	return median(quotients)
 }
 
 // quantile is the value that the fraction q of durations, which it sorts, does

@@ -33,7 +33,7 @@ type namespace string
 
 // newNamespace makes a namespace with a loopback interface. It ends with the
 // test.
-func newNamespace(t *testing.T) namespace {
+func newNamespace(t testing.TB) namespace {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("not root")
