@@ -470,6 +470,8 @@ func fuzzPrefix(length, pattern byte) netip.Prefix {
 	return netip.PrefixFrom(netip.AddrFrom16(b), int(length)%129)
 }
 
+// benchmarkPrefixes returns n prefixes of hosts and small networks. The module
+// of benchmarks has the same for wireguard-go's table.
 func benchmarkPrefixes(n int, v6 bool) []netip.Prefix {
 	rnd := rand.New(rand.NewPCG(7, uint64(n)))
 	ps := make([]netip.Prefix, n)
@@ -487,60 +489,57 @@ func benchmarkPrefixes(n int, v6 bool) []netip.Prefix {
 	return ps
 }
 
-func BenchmarkPrefixTableLookup(b *testing.B) {
+// BenchmarkAllowedIPs measures tables of some sizes: a lookup, the insertion
+// and removal of one more prefix, and filling the table.
+func BenchmarkAllowedIPs(b *testing.B) {
 	for _, n := range []int{10, 10_000, 1_000_000} {
 		for _, v6 := range []bool{false, true} {
-			b.Run(fmt.Sprintf("n=%d/v6=%v", n, v6), func(b *testing.B) {
-				ps := benchmarkPrefixes(n, v6)
-				var table prefixTable[*int]
-				table.replace(new(int), ps)
-				rand.Shuffle(n, func(i, j int) { ps[i], ps[j] = ps[j], ps[i] })
-				i := 0
-				for b.Loop() {
-					if i++; i == len(ps) {
-						i = 0
-					}
-					if table.lookup(ps[i].Addr()) == nil {
-						b.Fatal("no owner")
-					}
-				}
-			})
+			name := fmt.Sprintf("/prefixes=%d/v6=%v/impl=own", n, v6)
+			b.Run("lookup"+name, func(b *testing.B) { benchmarkLookup(b, benchmarkPrefixes(n, v6)) })
+			b.Run("update"+name, func(b *testing.B) { benchmarkUpdate(b, benchmarkPrefixes(n, v6)) })
+			b.Run("fill"+name, func(b *testing.B) { benchmarkFill(b, benchmarkPrefixes(n, v6)) })
 		}
 	}
 }
 
-func BenchmarkPrefixTableUpdate(b *testing.B) {
-	for _, n := range []int{10, 10_000, 1_000_000} {
-		b.Run(fmt.Sprintf("n=%d", n), func(b *testing.B) {
-			var table prefixTable[*int]
-			v := new(int)
-			table.replace(v, benchmarkPrefixes(n, false))
-			p := netip.MustParsePrefix("10.1.2.3/32")
-			b.ReportAllocs()
-			for b.Loop() {
-				table.insert(p, v)
-				table.remove(p, v)
-			}
-		})
+func benchmarkLookup(b *testing.B, ps []netip.Prefix) {
+	var table prefixTable[*int]
+	table.replace(new(int), ps)
+	rand.Shuffle(len(ps), func(i, j int) { ps[i], ps[j] = ps[j], ps[i] })
+	i := 0
+	for b.Loop() {
+		if i++; i == len(ps) {
+			i = 0
+		}
+		if table.lookup(ps[i].Addr()) == nil {
+			b.Fatal("no owner")
+		}
 	}
 }
 
-func BenchmarkPrefixTableReplace(b *testing.B) {
-	for _, n := range []int{130_560, 1_000_000} {
-		b.Run(fmt.Sprintf("n=%d", n), func(b *testing.B) {
-			ps := benchmarkPrefixes(n, false)
-			var before, after runtime.MemStats
-			runtime.GC()
-			runtime.ReadMemStats(&before)
-			var table *prefixTable[*int]
-			for b.Loop() {
-				table = new(prefixTable[*int])
-				table.replace(new(int), ps)
-			}
-			runtime.GC()
-			runtime.ReadMemStats(&after)
-			b.ReportMetric(float64(after.HeapAlloc-before.HeapAlloc)/float64(n), "B/prefix")
-			runtime.KeepAlive(table)
-		})
+func benchmarkUpdate(b *testing.B, ps []netip.Prefix) {
+	var table prefixTable[*int]
+	v := new(int)
+	table.replace(v, ps[1:])
+	b.ReportAllocs()
+	for b.Loop() {
+		table.insert(ps[0], v)
+		table.remove(ps[0], v)
 	}
+}
+
+func benchmarkFill(b *testing.B, ps []netip.Prefix) {
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	var table *prefixTable[*int]
+	for b.Loop() {
+		table = new(prefixTable[*int])
+		table.replace(new(int), ps)
+	}
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	b.ReportMetric((float64(after.HeapAlloc)-float64(before.HeapAlloc))/float64(len(ps)), "B/prefix")
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(len(ps)), "ns/prefix")
+	runtime.KeepAlive(table)
 }

@@ -1,0 +1,102 @@
+package bench
+
+import (
+	"encoding/binary"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"runtime"
+	"testing"
+
+	"golang.zx2c4.com/wireguard/device"
+)
+
+// benchmarkPrefixes returns n prefixes of hosts and small networks, the same as
+// those of the library's benchmark.
+func benchmarkPrefixes(n int, v6 bool) []netip.Prefix {
+	rnd := rand.New(rand.NewPCG(7, uint64(n)))
+	ps := make([]netip.Prefix, n)
+	for i := range ps {
+		var b [16]byte
+		binary.BigEndian.PutUint64(b[:], rnd.Uint64())
+		binary.BigEndian.PutUint64(b[8:], rnd.Uint64())
+		if v6 {
+			b[0], b[1] = 0x20, 0x01
+			ps[i] = netip.PrefixFrom(netip.AddrFrom16(b), 48+rnd.IntN(17)).Masked()
+		} else {
+			ps[i] = netip.PrefixFrom(netip.AddrFrom4([4]byte(b[:4])), 24+rnd.IntN(9)).Masked()
+		}
+	}
+	return ps
+}
+
+// BenchmarkAllowedIPs is the library's benchmark of that name, of wireguard-go's
+// table. The library's own table cannot be reached from here, nor be measured
+// through its interface without all that lies between, so it is measured in its
+// package, and the results are to be read together:
+//
+//	go test -run '^$' -bench AllowedIPs .. . | benchstat -ignore pkg -col /impl -
+//
+// Each has the addresses in the form that it wants.
+func BenchmarkAllowedIPs(b *testing.B) {
+	for _, n := range []int{10, 10_000, 1_000_000} {
+		for _, v6 := range []bool{false, true} {
+			name := fmt.Sprintf("/prefixes=%d/v6=%v/impl=wireguard-go", n, v6)
+			b.Run("lookup"+name, func(b *testing.B) { benchmarkLookup(b, benchmarkPrefixes(n, v6)) })
+			b.Run("update"+name, func(b *testing.B) { benchmarkUpdate(b, benchmarkPrefixes(n, v6)) })
+			b.Run("fill"+name, func(b *testing.B) { benchmarkFill(b, benchmarkPrefixes(n, v6)) })
+		}
+	}
+}
+
+func benchmarkLookup(b *testing.B, ps []netip.Prefix) {
+	var table device.AllowedIPs
+	fill(&table, ps, new(device.Peer))
+	rand.Shuffle(len(ps), func(i, j int) { ps[i], ps[j] = ps[j], ps[i] })
+	addrs := make([][]byte, len(ps))
+	for i, p := range ps {
+		addrs[i] = p.Addr().AsSlice()
+	}
+	i := 0
+	for b.Loop() {
+		if i++; i == len(addrs) {
+			i = 0
+		}
+		if table.Lookup(addrs[i]) == nil {
+			b.Fatal("no owner")
+		}
+	}
+}
+
+func benchmarkUpdate(b *testing.B, ps []netip.Prefix) {
+	var table device.AllowedIPs
+	v := new(device.Peer)
+	fill(&table, ps[1:], v)
+	b.ReportAllocs()
+	for b.Loop() {
+		table.Insert(ps[0], v)
+		table.Remove(ps[0], v)
+	}
+}
+
+func benchmarkFill(b *testing.B, ps []netip.Prefix) {
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	var table *device.AllowedIPs
+	for b.Loop() {
+		table = new(device.AllowedIPs)
+		fill(table, ps, new(device.Peer))
+	}
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	b.ReportMetric((float64(after.HeapAlloc)-float64(before.HeapAlloc))/float64(len(ps)), "B/prefix")
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(len(ps)), "ns/prefix")
+	runtime.KeepAlive(table)
+}
+
+func fill(table *device.AllowedIPs, ps []netip.Prefix, v *device.Peer) {
+	for _, p := range ps {
+		table.Insert(p, v)
+	}
+}
