@@ -1,0 +1,129 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// A scenario is a metric of a benchmark to show.
+type scenario struct {
+	group string
+	name  string // of the benchmark
+	label string
+	unit  string
+	less  bool // is better
+}
+
+const (
+	throughput = "Throughput"
+	latency    = "Latency and rates"
+	cost       = "What it takes"
+)
+
+var scenarios = []scenario{
+	{throughput, "TCP/streams=1", "TCP, one stream", "MB/s", false},
+	{throughput, "TCP/streams=4", "TCP, 4 streams", "MB/s", false},
+	{throughput, "TCP/streams=64", "TCP, 64 streams", "MB/s", false},
+	{throughput, "Duplex/streams=1", "TCP both ways, one stream", "MB/s", false},
+	{throughput, "Duplex/streams=4", "TCP both ways, 4 streams", "MB/s", false},
+	{throughput, "TUN/streams=1", "TCP, one stream, vs TUN + kernel TCP", "MB/s", false},
+	{throughput, "TUN/streams=4", "TCP, 4 streams, vs TUN + kernel TCP", "MB/s", false},
+	{throughput, "Path/rtt=50ms", "TCP, 50 ms away", "MB/s", false},
+	{throughput, "Path/loss=1%", "TCP, 1% lost", "MB/s", false},
+	{throughput, "Path/rtt=20ms,loss=1%", "TCP, 20 ms away and 1% lost", "MB/s", false},
+	{throughput, "UDP/size=1200", "UDP, 1200 bytes", "packets/s", false},
+	{throughput, "Peers/busy=1000/idle=0", "Data from 1000 peers in turns", "packets/s", false},
+	{latency, "Latency/idle", "Round trip, median", "p50-us", true},
+	{latency, "Latency/loaded", "Round trip under load, 99th percentile", "p99-us", true},
+	{latency, "Dial/at-once=8", "TCP connections, 8 at a time", "conns/s", false},
+	{latency, "Handshake/at-once=8", "Handshakes, 8 at a time", "handshakes/s", false},
+	{cost, "TCP/streams=4", "CPU for TCP, 4 streams", "CPU-s/GB", true},
+	{cost, "Allocations", "Allocations for a packet of TCP", "allocs/packet", true},
+	{cost, "Memory/device", "Heap of an idle device", "heap-B", true},
+	{cost, "Memory/idle-peer/peers=2000", "Heap of an idle peer", "heap-B", true},
+	{cost, "Memory/busy-peer/peers=1000", "Heap of a busy peer", "heap-B", true},
+	{cost, "Memory/connection", "Heap of a TCP connection, both ends", "heap-B", true},
+}
+
+// charted reports whether a metric is that of a scenario.
+func charted(name, unit string) bool {
+	return slices.ContainsFunc(scenarios, func(s scenario) bool { return s.name == name && s.unit == unit })
+}
+
+// otherImpls are shown beside this library and its rival.
+var otherImpls = []string{"tailscale"}
+
+// rival is the implementation that counts as 1.
+func (s scenario) rival() string {
+	if strings.HasPrefix(s.name, "TUN/") {
+		return "wireguard-go-tun"
+	}
+	return "wireguard-go"
+}
+
+// ratioUnit is the unit of the benchmark's own ratios to the rival.
+func (s scenario) ratioUnit() string {
+	if s.rival() == "wireguard-go-tun" {
+		return "x-tun-" + s.unit
+	}
+	return "x-" + s.unit
+}
+
+// better turns a ratio of values into how many times better the first is.
+func (s scenario) better(ratio float64) float64 {
+	if s.less {
+		return 1 / ratio
+	}
+	return ratio
+}
+
+// format writes a value with its unit.
+func (s scenario) format(v float64) string {
+	switch s.unit {
+	case "MB/s":
+		return si(v*1e6, "B/s")
+	case "p50-us", "p99-us":
+		return si(v/1e6, "s")
+	case "heap-B":
+		return si(v, "B")
+	case "CPU-s/GB":
+		return si(v, "s/GB")
+	case "allocs/packet":
+		return digits(v)
+	}
+	return si(v, "/s")
+}
+
+// si writes a value in the multiple of the unit that makes it short.
+func si(v float64, unit string) string {
+	prefixes := []struct {
+		factor float64
+		prefix string
+	}{{1e9, "G"}, {1e6, "M"}, {1e3, "k"}, {1, ""}, {1e-3, "m"}, {1e-6, "µ"}}
+	for i, p := range prefixes {
+		if v >= 0.9995*p.factor || i == len(prefixes)-1 {
+			return digits(v/p.factor) + " " + p.prefix + unit
+		}
+	}
+	panic("unreachable")
+}
+
+// digits writes three digits, more only before the point.
+func digits(v float64) string {
+	switch {
+	case v >= 99.95:
+		return fmt.Sprintf("%.0f", v)
+	case v >= 9.995:
+		return fmt.Sprintf("%.1f", v)
+	}
+	return fmt.Sprintf("%.2f", v)
+}
+
+// times writes a ratio.
+func times(ratio float64) string {
+	if ratio >= 9.95 {
+		return fmt.Sprintf("%.0f×", ratio)
+	}
+	return fmt.Sprintf("%.1f×", ratio)
+}
