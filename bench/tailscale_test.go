@@ -78,8 +78,8 @@ func newTailscaleEnd(cfg wireguard.Config) (end, error) {
 	return e, nil
 }
 
-// newTailscaleStack returns a stack on tun, with the sizes of buffers that
-// this library's has.
+// newTailscaleStack returns a stack on tun, with the settings of this
+// library's. The product's, Reno without RACK, are slower here.
 func newTailscaleStack(tun *tailscaleTUN, addrs []netip.Prefix) (*stack.Stack, error) {
 	s := stack.New(stack.Options{
 		NetworkProtocols:   []stack.NetworkProtocolFactory{ipv4.NewProtocol, ipv6.NewProtocol},
@@ -312,6 +312,8 @@ type tailscaleTUN struct {
 	events chan tstun.Event
 	close  func()
 
+	next *stack.PacketBuffer // to read, if not nil; owned by Read
+
 	mu  sync.Mutex
 	gro gro.GRO // guarded by mu
 }
@@ -337,17 +339,48 @@ func newTailscaleTUN() *tailscaleTUN {
 	return t
 }
 
-// Read waits for a packet from the stack and cuts it.
+// Read waits for a packet from the stack, and takes what else is there and has
+// room.
 func (t *tailscaleTUN) Read(slab []byte, packets []tstun.ReadPacket) (int, error) {
-	select {
-	case pb := <-t.link.out:
-		defer pb.DecRef()
-		return cut(pb, slab, packets)
-	case <-t.link.done:
-		return 0, os.ErrClosed
+	if t.next == nil {
+		select {
+		case t.next = <-t.link.out:
+		case <-t.link.done:
+			return 0, os.ErrClosed
+		}
 	}
+	n, end := 0, 0
+	for t.next != nil && (n == 0 || fits(t.next, len(slab)-end, len(packets)-n)) {
+		cut, err := cut(t.next, slab[end:], packets[n:])
+		for range cut {
+			packets[n].Offset += end
+			n++
+		}
+		t.next.DecRef()
+		t.next = nil
+		if err != nil {
+			return n, err
+		}
+		end = packets[n-1].Offset + packets[n-1].Size
+		select {
+		case t.next = <-t.link.out:
+		default:
+		}
+	}
+	return n, nil
 }
 
+// fits reports whether what pb is cut into surely has room.
+func fits(pb *stack.PacketBuffer, room, packets int) bool {
+	segments := 1
+	if mss := int(pb.GSOOptions.MSS); mss > 0 {
+		segments += pb.Size() / mss
+	}
+	const headers = header.IPv6MinimumSize + header.TCPHeaderMaximumSize
+	return segments <= packets && pb.Size()+segments*(headers+tstun.ReadPacketSpacing)+tstun.ReadPacketSpacing <= room
+}
+
+// cut writes to packets, which lie in slab, what pb is to be cut into.
 func cut(pb *stack.PacketBuffer, slab []byte, packets []tstun.ReadPacket) (int, error) {
 	in, n := slab[tstun.ReadPacketSpacing:], 0
 	for _, part := range pb.AsSlices() {
