@@ -125,7 +125,7 @@ func (m memory) each(n int) []metric {
 	now := measureMemory()
 	return []metric{
 		{"heap-B", (now.heap - m.heap) / float64(n)},
-		{"stack-B", (now.stacks - m.stacks) / float64(n)},
+		{"stack-B", max(0, now.stacks-m.stacks) / float64(n)}, // idle stacks shrink meanwhile
 		{"goroutines", (now.goroutines - m.goroutines) / float64(n)},
 	}
 }
