@@ -107,6 +107,13 @@ func TestSlowStackDropsWhatArrives(t *testing.T) {
 		if bytes < laneBytesIn || bytes > laneBytesIn+maxMessage {
 			t.Errorf("%d bytes wait in the lane, limit %d", bytes, laneBytesIn)
 		}
+		if n := b.dev.held.Load(); n != int64(bytes) {
+			t.Errorf("%d bytes are held, %d wait in the lane", n, bytes)
+		}
+		// What all peers make wait is bounded too.
+		b.dev.held.Add(heldBytesIn - int64(bytes))
+		other.data(so, "out")
+		b.dev.held.Add(int64(bytes) - heldBytesIn)
 		close(b.stack.block)
 		synctest.Wait()
 		b.stack.mu.Lock()
@@ -129,5 +136,8 @@ func TestSlowStackDropsWhatArrives(t *testing.T) {
 		b.far.data(s, "in")
 		other.data(so, "in too")
 		b.wantDelivered("afterwards", "in", "in too")
+		if n := b.dev.held.Load(); n != 0 {
+			t.Errorf("%d bytes are held, nothing waits", n)
+		}
 	})
 }

@@ -107,9 +107,14 @@ func (l *lane[B]) complete(b B) {
 	l.work(captiveBytes)
 }
 
-// captiveBytes is how much a goroutine drains before it leaves the rest to
-// another, so that others who keep completing do not hold it for good.
-const captiveBytes = 1 << 18
+const (
+	// captiveBytes is how much a goroutine drains before it leaves the rest to
+	// another, so that others who keep completing do not hold it for good.
+	captiveBytes = 1 << 18
+	// drainBytes is how much is drained at once, so that room in the lane is
+	// made little by little.
+	drainBytes = 1 << 18
+)
 
 // work drains the lane until the head is not ready, and leaves it to a new
 // goroutine if that takes more than limit bytes. l.draining is set, and l.mu
@@ -117,7 +122,7 @@ const captiveBytes = 1 << 18
 func (l *lane[B]) work(limit int) {
 	for {
 		n, size := 0, 0
-		for n < len(l.queue) && l.queue[n].item().ready {
+		for n < len(l.queue) && size < drainBytes && l.queue[n].item().ready {
 			size += l.queue[n].item().size
 			n++
 		}

@@ -17,12 +17,13 @@ import (
 // checked for its source and delivered.
 
 const (
-	maxReadBatch   = 16      // messages of one system call, at the most
-	minReadBatch   = 2       // and when there is little to read
-	sparseReads    = 64      // with little to read until the next call asks for fewer
-	laneBytesIn    = 4 << 20 // of memory in a peer's lane before the rest is dropped
-	maxOpenJobs    = 64      // waiting before a reader opens for itself
-	maxRecvPackets = 128     // of a batch
+	maxReadBatch   = 16       // messages of one system call, at the most
+	minReadBatch   = 2        // and when there is little to read
+	sparseReads    = 64       // with little to read until the next call asks for fewer
+	laneBytesIn    = 16 << 20 // of memory in a peer's lane before the rest is dropped
+	heldBytesIn    = 64 << 20 // and in those of all peers
+	maxOpenJobs    = 64       // waiting before a reader opens for itself
+	maxRecvPackets = 128      // of a batch
 )
 
 // recvBatch is a run of data messages under one key pair from one endpoint.
@@ -35,13 +36,17 @@ type recvBatch struct {
 	bufs     []*buffer
 	msgs     [][]byte // wire messages; after open the plaintext of each, nil if not authentic
 	counters []uint64 // of each
-	bytes    int
+	bytes    int      // of msgs
+	held     int      // of memory that counts as the device's until b is free
 	nonce    [chacha20poly1305.NonceSize]byte
 }
 
 var recvBatches = sync.Pool{New: func() any { return new(recvBatch) }}
 
 func (b *recvBatch) free() {
+	if b.held > 0 {
+		b.peer.device.held.Add(-int64(b.held))
+	}
 	for _, buf := range b.bufs {
 		buf.release()
 	}
@@ -162,7 +167,7 @@ func (r *reader) flush() {
 		return
 	}
 	r.batch = nil
-	if b.peer.in.full(laneBytesIn) {
+	if d.held.Load() >= heldBytesIn || b.peer.in.full(laneBytesIn) {
 		b.free()
 		return
 	}
@@ -170,7 +175,9 @@ func (r *reader) flush() {
 	if !inline || !b.peer.in.empty() {
 		b.compact()
 	}
-	b.peer.in.push(b, b.pinned())
+	b.held = b.pinned()
+	d.held.Add(int64(b.held))
+	b.peer.in.push(b, b.held)
 	if inline || !d.openers.submit(b, maxOpenJobs) {
 		d.openBatch(b)
 	}

@@ -58,6 +58,7 @@ type Device struct {
 	sealers    pool[*sendBatch]
 	openers    pool[*recvBatch]
 	handshakes pool[handshakeJob]
+	held       atomic.Int64   // bytes of memory that arrived and are not yet delivered
 	background sync.WaitGroup // readers and resolvers
 	closing    sync.Once
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -437,5 +438,42 @@ func TestMaxSegments(t *testing.T) {
 			t.Errorf("MTU %d, at most %d segments: %d of %d large packets end in a fraction of one", c.mtu, c.segments,
 				short.Load(), short.Load()+full.Load())
 		}
+	}
+}
+
+// TestLossOfTheWholeFlight loses all that is on its way at one moment. What is left to do then is a matter of one
+// timeout, not of one for each segment.
+func TestLossOfTheWholeFlight(t *testing.T) {
+	p := join(t, nil)
+	from, to := p.connect(t, b4)
+	const size = 24 << 20
+	go func() {
+		from.Write(make([]byte, size))
+		from.Close()
+	}()
+	to.SetReadDeadline(time.Now().Add(20 * time.Second))
+	read := func(n int) {
+		t.Helper()
+		if got, err := io.CopyN(io.Discard, to, int64(n)); err != nil {
+			t.Fatalf("%d of %d bytes: %v", got, n, err)
+		}
+	}
+	read(size / 3) // the window grows
+	var (
+		lost     atomic.Int32
+		over     bool   // the sender repeats itself
+		greatest uint32 // sequence number
+	)
+	p.fromA.setFilter(func(b []byte) bool {
+		seq := binary.BigEndian.Uint32(b[ipv4HeaderLen+4:])
+		over = over || lost.Load() > 0 && int32(seq-greatest) <= 0
+		if greatest = seq; !over {
+			lost.Add(1)
+		}
+		return over
+	})
+	read(size - size/3)
+	if lost.Load() == 0 {
+		t.Error("nothing was lost")
 	}
 }
