@@ -18,7 +18,7 @@ func BenchmarkDial(b *testing.B) {
 	}
 }
 
-const callsRound = 400 * time.Millisecond
+const callsRound = 300 * time.Millisecond
 
 // calls is short connections through one tunnel.
 type calls struct {

@@ -36,7 +36,7 @@ func BenchmarkHandshake(b *testing.B) {
 var handshakeLineups = []lineup{{kindOwn, kindOwn}, {kindGo, kindGo}, {kindOwn, kindGo}, {kindGo, kindOwn}}
 
 const (
-	crowdRound = 400 * time.Millisecond
+	crowdRound = 250 * time.Millisecond
 	// initiationInterval is how long a responder ignores further initiations of
 	// a peer, with a margin for the clock's resolution in their timestamps.
 	initiationInterval = 40 * time.Millisecond

@@ -23,7 +23,7 @@ func BenchmarkLatency(b *testing.B) {
 
 const (
 	idleQuestions = 1000
-	loadedRound   = 500 * time.Millisecond
+	loadedRound   = 400 * time.Millisecond
 	// loadedAfter is how many bytes of the load have arrived when the questions
 	// begin.
 	loadedAfter = 4 << 20

@@ -29,7 +29,7 @@ func BenchmarkPath(b *testing.B) {
 	}{
 		{"rtt=50ms", simnet.Link{Latency: 25 * time.Millisecond}, time.Second},
 		{"loss=1%", simnet.Link{Loss: 0.01}, 200 * time.Millisecond},
-		{"rtt=20ms,loss=1%", simnet.Link{Latency: 10 * time.Millisecond, Loss: 0.01}, time.Second},
+		{"rtt=20ms,loss=1%", simnet.Link{Latency: 10 * time.Millisecond, Loss: 0.01}, 500 * time.Millisecond},
 	} {
 		b.Run(p.name, func(b *testing.B) {
 			var cs []contestant
@@ -45,7 +45,7 @@ func BenchmarkPath(b *testing.B) {
 var pathLineups = []lineup{{kindOwn, kindOwn}, {kindGoPackets, kindGoPackets}, {kindOwn, kindGoPackets}, {kindGoPackets, kindOwn}}
 
 const (
-	pathRound = 600 * time.Millisecond
+	pathRound = 500 * time.Millisecond
 	// pathQueue is how many datagrams wait to be read, at most: those of the
 	// largest window.
 	pathQueue = 1 << 14

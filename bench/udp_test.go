@@ -21,9 +21,9 @@ func BenchmarkUDP(b *testing.B) {
 }
 
 const (
-	showerRound = 400 * time.Millisecond
+	showerRound = 250 * time.Millisecond
 	// showerQuiet is for how long nothing arrives when all has arrived.
-	showerQuiet = 100 * time.Millisecond
+	showerQuiet = 50 * time.Millisecond
 )
 
 // shower is datagrams through one tunnel.
