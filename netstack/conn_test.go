@@ -320,6 +320,32 @@ func TestReach(t *testing.T) {
 	wantOpError(t, err, "dial", "tcp", context.DeadlineExceeded)
 }
 
+// lateContext is a context whose children learn late of its end.
+type lateContext struct{ context.Context }
+
+// Value hides that the context is one of package context's, which would tell its children itself.
+func (lateContext) Value(any) any { return nil }
+
+func (c lateContext) AfterFunc(f func()) (stop func() bool) {
+	return context.AfterFunc(c.Context, func() { time.AfterFunc(20*time.Millisecond, f) })
+}
+
+// TestReachDeadline has what runs beside a dial end for the reason for which the dial does.
+func TestReachDeadline(t *testing.T) {
+	s := newStack(t, Config{
+		Addresses: prefixes(a4),
+		Output:    func(*Packet) error { return nil },
+		Reach: func(ctx context.Context, _ netip.Addr) error {
+			<-ctx.Done()
+			return fmt.Errorf("no handshake: %w", ctx.Err())
+		},
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	_, err := s.DialContext(lateContext{ctx}, "tcp", "10.0.0.2:7")
+	wantOpError(t, err, "dial", "tcp", context.DeadlineExceeded)
+}
+
 func TestReachConnected(t *testing.T) {
 	ended := make(chan struct{})
 	p := join(t, func(a, b *Config) {

@@ -275,19 +275,22 @@ func (s *Stack) reach(ctx context.Context, addr netip.Addr) (failed <-chan error
 	if s.cfg.Reach == nil || s.own[addr] {
 		return nil, func() {}
 	}
-	ctx, cancel := context.WithCancel(ctx)
+	attempt, cancel := context.WithCancel(ctx)
 	c := make(chan error, 1)
 	over := make(chan struct{})
 	go func() {
 		defer close(over)
 		// The end of its context is no news.
-		if err := s.cfg.Reach(ctx, addr); err != nil && err != ctx.Err() {
+		if err := s.cfg.Reach(attempt, addr); err != nil && err != attempt.Err() {
 			c <- err
 		}
 	}()
 	return c, func() {
-		cancel()
+		if ctx.Err() == nil { // else attempt is to end, or has ended, with the reason of ctx
+			cancel()
+		}
 		<-over
+		cancel()
 	}
 }
 
