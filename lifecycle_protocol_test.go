@@ -365,7 +365,7 @@ func TestB97CloseUnblocksEverything(t *testing.T) {
 		}
 		p := b.far.peer()
 		held := newSendBatch(p, maxMessage) // keeps the lane full
-		p.out.push(held, laneBytes)
+		p.out.push(held, b.dev.laneBytesOut())
 		var ended atomic.Int32
 		for _, call := range []func(){
 			func() { b.outputPacket(packet(devInner, b.far.ip, "waits for room")) },

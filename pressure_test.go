@@ -65,8 +65,8 @@ func TestFastSenderWaitsForTheSocket(t *testing.T) {
 		p.out.mu.Lock()
 		bytes := p.out.bytes
 		p.out.mu.Unlock()
-		if bytes < laneBytes || bytes > laneBytes+maxMessage {
-			t.Errorf("%d bytes wait in the lane, limit %d", bytes, laneBytes)
+		if bytes < b.dev.laneBytesOut() || bytes > b.dev.laneBytesOut()+maxMessage {
+			t.Errorf("%d bytes wait in the lane, limit %d", bytes, b.dev.laneBytesOut())
 		}
 		if n := sent.Load(); n >= 2*packets {
 			t.Error("nobody had to wait")

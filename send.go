@@ -20,9 +20,11 @@ const (
 	maxBatchBytes    = 65000
 	maxBatchSegments = 64
 
-	inlineBytes = 4096    // batches up to this size are cheaper sealed than handed over
-	laneBytes   = 1 << 19 // in a lane before its senders wait
-	maxJobs     = 1 << 30 // lanes bound the batches, so the pools need not
+	inlineBytes = 4096 // batches up to this size are cheaper sealed than handed over
+	// laneBytes is how much waits in a lane for each core before senders wait:
+	// enough to keep all cores busy, and no more, as others wait behind it.
+	laneBytes = 1 << 16
+	maxJobs   = 1 << 30 // lanes bound the batches, so the pools need not
 )
 
 // sendBatch is a run of messages to one peer, back to back, all of one size
@@ -92,7 +94,7 @@ func (d *Device) output(pkt *netstack.Packet) error {
 		return err
 	}
 	for from, n := 0, pkt.Segments(); from < n; {
-		if !p.out.wait(laneBytes) {
+		if !p.out.wait(d.laneBytesOut()) {
 			return nil
 		}
 		b := d.layOut(p, pkt, from)
@@ -101,6 +103,9 @@ func (d *Device) output(pkt *netstack.Packet) error {
 	}
 	return nil
 }
+
+// laneBytesOut is how much waits in a peer's lane before its senders wait.
+func (d *Device) laneBytesOut() int { return max(2, d.sealers.limit) * laneBytes }
 
 // layOut copies segments of pkt, beginning with from, to where they are sealed
 // and sent: as many as fit a batch.
