@@ -3,6 +3,7 @@ package bench
 import (
 	"fmt"
 	"net"
+	"runtime"
 	"testing"
 	"time"
 )
@@ -22,6 +23,17 @@ func BenchmarkDuplex(b *testing.B) {
 	for _, streams := range []int{1, 4} {
 		b.Run(fmt.Sprintf("streams=%d", streams), func(b *testing.B) {
 			contest(b, func(b *testing.B, r *running) func() []metric { return newBulk(b, r, streams, true).round })
+		})
+	}
+}
+
+// BenchmarkCores moves bytes one way through one TCP connection, with Go using
+// as many cores as the name says, there or not.
+func BenchmarkCores(b *testing.B) {
+	for _, cores := range []int{1, 2, 4, 8, 16} {
+		b.Run(fmt.Sprintf("cores=%d", cores), func(b *testing.B) {
+			defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(cores))
+			contest(b, func(b *testing.B, r *running) func() []metric { return newBulk(b, r, 1, false).round })
 		})
 	}
 }
