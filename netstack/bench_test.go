@@ -134,3 +134,43 @@ func BenchmarkRoundTrip(b *testing.B) {
 		}
 	}
 }
+
+// BenchmarkDial connects, sends one byte each way and closes: what a short connection costs in the stacks alone.
+func BenchmarkDial(b *testing.B) {
+	p := joinFast(b, defaultMTU)
+	l, err := p.b.Listen(b.Context(), "tcp", "10.0.0.2:7")
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer c.Close()
+				var data [1]byte
+				if _, err := c.Read(data[:]); err == nil {
+					c.Write(data[:])
+				}
+			}()
+		}
+	}()
+	data := []byte{1}
+	b.ReportAllocs()
+	for b.Loop() {
+		c, err := p.a.DialContext(b.Context(), "tcp", "10.0.0.2:7")
+		if err != nil {
+			b.Fatal(err)
+		}
+		if _, err := c.Write(data); err != nil {
+			b.Fatal(err)
+		}
+		if _, err := io.ReadFull(c, data); err != nil {
+			b.Fatal(err)
+		}
+		c.Close()
+	}
+}
