@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"flag"
 	"fmt"
+	"math"
 	"net"
 	"runtime"
 	"slices"
@@ -59,7 +60,7 @@ func compare(b *testing.B, contestants []contestant) {
 		b.Run("impl="+c.name, func(b *testing.B) {
 			b.ReportMetric(0, "ns/op") // nothing of the rounds was on this clock
 			for _, unit := range units {
-				b.ReportMetric(median(values[i][unit]), unit)
+				report(b, metric{unit, median(values[i][unit])})
 			}
 			if i > 0 {
 				return
@@ -71,7 +72,7 @@ func compare(b *testing.B, contestants []contestant) {
 						break
 					}
 					if own, theirs := values[0][unit], values[j][unit]; len(own) == len(theirs) {
-						b.ReportMetric(medianRatio(own, theirs), prefix+unit)
+						report(b, metric{prefix + unit, medianRatio(own, theirs)})
 					}
 				}
 			}
@@ -116,23 +117,55 @@ func contest(b *testing.B, start func(b *testing.B, r *running) func() []metric)
 	compare(b, cs)
 }
 
-// median is the middle one of values, which it sorts.
+// report leaves out what is no number, or infinite.
+func report(b *testing.B, m metric) {
+	if !math.IsNaN(m.value) && !math.IsInf(m.value, 0) {
+		b.ReportMetric(m.value, m.unit)
+	}
+}
+
+// median is the middle one of values, or not a number if there are none.
 func median(values []float64) float64 {
 	values = slices.Sorted(slices.Values(values))
 	n := len(values)
 	if n == 0 {
-		return 0
+		return math.NaN()
 	}
 	return (values[(n-1)/2] + values[n/2]) / 2
 }
 
-// medianRatio is the median of the ratios of numbers to others, one by one.
+// medianRatio is the median of the ratios of numbers to others, one by one,
+// without those of nothing to nothing. Something to nothing is more than any
+// other ratio.
 func medianRatio(numbers, others []float64) float64 {
 	var quotients []float64
 	for i, n := range numbers {
-		quotients = append(quotients, n/others[i])
+		if q := n / others[i]; !math.IsNaN(q) {
+			quotients = append(quotients, q)
+		}
 	}
 	return median(quotients)
+}
+
+func TestMedianRatio(t *testing.T) {
+	for _, test := range []struct {
+		numbers, others []float64
+		want            float64
+	}{
+		{nil, nil, math.NaN()},
+		{[]float64{0}, []float64{0}, math.NaN()},
+		{[]float64{1}, []float64{0}, math.Inf(1)},
+		{[]float64{0}, []float64{1}, 0},
+		{[]float64{1, 6, 6}, []float64{1, 2, 3}, 2},
+		{[]float64{1, 3}, []float64{1, 1}, 2},
+		{[]float64{0, 5}, []float64{0, 1}, 5},
+		{[]float64{1, 2, 3}, []float64{0, 1, 1}, 3},
+	} {
+		got := medianRatio(test.numbers, test.others)
+		if got != test.want && !(math.IsNaN(got) && math.IsNaN(test.want)) {
+			t.Errorf("of %v to %v: %v, want %v", test.numbers, test.others, got, test.want)
+		}
+	}
 }
 
 // quantile is the value that the fraction q of durations, which it sorts, does
