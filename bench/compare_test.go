@@ -101,9 +101,12 @@ func (l lineup) String() string {
 	return l[0].name + "-to-" + l[1].name
 }
 
-// lineups are this library with itself, each peer with itself, and this library
-// with wireguard-go in both directions.
-var lineups = []lineup{{kindOwn, kindOwn}, {kindGo, kindGo}, {kindTailscale, kindTailscale}, {kindOwn, kindGo}, {kindGo, kindOwn}}
+// duels are this library with itself, wireguard-go with itself, and one with
+// the other in both directions.
+var duels = []lineup{{kindOwn, kindOwn}, {kindGo, kindGo}, {kindOwn, kindGo}, {kindGo, kindOwn}}
+
+// lineups are the duels, and Tailscale's wireguard-go with itself.
+var lineups = append(slices.Clip(duels), lineup{kindTailscale, kindTailscale})
 
 // contest has a tunnel of each lineup measured by what start returns for it.
 func contest(b *testing.B, start func(b *testing.B, r *running) func() []metric) {

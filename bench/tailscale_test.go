@@ -2,15 +2,12 @@ package bench
 
 import (
 	"bytes"
-	"cmp"
 	"context"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"os"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -45,15 +42,14 @@ import (
 var kindTailscale = kind{"tailscale", newTailscaleEnd}
 
 type tailscaleEnd struct {
-	dev   *tsdevice.Device
+	uapi[*tsdevice.Device]
 	bind  *tailscaleBind
 	stack *stack.Stack
-	peer  wireguard.PublicKey // the latest set
 }
 
 func newTailscaleEnd(cfg wireguard.Config) (end, error) {
 	if cfg.ListenPacket != nil {
-		return nil, errors.New("wireguard-go opens its own sockets")
+		return nil, errors.New("Tailscale's wireguard-go opens its own sockets")
 	}
 	tun := newTailscaleTUN()
 	e := &tailscaleEnd{bind: &tailscaleBind{Bind: tsconn.NewDefaultBind()}}
@@ -62,16 +58,7 @@ func newTailscaleEnd(cfg wireguard.Config) (end, error) {
 		return nil, err
 	}
 	e.dev = tsdevice.NewDevice(tun, e.bind, tsdevice.NewLogger(tsdevice.LogLevelSilent, ""))
-	err = e.dev.IpcSet(fmt.Sprintf("private_key=%s\nlisten_port=%d\n", hex.EncodeToString(cfg.PrivateKey[:]), cfg.ListenPort))
-	for _, p := range cfg.Peers {
-		if err == nil {
-			err = e.SetPeer(p)
-		}
-	}
-	if err == nil {
-		err = e.dev.Up()
-	}
-	if err != nil {
+	if err := e.start(cfg, e.SetPeer); err != nil {
 		e.Close()
 		return nil, err
 	}
@@ -208,63 +195,18 @@ func (e *tailscaleEnd) Ping(ctx context.Context, addr netip.Addr) (time.Duration
 }
 
 func (e *tailscaleEnd) SetPeer(cfg wireguard.PeerConfig) error {
-	e.peer = cfg.PublicKey
-	var b strings.Builder
-	fmt.Fprintf(&b, "public_key=%s\npreshared_key=%s\n", hex.EncodeToString(cfg.PublicKey[:]), hex.EncodeToString(cfg.PresharedKey[:]))
 	if cfg.Endpoint != "" {
 		e.bind.heard.Store(nil)
+	} else {
+		cfg.Endpoint = "[::]:0" // which the bind replaces
 	}
-	fmt.Fprintf(&b, "endpoint=%s\n", cmp.Or(cfg.Endpoint, "[::]:0")) // which the bind replaces
-	fmt.Fprintf(&b, "persistent_keepalive_interval=%d\nreplace_allowed_ips=true\n", cfg.PersistentKeepalive/time.Second)
-	for _, p := range cfg.AllowedIPs {
-		fmt.Fprintf(&b, "allowed_ip=%v\n", p)
-	}
-	return e.dev.IpcSet(b.String())
-}
-
-func (e *tailscaleEnd) RemovePeer(public wireguard.PublicKey) error {
-	return e.dev.IpcSet(fmt.Sprintf("public_key=%s\nremove=true\n", hex.EncodeToString(public[:])))
-}
-
-// state is what the device says of itself and its one peer.
-func (e *tailscaleEnd) state() map[string]string {
-	text, err := e.dev.IpcGet()
-	if err != nil {
-		panic(err)
-	}
-	state := make(map[string]string)
-	for line := range strings.Lines(text) {
-		key, value, _ := strings.Cut(strings.TrimSpace(line), "=")
-		state[key] = value
-	}
-	return state
-}
-
-func (e *tailscaleEnd) Port() uint16 {
-	port, err := strconv.ParseUint(e.state()["listen_port"], 10, 16)
-	if err != nil {
-		panic(err)
-	}
-	return uint16(port)
+	return e.uapi.SetPeer(cfg)
 }
 
 func (e *tailscaleEnd) Peer() wireguard.PeerStats {
-	state := e.state()
-	number := func(key string) int64 {
-		n, _ := strconv.ParseInt(state[key], 10, 64)
-		return n
-	}
-	s := wireguard.PeerStats{
-		PublicKey: e.peer,
-		TxBytes:   uint64(number("tx_bytes")),
-		RxBytes:   uint64(number("rx_bytes")),
-	}
-	s.Endpoint, _ = netip.ParseAddrPort(state["endpoint"])
+	s := e.uapi.Peer()
 	if at := e.bind.heard.Load(); at != nil {
 		s.Endpoint = at.AddrPort
-	}
-	if sec, nsec := number("last_handshake_time_sec"), number("last_handshake_time_nsec"); sec != 0 || nsec != 0 {
-		s.LastHandshake = time.Unix(sec, nsec)
 	}
 	return s
 }

@@ -3,14 +3,11 @@ package bench
 import (
 	"bytes"
 	"context"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"os"
-	"strconv"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -22,115 +19,36 @@ import (
 	"github.com/wgstack/wireguard"
 )
 
-// goEnd is wireguard-go on its own netstack, spoken to in its text protocol.
+// goEnd is wireguard-go on its own netstack.
 type goEnd struct {
-	dev   *device.Device
+	uapi[*device.Device]
 	stack *netstack.Net
-	peer  wireguard.PublicKey // the latest set
 }
 
 func newGoEnd(cfg wireguard.Config) (end, error) {
-	if cfg.ListenPacket != nil {
-		return nil, errors.New("wireguard-go opens its own sockets")
-	}
 	var addrs []netip.Addr
 	for _, p := range cfg.Address {
 		addrs = append(addrs, p.Addr())
 	}
-	var (
-		tun gotun.Device
-		err error
-		e   = new(goEnd)
-	)
-	if tun, e.stack, err = netstack.CreateNetTUN(addrs, nil, wireguard.DefaultMTU); err != nil {
+	tun, stack, err := netstack.CreateNetTUN(addrs, nil, wireguard.DefaultMTU)
+	if err != nil {
 		return nil, err
 	}
-	tun = newPatientTUN(tun, e.stack, cfg.Address)
-	e.dev = device.NewDevice(tun, conn.NewDefaultBind(), device.NewLogger(device.LogLevelSilent, ""))
-	err = e.dev.IpcSet(fmt.Sprintf("private_key=%s\nlisten_port=%d\n", hex.EncodeToString(cfg.PrivateKey[:]), cfg.ListenPort))
-	for _, p := range cfg.Peers {
-		if err == nil {
-			err = e.SetPeer(p)
-		}
+	bind := conn.NewDefaultBind()
+	if cfg.ListenPacket != nil {
+		bind = &packetBind{listen: cfg.ListenPacket}
 	}
-	if err == nil {
-		err = e.dev.Up()
-	}
-	if err != nil {
-		e.dev.Close()
+	e := &goEnd{stack: stack}
+	e.dev = device.NewDevice(newPatientTUN(tun, stack, cfg.Address), bind, device.NewLogger(device.LogLevelSilent, ""))
+	if err := e.start(cfg, e.SetPeer); err != nil {
+		e.Close()
 		return nil, err
 	}
 	return e, nil
 }
 
-func (e *goEnd) SetPeer(cfg wireguard.PeerConfig) error {
-	e.peer = cfg.PublicKey
-	var b strings.Builder
-	fmt.Fprintf(&b, "public_key=%s\npreshared_key=%s\n", hex.EncodeToString(cfg.PublicKey[:]), hex.EncodeToString(cfg.PresharedKey[:]))
-	if cfg.Endpoint != "" {
-		fmt.Fprintf(&b, "endpoint=%s\n", cfg.Endpoint)
-	}
-	fmt.Fprintf(&b, "persistent_keepalive_interval=%d\nreplace_allowed_ips=true\n", cfg.PersistentKeepalive/time.Second)
-	for _, p := range cfg.AllowedIPs {
-		fmt.Fprintf(&b, "allowed_ip=%v\n", p)
-	}
-	return e.dev.IpcSet(b.String())
-}
-
-func (e *goEnd) RemovePeer(public wireguard.PublicKey) error {
-	return e.dev.IpcSet(fmt.Sprintf("public_key=%s\nremove=true\n", hex.EncodeToString(public[:])))
-}
-
-// Rebind moves the end to a free port.
-func (e *goEnd) Rebind() error { return e.dev.IpcSet("listen_port=0\n") }
-
 // expire makes the end handshake before it sends anything more.
 func (e *goEnd) expire() { e.dev.LookupPeer(device.NoisePublicKey(e.peer)).ExpireCurrentKeypairs() }
-
-// get calls yield for each line of the state.
-func (e *goEnd) get(yield func(key, value string)) {
-	state, err := e.dev.IpcGet()
-	if err != nil {
-		panic(err)
-	}
-	for line := range strings.Lines(state) {
-		key, value, _ := strings.Cut(strings.TrimSpace(line), "=")
-		yield(key, value)
-	}
-}
-
-func (e *goEnd) Port() uint16 {
-	var port uint64
-	e.get(func(key, value string) {
-		if key == "listen_port" {
-			port, _ = strconv.ParseUint(value, 10, 16)
-		}
-	})
-	return uint16(port)
-}
-
-func (e *goEnd) Peer() wireguard.PeerStats {
-	s := wireguard.PeerStats{PublicKey: e.peer}
-	var sec, nsec int64
-	e.get(func(key, value string) {
-		switch n, _ := strconv.ParseInt(value, 10, 64); key {
-		case "endpoint":
-			s.Endpoint = netip.MustParseAddrPort(value)
-		case "last_handshake_time_sec":
-			sec = n
-		case "last_handshake_time_nsec":
-			nsec = n
-		case "tx_bytes":
-			s.TxBytes = uint64(n)
-		case "rx_bytes":
-			s.RxBytes = uint64(n)
-		}
-	})
-	if sec != 0 || nsec != 0 {
-		s.LastHandshake = time.Unix(sec, nsec)
-	}
-	return s
-}
 
 func (e *goEnd) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
 	return e.stack.DialContext(ctx, network, address)
