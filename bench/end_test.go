@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"net/netip"
+	"sync"
 	"testing"
 	"time"
 
@@ -135,6 +136,23 @@ func (r *running) hello(t testing.TB) {
 	if _, err := r.ends[0].Ping(ctx, inner(1, 4)); err != nil {
 		t.Fatalf("ping: %v", err)
 	}
+}
+
+// limit closes the ends if the test takes longer than d, so that what waits
+// for them fails.
+func (r *running) limit(t testing.TB, d time.Duration) {
+	var watch sync.WaitGroup
+	watch.Go(func() {
+		select {
+		case <-t.Context().Done(): // the test is over
+		case <-time.After(d):
+			t.Errorf("not over within %v", d)
+			for _, e := range r.ends {
+				e.Close()
+			}
+		}
+	})
+	t.Cleanup(watch.Wait)
 }
 
 // eventually waits for what cond says.

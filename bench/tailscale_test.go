@@ -414,6 +414,7 @@ func TestTailscale(t *testing.T) {
 		t.Run(pairName(kinds), func(t *testing.T) {
 			t.Parallel()
 			r := tunnel{kinds: kinds}.start(t)
+			r.limit(t, 30*time.Second)
 			r.converse(t)
 			r.streams(t, 6, 16<<20>>raceShift).finish(t)
 			for i, other := range []int{1, 0} {
