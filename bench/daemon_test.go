@@ -120,7 +120,8 @@ func (ns namespace) DialContext(ctx context.Context, network, address string) (c
 	return c, err
 }
 
-// Ping sends an echo request, once.
+// Ping sends an echo request each second until there is a reply, as ping(8)
+// does.
 func (ns namespace) Ping(ctx context.Context, addr netip.Addr) (time.Duration, error) {
 	network, request, reply := "ip4:icmp", byte(8), byte(0)
 	if addr.Is6() {
@@ -131,25 +132,28 @@ func (ns namespace) Ping(ctx context.Context, addr netip.Addr) (time.Duration, e
 		return 0, err
 	}
 	defer pc.Close()
-	if deadline, ok := ctx.Deadline(); ok {
-		pc.SetReadDeadline(deadline)
-	}
 	// Type, code, checksum, identifier and number, and data.
 	const header = 8
 	b := binary.BigEndian.AppendUint64([]byte{request, 0, 0, 0, 0, 0, 0, 0}, rand.Uint64())
 	binary.BigEndian.PutUint16(b[2:], checksum(b)) // the kernel makes that of IPv6
-	start := time.Now()
-	if _, err := pc.WriteTo(b, &net.IPAddr{IP: addr.AsSlice()}); err != nil {
-		return 0, err
-	}
 	got := make([]byte, 1500)
 	for {
-		n, _, err := pc.ReadFrom(got)
-		if err != nil {
+		start := time.Now()
+		if _, err := pc.WriteTo(b, &net.IPAddr{IP: addr.AsSlice()}); err != nil {
 			return 0, err
 		}
-		if n == len(b) && got[0] == reply && bytes.Equal(got[header:n], b[header:]) {
-			return time.Since(start), nil
+		pc.SetReadDeadline(start.Add(time.Second))
+		for {
+			n, _, err := pc.ReadFrom(got)
+			if errors.Is(err, os.ErrDeadlineExceeded) && ctx.Err() == nil {
+				break
+			}
+			if err != nil {
+				return 0, err
+			}
+			if n == len(b) && got[0] == reply && bytes.Equal(got[header:n], b[header:]) {
+				return time.Since(start), nil
+			}
 		}
 	}
 }
