@@ -193,22 +193,32 @@ type joined struct {
 	c             *coalescer
 }
 
-// copyTo writes the packet to b, which holds length bytes. The checksums of a joined packet are not made.
-func (j *joined) copyTo(b []byte) {
-	at := copy(b, j.first)
+// headRoom is more than the headers of a packet take. gVisor copies the memory that they lie in, which therefore is not
+// that of a large payload.
+const headRoom = 128
+
+// headLen is how much of the packet lies where its headers do.
+func (j *joined) headLen() int { return min(headRoom, len(j.first)) }
+
+// copyTo writes the packet to head and tail, of headLen bytes and the others. The checksums of a joined packet are not
+// made.
+func (j *joined) copyTo(head, tail []byte) {
+	n := copy(head, j.first)
+	tail = tail[copy(tail, j.first[n:]):]
 	if j.count <= 1 {
 		return
 	}
 	for i, n := j.start, 1; n < j.count; n++ {
 		i = j.c.follow[i]
-		at += copy(b[at:], j.c.packets[i][j.hdrLen:])
+		p := j.c.packets[i][j.hdrLen:]
+		tail = tail[copy(tail, p):]
 	}
 	if j.ipLen == ipv4HeaderLen {
-		binary.BigEndian.PutUint16(b[2:], uint16(j.length))
+		binary.BigEndian.PutUint16(head[2:], uint16(j.length))
 	} else {
-		binary.BigEndian.PutUint16(b[4:], uint16(j.length-ipv6HeaderLen))
+		binary.BigEndian.PutUint16(head[4:], uint16(j.length-ipv6HeaderLen))
 	}
 	if j.push {
-		b[j.ipLen+13] |= flagPSH
+		head[j.ipLen+13] |= flagPSH
 	}
 }

@@ -13,7 +13,7 @@ import (
 func joinAll(packets [][]byte) (out [][]byte) {
 	coalesce(packets, func(j *joined) {
 		b := make([]byte, j.length)
-		j.copyTo(b)
+		j.copyTo(b[:j.headLen()], b[j.headLen():])
 		out = append(out, b)
 	})
 	return out
@@ -266,7 +266,7 @@ func FuzzCoalesce(f *testing.F) {
 func TestCoalesceAllocs(t *testing.T) {
 	segments := segmentsOf(splitPacket(t, largeTCP(true, 0, 12, 60000, flagACK), 1340))
 	b := make([]byte, 65535)
-	emit := func(j *joined) { j.copyTo(b[:j.length]) }
+	emit := func(j *joined) { j.copyTo(b[:j.headLen()], b[j.headLen():j.length]) }
 	if n := testing.AllocsPerRun(100, func() { coalesce(segments, emit) }); n > 0 {
 		t.Errorf("coalescing takes %v allocations", n)
 	}
@@ -275,7 +275,7 @@ func TestCoalesceAllocs(t *testing.T) {
 func BenchmarkCoalesce(b *testing.B) {
 	segments := segmentsOf(splitPacket(b, largeTCP(false, 0, 12, 60000, flagACK), 1340))
 	buf := make([]byte, 65535)
-	emit := func(j *joined) { j.copyTo(buf[:j.length]) }
+	emit := func(j *joined) { j.copyTo(buf[:j.headLen()], buf[j.headLen():j.length]) }
 	b.SetBytes(60000)
 	for b.Loop() {
 		coalesce(segments, emit)

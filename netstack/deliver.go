@@ -49,9 +49,19 @@ func (s *Stack) deliver(j *joined) {
 
 // receive copies a packet into the stack.
 func (l *link) receive(j *joined) {
-	v := buffer.NewViewSize(j.length)
-	j.copyTo(v.AsSlice())
-	pb := gstack.NewPacketBuffer(gstack.PacketBufferOptions{Payload: buffer.MakeWithView(v)})
+	var payload buffer.Buffer
+	if n := j.headLen(); j.length > 2*headRoom {
+		head, tail := buffer.NewViewSize(n), buffer.NewViewSize(j.length-n)
+		j.copyTo(head.AsSlice(), tail.AsSlice())
+		payload = buffer.MakeWithView(head)
+		payload.Append(tail)
+	} else {
+		v := buffer.NewViewSize(j.length)
+		b := v.AsSlice()
+		j.copyTo(b[:n], b[n:])
+		payload = buffer.MakeWithView(v)
+	}
+	pb := gstack.NewPacketBuffer(gstack.PacketBufferOptions{Payload: payload})
 	if j.first[0]>>4 == 4 {
 		l.deliver(header.IPv4ProtocolNumber, pb)
 	} else {
