@@ -14,6 +14,10 @@ import (
 
 	"gvisor.dev/gvisor/pkg/tcpip"
 	gstack "gvisor.dev/gvisor/pkg/tcpip/stack"
+	"gvisor.dev/gvisor/pkg/tcpip/transport"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
+	"gvisor.dev/gvisor/pkg/waiter"
 )
 
 // TestClose closes a stack in the middle of everything.
@@ -137,6 +141,60 @@ func TestClose(t *testing.T) {
 			pprof.Lookup("goroutine").WriteTo(&stacks, 1)
 			t.Fatalf("%d goroutines, there were %d\n%s", runtime.NumGoroutine(), before, stacks.String())
 		}
+	}
+}
+
+// TestCloseTwice closes a stack while it is being closed, which Output holds up.
+func TestCloseTwice(t *testing.T) {
+	p := join(t, nil)
+	p.connect(t, b4)
+	began, gate := make(chan struct{}), make(chan struct{})
+	var goodbye sync.Once
+	p.fromA.setFilter(func([]byte) bool {
+		goodbye.Do(func() { close(began) })
+		<-gate
+		return true
+	})
+	var wg sync.WaitGroup
+	wg.Go(func() { p.a.Close() })
+	<-began
+	time.AfterFunc(50*time.Millisecond, func() { close(gate) })
+	p.a.Close()
+	select {
+	case <-gate:
+	default:
+		t.Error("Close returned before the stack was closed")
+	}
+	wg.Wait()
+}
+
+// TestCloseLate makes sockets of endpoints that were there before the stack was closed.
+func TestCloseLate(t *testing.T) {
+	s := newStack(t, Config{Addresses: prefixes(a4), Output: func(*Packet) error { return nil }})
+	wq := new(waiter.Queue)
+	stream, err := s.gv.NewEndpoint(tcp.ProtocolNumber, protocolOf(a4), wq)
+	if err != nil {
+		t.Fatal(err)
+	}
+	datagram, err := s.gv.NewEndpoint(udp.ProtocolNumber, protocolOf(a4), wq)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Close()
+	if _, err := s.newTCPConn(stream, wq); err != net.ErrClosed {
+		t.Errorf("TCP: %v, want net.ErrClosed", err)
+	}
+	if state := tcp.EndpointState(stream.State()); state != tcp.StateClose {
+		t.Errorf("TCP: state %v", state)
+	}
+	if _, err := s.newUDPConn(datagram, wq, true, false); err != net.ErrClosed {
+		t.Errorf("UDP: %v, want net.ErrClosed", err)
+	}
+	if state := transport.DatagramEndpointState(datagram.State()); state != transport.DatagramEndpointStateClosed {
+		t.Errorf("UDP: state %v", state)
+	}
+	if !wq.IsEmpty() {
+		t.Error("somebody still waits for events")
 	}
 }
 

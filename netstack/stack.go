@@ -104,10 +104,11 @@ type Stack struct {
 	handlers *atomic.Pointer[forwarder] // what gVisor has of forward; holds nil once closed
 	watchers watchers
 
-	done   chan struct{} // closed by Close
-	closed atomic.Bool
-	inject chan notice    // on their way to senders in the stack
-	wg     sync.WaitGroup // of the injector
+	closing sync.Once
+	done    chan struct{} // closed by Close
+	closed  atomic.Bool
+	inject  chan notice    // on their way to senders in the stack
+	wg      sync.WaitGroup // of the injector
 
 	listenMu sync.Mutex // orders those who begin to listen; before mu
 
@@ -260,11 +261,12 @@ func (s *Stack) addAddress(addr netip.Addr) error {
 // which errors.Is(err, net.ErrClosed) holds. It returns when no goroutine of the stack is left, except those in which
 // handlers of HandleTCP and HandleUDP run. Closing again does nothing.
 func (s *Stack) Close() error {
-	if s.closed.Swap(true) {
-		<-s.done
-		s.wg.Wait()
-		return nil
-	}
+	s.closing.Do(s.close)
+	return nil
+}
+
+func (s *Stack) close() {
+	s.closed.Store(true)
 	s.mu.Lock()
 	sockets := s.sockets
 	s.sockets = nil
@@ -275,21 +277,14 @@ func (s *Stack) Close() error {
 	}
 	s.forward.close()
 	s.destroy()
-	s.letGo()
-	s.wg.Wait()
-	return nil
-}
-
-// letGo cuts the gVisor stack off from s: timers of its own, such as those of packets half put together, outlive it by
-// up to a minute, and would keep all that s leads to in memory.
-func (s *Stack) letGo() {
+	// Timers of the gVisor stack, such as those of packets half put together, outlive it by up to a minute, and would
+	// keep all that s leads to in memory.
 	s.handlers.Store(nil)
-	s.gv.RemoveNIC(ownNIC)
-	s.gv.RemoveNIC(foreignNIC)
+	s.wg.Wait()
 }
 
-// destroy ends the gVisor stack. Waiting for that also waits for endpoints that came into being after the others were
-// aborted, and those would take minutes to give up on their own.
+// destroy ends the gVisor stack and takes its interfaces away. Waiting for that also waits for endpoints that came into
+// being after the others were aborted, and those would take minutes to give up on their own.
 func (s *Stack) destroy() {
 	s.gv.Close()
 	over := make(chan struct{})
