@@ -262,6 +262,26 @@ func TestNoRoute(t *testing.T) {
 	}
 }
 
+// TestOutputFails has Output lose one packet before it says that there is no route: only the latter is an error of the
+// socket's.
+func TestOutputFails(t *testing.T) {
+	cause := fmt.Errorf("no peer: %w", ErrNoRoute)
+	errs := []error{errors.New("lost"), cause}
+	s := newStack(t, Config{Addresses: prefixes(a4), Output: func(*Packet) (err error) {
+		err, errs = errs[0], errs[1:]
+		return err
+	}})
+	c := dial(t, s, "udp", "10.0.0.2:1")
+	c.SetDeadline(time.Now().Add(5 * time.Second))
+	for len(errs) > 0 {
+		if _, err := c.Write([]byte("x")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, err := c.Read(make([]byte, 1))
+	wantOpError(t, err, "read", "udp", cause)
+}
+
 func TestReach(t *testing.T) {
 	cause := errors.New("the peer is dead")
 	ended := make(chan struct{}, 1)
