@@ -182,6 +182,70 @@ func TestLaneMakesRoomWhileItDrains(t *testing.T) {
 	})
 }
 
+func TestLaneMakesRoomLittleByLittle(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var (
+			l    lane[*testBatch]
+			got  []int
+			left []int // in the lane, whenever some is drained
+			bs   []*testBatch
+		)
+		l.init(func(ready []*testBatch, _ bool) {
+			for _, b := range ready {
+				got = append(got, b.n)
+			}
+			l.mu.Lock()
+			left = append(left, l.bytes)
+			l.mu.Unlock()
+		})
+		for i := range 4 {
+			bs = append(bs, &testBatch{n: i})
+			l.push(bs[i], drainBytes/2)
+		}
+		slices.Reverse(bs)
+		for _, b := range bs {
+			l.complete(b)
+		}
+		synctest.Wait()
+		if !slices.Equal(left, []int{2 * drainBytes, drainBytes}) || !slices.Equal(got, []int{0, 1, 2, 3}) {
+			t.Fatalf("drained %v with %d bytes in the lane", got, left)
+		}
+	})
+}
+
+func TestLaneReleasesItsCaptive(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var (
+			l     lane[*testBatch]
+			gate  = make(chan struct{})
+			state atomic.Int32
+		)
+		l.init(func([]*testBatch, bool) { <-gate })
+		bs := []*testBatch{{n: 0}, {n: 1}, {n: 2}}
+		l.push(bs[0], captiveBytes-1)
+		l.push(bs[1], 1)
+		l.push(bs[2], 1)
+		go func() {
+			l.complete(bs[0])
+			state.Store(1)
+		}()
+		for i, want := range []int32{0, 1} {
+			synctest.Wait()
+			l.complete(bs[i+1]) // while the one before leaves
+			gate <- struct{}{}
+			synctest.Wait()
+			if got := state.Load(); got != want {
+				t.Errorf("after batch %d: released: %d, want %d", i, got, want)
+			}
+		}
+		gate <- struct{}{}
+		synctest.Wait()
+		if !l.empty() {
+			t.Error("nobody took over")
+		}
+	})
+}
+
 func TestLaneCloseFreesThoseWhoWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var (
