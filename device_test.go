@@ -8,11 +8,13 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/wgstack/wireguard/internal/udp"
 	"golang.org/x/net/nettest"
 )
 
@@ -260,4 +262,74 @@ func TestWaitingMessagesPinLittle(t *testing.T) {
 		t.Error("compacted again")
 	}
 	b.free()
+}
+
+func TestSmallMessageThatWaitsPinsLittle(t *testing.T) {
+	inBed(t, nil, func(b *bed) {
+		s := b.far.accept()
+		b.stack.block = make(chan struct{})
+		b.far.data(s, "holds up the stack")
+		before := b.dev.held.Load()
+
+		buf := newBuffer(maxMessage)
+		m := udp.Message{Buf: buf.b, N: copy(buf.b, s.Seal(packet(farInner, devInner, "waits"))), Addr: farOuter}
+		r := reader{device: b.dev}
+		r.sort(&m, buf)
+		r.flush()
+		buf.release()
+		if n := b.dev.held.Load() - before; n != int64(bufferSizes[0]) {
+			t.Errorf("a message of %d bytes pins %d", m.N, n)
+		}
+		close(b.stack.block)
+		b.wantDelivered("in the end", "holds up the stack", "waits")
+	})
+}
+
+// tide is a socket that gives each read as many messages as it is told to, all
+// empty, and then is closed.
+type tide struct {
+	udp.Socket
+	messages []int
+	room     []int // that each read had
+}
+
+func (s *tide) ReadBatch(ms []udp.Message) (int, error) {
+	if len(s.messages) == 0 {
+		return 0, net.ErrClosed
+	}
+	s.room = append(s.room, len(ms))
+	n := s.messages[0]
+	s.messages = s.messages[1:]
+	for i := range ms {
+		if len(ms[i].Buf) < maxMessage {
+			return 0, errors.New("a message has no buffer")
+		}
+	}
+	for i := range ms[:n] {
+		ms[i].N = 0
+	}
+	return n, nil
+}
+
+func TestReaderFollowsTheLoad(t *testing.T) {
+	var (
+		s    tide
+		want []int
+	)
+	for _, c := range []struct{ reads, room, messages int }{
+		{1, 2, 1},
+		{1, 2, 2}, {1, 4, 4}, {1, 8, 8}, {2, 16, 16},
+		{sparseReads - 1, 16, 4}, {1, 16, 5}, // the count begins anew
+		{sparseReads, 16, 4}, {sparseReads, 8, 2}, {sparseReads, 4, 1}, {2 * sparseReads, 2, 1},
+		{1, 2, 2}, {1, 4, 1},
+	} {
+		for range c.reads {
+			s.messages, want = append(s.messages, c.messages), append(want, c.room)
+		}
+	}
+	d := newDevice(Config{})
+	d.read(&s)
+	if !slices.Equal(s.room, want) {
+		t.Errorf("asked for %d\nwant %d", s.room, want)
+	}
 }
