@@ -156,6 +156,23 @@ func TestB76NothingElseMovesTheEndpoint(t *testing.T) {
 		moved.want("initiation under load", fakepeer.CookieReply)
 		expect("initiation under load")
 	})
+	inBed(t, nil, func(b *bed) {
+		moved := b.far.moved(elsewhere)
+		s := b.far.accept()
+		r := reader{device: b.dev}
+		r.take(udp.Message{Addr: moved.sock.AddrPort()}, s.Seal(packet(b.far.ip, devInner, "late")))
+		for range 2 { // the first keys become the previous ones, and are gone
+			time.Sleep(time.Second)
+			s = b.far.accept()
+		}
+		r.flush()
+		b.far.wantEndpoint("data under keys that are gone", farOuter)
+
+		time.Sleep(rejectAfterTime)
+		moved.data(s, "expired")
+		b.far.wantEndpoint("data under expired keys", farOuter)
+		b.wantDelivered("dead keys")
+	})
 }
 
 func TestB77OlderCountersMoveTheEndpointToo(t *testing.T) {
@@ -564,6 +581,54 @@ func TestB82FailedRebindLeavesTheOldSocket(t *testing.T) {
 		b.wantDelivered("old socket", "in")
 		b.output(b.far, "out")
 		b.far.wantData("old socket", s, "out")
+	})
+}
+
+// markedSocket remembers its mark, and may refuse one.
+type markedSocket struct {
+	udp.Socket
+	mark, refuses uint32
+}
+
+func (s *markedSocket) SetMark(mark uint32) error {
+	if mark == s.refuses {
+		return syscall.EPERM
+	}
+	s.mark = mark
+	return nil
+}
+
+func TestB82FailedChangeLeavesTheMark(t *testing.T) {
+	inBed(t, nil, func(b *bed) {
+		v4 := b.dev.binding.Load().v4
+		first, second := &markedSocket{Socket: v4}, &markedSocket{Socket: v4}
+		b.dev.binding.Store(&binding{sockets: []udp.Socket{first, second}, v4: first, v6: second, port: devPort})
+		mark := func(m uint32, port *uint16) error { return b.dev.apply(update{fwmark: &m, listenPort: port}) }
+		want := func(what string) {
+			t.Helper()
+			if got := b.dev.Stats().FwMark; got != 5 || first.mark != 5 || second.mark != 5 {
+				t.Errorf("%s: marks %d and %d, the device says %d, want 5", what, first.mark, second.mark, got)
+			}
+		}
+		if err := mark(5, nil); err != nil {
+			t.Fatal(err)
+		}
+		want("set")
+		second.refuses = 7
+		if err := mark(7, nil); !errors.Is(err, syscall.EPERM) {
+			t.Errorf("refused mark: error %v", err)
+		}
+		want("refused by one socket")
+		taken, err := b.dev.listenPacket(background, "udp", ":4444")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer taken.Close()
+		port := uint16(4444)
+		if err := mark(8, &port); !errors.Is(err, syscall.EADDRINUSE) {
+			t.Errorf("taken port: error %v", err)
+		}
+		want("taken port")
 	})
 }
 
