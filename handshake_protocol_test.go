@@ -684,6 +684,21 @@ func TestB14SlowLookupDelaysOneInitiation(t *testing.T) {
 	})
 }
 
+// TestB14SlowLookupPutsOffTheNextInitiation counts the five seconds from when
+// the initiation left, not from when it was asked for.
+func TestB14SlowLookupPutsOffTheNextInitiation(t *testing.T) {
+	inBed(t, func(c *Config) { c.Peers[0].Endpoint = "vpn.example:51820" }, func(b *bed) {
+		b.dev.lookupHost = func(context.Context, string) ([]netip.Addr, error) {
+			time.Sleep(2 * rekeyTimeout)
+			return []netip.Addr{farOuter.Addr()}, nil
+		}
+		b.output(b.far, "one")
+		b.far.wantInitiation("looked up")
+		b.output(b.far, "two")
+		b.far.wantSilence("just sent", rekeyTimeout-1)
+	})
+}
+
 // Covers E34.
 func TestB15FirstInitiationIsImmediate(t *testing.T) {
 	inBed(t, nil, func(b *bed) {

@@ -98,6 +98,19 @@ func TestB93NewPrivateKeyEndsSendingUnderOldKeys(t *testing.T) {
 	})
 }
 
+// TestB93OldKeysAreNotRefreshed has packets come in shortly before old keys are
+// refused: nobody waits for new ones.
+func TestB93OldKeysAreNotRefreshed(t *testing.T) {
+	inBed(t, nil, func(b *bed) {
+		s := b.far.connect()
+		b.far.keepalive(s)
+		b.setPrivateKey(NewPrivateKey(), b.far)
+		time.Sleep(refreshAfterTime)
+		b.far.keepalive(s)
+		b.far.wantSilence("old keys", time.Minute)
+	})
+}
+
 func TestB93UnansweredInitiationDiesWithItsKey(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		b.far.edit(func(p *peer) { p.initiate(b.dev.now(), false) })

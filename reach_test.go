@@ -5,10 +5,12 @@ import (
 	"errors"
 	"net/netip"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/wgstack/wireguard/internal/fakepeer"
+	"github.com/wgstack/wireguard/internal/simnet"
 )
 
 func TestReachGivesUpWithTheCause(t *testing.T) {
@@ -76,6 +78,23 @@ func TestReachNamesWhyNothingIsSent(t *testing.T) {
 			t.Errorf("error %v", err)
 		}
 	})
+}
+
+func TestReachNamesTheLatestFailure(t *testing.T) {
+	for _, c := range []struct {
+		lasts time.Duration
+		cause string
+	}{{time.Minute, syscall.ENETUNREACH.Error()}, {time.Second, "no reply"}} {
+		var outer *simnet.Conn
+		inBed(t, capture(&outer), func(b *bed) {
+			outer.FailWrites(syscall.ENETUNREACH)
+			time.AfterFunc(c.lasts, func() { outer.FailWrites(nil) })
+			err := b.dev.reach(background, farInner)
+			if !errors.Is(err, ErrNoHandshake) || !strings.HasSuffix(err.Error(), ": "+c.cause) {
+				t.Errorf("network down for %v: error %v, want %s", c.lasts, err, c.cause)
+			}
+		})
+	}
 }
 
 func TestEndpointByName(t *testing.T) {

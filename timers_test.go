@@ -82,17 +82,32 @@ func TestTimersStopKeepsTheInterval(t *testing.T) {
 
 func TestJitterIsUniformBelowAThirdOfASecond(t *testing.T) {
 	const draws = 3000
-	var thirds [3]int
-	for range draws {
-		j := jitter()
-		if j < 0 || j >= 333*time.Millisecond {
-			t.Fatalf("jitter %v", j)
+	now := time.Unix(1700000000, 0)
+	for name, draw := range map[string]func() time.Duration{
+		"jitter": jitter,
+		"retransmission": func() time.Duration {
+			var t timers
+			t.initiated(now)
+			return t.retransmit.Sub(now) - rekeyTimeout
+		},
+		"new handshake": func() time.Duration {
+			var t timers
+			t.dataSent(now)
+			return t.newHandshake.Sub(now) - keepaliveTimeout - rekeyTimeout
+		},
+	} {
+		var ninths [9]int
+		for range draws {
+			j := draw()
+			if j < 0 || j >= 333*time.Millisecond {
+				t.Fatalf("%s: jitter %v", name, j)
+			}
+			ninths[j/(37*time.Millisecond)]++
 		}
-		thirds[j/(111*time.Millisecond)]++
-	}
-	for i, n := range thirds {
-		if n < draws/4 { // 9 standard deviations off
-			t.Errorf("%d of %d draws in third %d", n, draws, i)
+		for i, n := range ninths {
+			if n < draws/18 { // 9 standard deviations off
+				t.Errorf("%s: %d of %d draws in ninth %d", name, n, draws, i)
+			}
 		}
 	}
 }
