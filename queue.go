@@ -2,6 +2,7 @@ package wireguard
 
 import (
 	"math"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -229,6 +230,7 @@ func (p *pool[J]) waiting() int {
 }
 
 func (p *pool[J]) work() {
+	growStack()
 	for {
 		j, ok := p.next()
 		if !ok {
@@ -236,6 +238,16 @@ func (p *pool[J]) work() {
 		}
 		p.do(j)
 	}
+}
+
+// growStack makes the stack of a fresh goroutine as large as the way through
+// the inner stack or to the socket needs. It would grow there anyway, but in
+// steps, and with all the frames to move that are on it by then.
+//
+//go:noinline
+func growStack() {
+	var room [8 << 10]byte
+	runtime.KeepAlive(&room)
 }
 
 // next takes a job, or retires the goroutine if there is none.
