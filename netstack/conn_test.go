@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"golang.org/x/net/nettest"
+	"gvisor.dev/gvisor/pkg/tcpip"
 )
 
 func TestConn(t *testing.T) {
@@ -521,5 +522,34 @@ func TestLossOfTheWholeFlight(t *testing.T) {
 	read(size - size/3)
 	if lost.Load() == 0 {
 		t.Error("nothing was lost")
+	}
+}
+
+// TestTune connects with ends near and far.
+func TestTune(t *testing.T) {
+	connect := func(p *pair) (cc tcpip.CongestionControlOption) {
+		from, to := p.connect(t, b4)
+		if err := from.(*tcpConn).ep.GetSockOpt(&cc); err != nil {
+			t.Fatal(err)
+		}
+		data := make([]byte, 100_000)
+		go from.Write(data)
+		if _, err := io.ReadFull(to, data); err != nil {
+			t.Fatal(err)
+		}
+		return cc
+	}
+	p := join(t, nil)
+	for n := 1; connect(p) != "reno"; n++ {
+		if n == 50 { // a busy machine may make some slow
+			t.Fatal("no connection counts as near")
+		}
+	}
+	p.fromB.setFilter(func([]byte) bool {
+		time.Sleep(2 * nearRTT)
+		return true
+	})
+	if cc := connect(p); cc != "cubic" {
+		t.Errorf("%s for a far end", cc)
 	}
 }
