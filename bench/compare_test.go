@@ -200,8 +200,16 @@ func parallel(b *testing.B, n int, f func(i int) error) {
 const segmentPayload = wireguard.DefaultMTU - 80
 
 // cipherBound measures how fast TCP payload, in MB/s, could pass if all cores
-// did nothing but seal and open, with x/crypto, the packets that it takes.
-func cipherBound() float64 {
+// did nothing but seal and open, with x/crypto, the packets that it takes. It
+// is the fastest of some tries, as what disturbs one makes it no bound.
+func cipherBound() (most float64) {
+	for range 4 {
+		most = max(most, cipherSpeed())
+	}
+	return most
+}
+
+func cipherSpeed() float64 {
 	const packets = 2000 // for each core
 	cores := runtime.GOMAXPROCS(0)
 	var wg sync.WaitGroup
