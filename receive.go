@@ -37,15 +37,14 @@ type recvBatch struct {
 	msgs     [][]byte // wire messages; after open the plaintext of each, nil if not authentic
 	counters []uint64 // of each
 	bytes    int      // of msgs
-	held     int      // of memory that counts as the device's until b is free
 	nonce    [chacha20poly1305.NonceSize]byte
 }
 
 var recvBatches = sync.Pool{New: func() any { return new(recvBatch) }}
 
 func (b *recvBatch) free() {
-	if b.held > 0 {
-		b.peer.device.held.Add(-int64(b.held))
+	if b.size > 0 { // it was in a lane
+		b.peer.device.held.Add(-int64(b.size))
 	}
 	for _, buf := range b.bufs {
 		buf.release()
@@ -175,9 +174,9 @@ func (r *reader) flush() {
 	if !inline || !b.peer.in.empty() {
 		b.compact()
 	}
-	b.held = b.pinned()
-	d.held.Add(int64(b.held))
-	b.peer.in.push(b, b.held)
+	size := b.pinned()
+	d.held.Add(int64(size))
+	b.peer.in.push(b, size)
 	if inline || !d.openers.submit(b, maxOpenJobs) {
 		d.openBatch(b)
 	}

@@ -210,8 +210,7 @@ func (j *joined) copyTo(head, tail []byte) {
 	}
 	for i, n := j.start, 1; n < j.count; n++ {
 		i = j.c.follow[i]
-		p := j.c.packets[i][j.hdrLen:]
-		tail = tail[copy(tail, p):]
+		tail = tail[copy(tail, j.c.packets[i][j.hdrLen:]):]
 	}
 	if j.ipLen == ipv4HeaderLen {
 		binary.BigEndian.PutUint16(head[2:], uint16(j.length))

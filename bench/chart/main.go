@@ -1,6 +1,6 @@
 // Command chart makes a chart and a table of what the benchmarks print.
 //
-//	go test -run '^$' -bench . -count 5 . | go run ./chart -svg figures.svg
+//	go test -run '^$' -bench . -count 5 -timeout 0 . | go run ./chart -svg figures.svg
 //
 // It reads the files named, or standard input, and takes the medians of
 // repeated results. The table, for Markdown, goes to standard output. It knows
