@@ -941,6 +941,25 @@ func TestB103TooBigDropsOnePacketOnly(t *testing.T) {
 	})
 }
 
+func TestB103EachPacketIsMeasured(t *testing.T) {
+	inBed(t, nil, func(b *bed) {
+		s := b.far.connect()
+		b.net.SetLink(devOuter, farOuter.Addr(), simnet.Link{MTU: 1300})
+		for range 2 * streamPackets {
+			b.output(b.far, "to begin with")
+			b.far.wantData("stream", s, "to begin with")
+		}
+		for _, size := range []int{1400, 1350, 1200, 1400, 1100} { // two batches
+			b.output(b.far, string(make([]byte, size)))
+		}
+		b.far.wantData("smaller", s, string(make([]byte, 1200)))
+		b.far.wantData("smaller", s, string(make([]byte, 1100)))
+		if got := b.stack.tooBig; !slices.Equal(got, []int{1280, 1280, 1280}) {
+			t.Errorf("told %v", got)
+		}
+	})
+}
+
 func TestB103StagedBatchesSurviveOneTooBig(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		b.net.SetLink(devOuter, farOuter.Addr(), simnet.Link{MTU: 1300})
@@ -962,7 +981,7 @@ func TestB103BatchesOfOneCallSurviveOneTooBig(t *testing.T) {
 		var batches []*sendBatch
 		p.mu.Lock()
 		for _, payload := range []string{"one", string(make([]byte, 1300)), "three"} {
-			batch := b.dev.layOut(p, netstack.NewPacket(packet(devInner, farInner, payload)), 0)
+			batch := b.dev.layOut(p, netstack.NewPacket(packet(devInner, farInner, payload)), 0, 0)
 			p.assign(batch, b.dev.now())
 			p.out.push(batch, len(batch.data))
 			batches = append(batches, batch)

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/wgstack/wireguard/internal/udp"
 	"github.com/wgstack/wireguard/netstack"
@@ -25,7 +26,7 @@ var raceEnabled bool // sync.Pool then forgets things at random
 type sinkConn struct {
 	net.PacketConn // nil
 	written        atomic.Int64
-	watch          chan []byte   // takes what is written; may be nil
+	watch          func([]byte)  // takes what is written; may be nil
 	reading        chan struct{} // closed once there is a reader
 	readers        sync.Once
 	done           chan struct{}
@@ -45,7 +46,7 @@ func (c *sinkConn) ReadFrom([]byte) (int, net.Addr, error) {
 func (c *sinkConn) WriteTo(b []byte, _ net.Addr) (int, error) {
 	c.written.Add(1)
 	if c.watch != nil {
-		c.watch <- b
+		c.watch(b)
 	}
 	return len(b), nil
 }
@@ -101,18 +102,31 @@ func steadyDevice(t *testing.T) (d *Device, p *peer, pair *keypair, conn *sinkCo
 }
 
 func TestOutputDoesNotAllocate(t *testing.T) {
-	d, _, _, conn, _ := steadyDevice(t)
-	pkt := netstack.NewPacket(packet(devInner, farInner, string(make([]byte, 1000))))
-	allocs := testing.AllocsPerRun(200, func() {
-		if err := d.output(pkt); err != nil {
-			t.Fatal(err)
-		}
-	})
-	if allocs > 0 && !raceEnabled {
-		t.Errorf("%v allocations for a packet out", allocs)
-	}
-	if n := conn.written.Load(); n != 201 {
-		t.Errorf("%d packets sent", n)
+	for name, since := range map[string]time.Duration{"alone": closePackets + 1, "in a stream": -time.Hour} {
+		t.Run(name, func(t *testing.T) {
+			const packets = 50
+			d, p, _, conn, _ := steadyDevice(t)
+			pkt := netstack.NewPacket(packet(devInner, farInner, string(make([]byte, 1000))))
+			p.gathering.stream = streamPackets
+			allocs := testing.AllocsPerRun(200, func() {
+				for range packets {
+					p.mu.Lock()
+					p.gathering.latest = d.now().Add(-since)
+					p.mu.Unlock()
+					if err := d.output(pkt); err != nil {
+						t.Fatal(err)
+					}
+				}
+				p.out.wait(1)
+			})
+			// A stream may start a goroutine.
+			if allocs > packets/10 && !raceEnabled {
+				t.Errorf("%v allocations for %d packets out", allocs, packets)
+			}
+			if n := conn.written.Load(); n != 201*packets {
+				t.Errorf("%d packets sent", n)
+			}
+		})
 	}
 }
 
@@ -198,7 +212,8 @@ func TestOutputCopiesOnce(t *testing.T) {
 		n := pkt.Segments()
 		d, _, pair, conn, _ := steadyDevice(t)
 		<-conn.reading // the reader has its buffers
-		conn.watch = make(chan []byte, n)
+		written := make(chan []byte, n)
+		conn.watch = func(b []byte) { written <- b }
 		aead := &watchedAEAD{pair.send, make(chan [2]*byte, n)}
 		pair.send = aead
 		made := countBuffers(t)
@@ -206,7 +221,7 @@ func TestOutputCopiesOnce(t *testing.T) {
 			t.Error(err)
 		}
 		for i := range n {
-			at, sent := <-aead.sealed, <-conn.watch
+			at, sent := <-aead.sealed, <-written
 			if at[0] != at[1] {
 				t.Errorf("segment %d is not sealed in place", i)
 			}

@@ -48,6 +48,8 @@ type peer struct {
 	failure     error     // why initiations may be unanswered; nil: no reply
 	settled     chan struct{}
 
+	gathering gathering
+
 	staged  staging
 	dropped uint64 // packets that were staged and are lost
 
@@ -117,11 +119,15 @@ func (p *peer) send(b *sendBatch) {
 		p.mu.Unlock()
 		return
 	}
-	p.out.push(b, len(b.data))
+	p.out.push(b, max(len(b.data), b.room))
+	inline := len(b.data) <= inlineBytes || p.device.sealers.limit == 1
+	if b.room > 0 {
+		p.gathering.batch = b
+		inline = false
+	}
 	p.mu.Unlock()
-	d := p.device
-	if len(b.data) <= inlineBytes || d.sealers.limit == 1 || !d.sealers.submit(b, maxJobs) {
-		d.seal(b)
+	if inline || !p.device.sealers.submit(b, maxJobs) {
+		p.device.seal(b)
 	}
 }
 
@@ -132,21 +138,27 @@ func (p *peer) stage(b *sendBatch) { p.dropped += uint64(p.staged.add(b)) }
 // held and b must be pushed onto the lane before it is released, so that
 // counters leave in order.
 func (p *peer) assign(b *sendBatch, now time.Time) bool {
-	pair := p.keys.current
-	if pair == nil {
-		return false
-	}
-	first, ok := pair.take(now, b.count)
-	if !ok {
-		return false
-	}
+	pair, first, ok := p.take(now, b.count)
 	b.pair, b.counter = pair, first
+	return ok
+}
+
+// take reserves n counters of the current keys, if they can send, for messages
+// that follow on all those before. p.mu is held.
+func (p *peer) take(now time.Time, n int) (pair *keypair, first uint64, ok bool) {
+	p.gathering.batch = nil
+	if pair = p.keys.current; pair == nil {
+		return nil, 0, false
+	}
+	if first, ok = pair.take(now, n); !ok {
+		return nil, 0, false
+	}
 	p.timers.sent(now)
 	if pair.staleOnSend(now) {
 		p.initiate(now, false)
 	}
 	p.schedule(now)
-	return true
+	return pair, first, true
 }
 
 // flush sends what is staged, or starts the handshake that it waits for. p.mu

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"net"
+	"runtime"
 	"slices"
 	"sync"
 	"time"
@@ -226,7 +227,13 @@ func (d *Device) openBatch(b *recvBatch) {
 			b.msgs[i] = plain
 		}
 	}
+	large := b.bytes > inlineBytes
 	b.peer.in.complete(b)
+	if large {
+		// Those who wait for what it carried take their turn before the next, which
+		// may come without end.
+		runtime.Gosched()
+	}
 }
 
 // receive takes opened batches in the order of arrival. The lane calls it;

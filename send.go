@@ -36,6 +36,7 @@ type sendBatch struct {
 	data    []byte // of buf
 	stride  int    // size of each message but the last
 	count   int
+	room    int // bytes that it may grow to while it waits; 0: it is complete
 	tos     uint8
 	pair    *keypair // nil: complete as it is, not to be sealed
 	counter uint64   // of the first message
@@ -93,13 +94,23 @@ func (d *Device) output(pkt *netstack.Packet) error {
 	if err != nil {
 		return err
 	}
+	room := 0
+	if pkt.Segments() == 1 {
+		var done bool
+		if room, done = p.gather(pkt); done {
+			return nil
+		}
+	}
 	for from, n := 0, pkt.Segments(); from < n; {
 		if !p.out.wait(d.laneBytesOut()) {
 			return nil
 		}
-		b := d.layOut(p, pkt, from)
+		b := d.layOut(p, pkt, from, room)
 		from += b.count
 		p.send(b)
+	}
+	if room > 0 {
+		p.takeTurns()
 	}
 	return nil
 }
@@ -108,23 +119,36 @@ func (d *Device) output(pkt *netstack.Packet) error {
 func (d *Device) laneBytesOut() int { return max(2, d.sealers.limit) * laneBytes }
 
 // layOut copies segments of pkt, beginning with from, to where they are sealed
-// and sent: as many as fit a batch.
-func (d *Device) layOut(p *peer, pkt *netstack.Packet, from int) *sendBatch {
+// and sent: as many as fit a batch, which can grow up to room bytes.
+func (d *Device) layOut(p *peer, pkt *netstack.Packet, from, room int) *sendBatch {
 	stride := dataOverhead + padded(pkt.SegmentLen(from), d.mtu)
 	n := min(pkt.Segments()-from, maxBatchSegments, max(1, maxBatchBytes/stride))
 	last := dataOverhead + padded(pkt.SegmentLen(from+n-1), d.mtu)
-	b := newSendBatch(p, (n-1)*stride+last)
+	size := (n-1)*stride + last
+	b := newSendBatch(p, max(size, room))
+	b.data = b.data[:size]
 	b.stride, b.count, b.tos = stride, n, pkt.TOS()&ecnMask
+	if room > size {
+		b.room = min(len(b.buf.b), maxBatchBytes)
+	}
 	for i := range n {
-		m := b.message(i)
-		plain := m[dataHeaderSize : len(m)-tagSize]
-		clear(plain[pkt.CopySegment(plain, from+i):])
+		b.fill(i, pkt, from+i)
 	}
 	return b
 }
 
+// fill copies a segment of pkt to where the i-th message of b is sealed.
+func (b *sendBatch) fill(i int, pkt *netstack.Packet, segment int) {
+	m := b.message(i)
+	plain := m[dataHeaderSize : len(m)-tagSize]
+	clear(plain[pkt.CopySegment(plain, segment):])
+}
+
 // seal encrypts b and sends what has become ready to leave the lane.
 func (d *Device) seal(b *sendBatch) {
+	if b.room > 0 {
+		b.peer.gathered(b)
+	}
 	if b.pair != nil {
 		for i := range b.count {
 			m := b.message(i)
@@ -182,8 +206,12 @@ func (p *peer) write(ms []udp.Message, batches []*sendBatch) {
 		if err == nil {
 			break
 		}
-		p.refused(batches[n], err)
-		ms, batches = ms[n+1:], batches[n+1:]
+		ms, batches = ms[n:], batches[n:]
+		if b := batches[0]; p.refused(b, err) && b.keepLast() {
+			ms[0].Buf, ms[0].SegmentSize = b.data, 0
+		} else {
+			ms, batches = ms[1:], batches[1:]
+		}
 	}
 	if content && !p.awaiting.Load() {
 		p.mu.Lock()
@@ -197,17 +225,31 @@ func (p *peer) write(ms []udp.Message, batches []*sendBatch) {
 	}
 }
 
-// refused deals with a batch that the system did not take.
-func (p *peer) refused(b *sendBatch, err error) {
+// refused deals with a batch that the system did not take. It reports whether
+// smaller messages could have been sent.
+func (p *peer) refused(b *sendBatch, err error) (tooBig bool) {
 	if b.pair == nil {
 		p.mu.Lock()
 		p.failure = err
 		p.mu.Unlock()
-		return
+		return false
 	}
-	if errors.Is(err, syscall.EMSGSIZE) && !b.keepalive() {
-		p.tooBig(b)
+	if b.keepalive() || !errors.Is(err, syscall.EMSGSIZE) {
+		return false
 	}
+	p.tooBig(b)
+	return true
+}
+
+// keepLast leaves only the last message of b, if that is smaller than the
+// others.
+func (b *sendBatch) keepLast() bool {
+	last := b.message(b.count - 1)
+	if len(last) == b.stride {
+		return false
+	}
+	b.data, b.stride, b.counter, b.count = last, len(last), b.counter+uint64(b.count-1), 1
+	return true
 }
 
 // tooBig tells the sender of the packets of b in the inner stack that the path

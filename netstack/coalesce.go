@@ -197,6 +197,9 @@ type joined struct {
 // that of a large payload.
 const headRoom = 128
 
+// apartFrom is the length from which it pays to keep them apart.
+const apartFrom = 2048
+
 // headLen is how much of the packet lies where its headers do.
 func (j *joined) headLen() int { return min(headRoom, len(j.first)) }
 

@@ -50,7 +50,7 @@ func (s *Stack) deliver(j *joined) {
 // receive copies a packet into the stack.
 func (l *link) receive(j *joined) {
 	var payload buffer.Buffer
-	if n := j.headLen(); j.length > 2*headRoom {
+	if n := j.headLen(); j.length > apartFrom {
 		head, tail := buffer.NewViewSize(n), buffer.NewViewSize(j.length-n)
 		j.copyTo(head.AsSlice(), tail.AsSlice())
 		payload = buffer.MakeWithView(head)

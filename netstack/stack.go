@@ -329,10 +329,13 @@ func (s *Stack) forget(socket aborter) {
 }
 
 func addressOf(addr netip.Addr) tcpip.Address {
-	if !addr.IsValid() {
+	switch {
+	case !addr.IsValid():
 		return tcpip.Address{}
+	case addr.Is4():
+		return tcpip.AddrFrom4(addr.As4())
 	}
-	return tcpip.AddrFromSlice(addr.AsSlice())
+	return tcpip.AddrFrom16(addr.As16())
 }
 
 func protocolOf(addr netip.Addr) tcpip.NetworkProtocolNumber {

@@ -18,6 +18,7 @@ type udpConn struct {
 
 	reader tcpip.SliceWriter // guarded by readMu
 	writer bytes.Reader      // guarded by writeMu
+	to     tcpip.FullAddress // guarded by writeMu
 
 	unreachable chan error // the latest ICMP error that gVisor does not report
 	unwatch     func()     // may be nil
@@ -129,7 +130,7 @@ func (c *udpConn) Write(b []byte) (int, error) {
 	if c.remote == nil {
 		return 0, c.opError("write", syscall.EDESTADDRREQ)
 	}
-	n, err := c.write(b, tcpip.WriteOptions{})
+	n, err := c.write(b, netip.AddrPort{})
 	if err != nil {
 		err = c.opError("write", err)
 	}
@@ -159,8 +160,7 @@ func (c *udpConn) WriteToUDPAddrPort(b []byte, to netip.AddrPort) (int, error) {
 	case addr.Is6() && !c.v6:
 		err = &net.AddrError{Err: "non-IPv4 address", Addr: addr.String()}
 	default:
-		dst := full(to)
-		n, err = c.write(b, tcpip.WriteOptions{To: &dst})
+		n, err = c.write(b, to)
 	}
 	if err != nil {
 		err = &net.OpError{Op: "write", Net: c.network, Source: c.local, Addr: net.UDPAddrFromAddrPort(to), Err: err}
@@ -168,9 +168,15 @@ func (c *udpConn) WriteToUDPAddrPort(b []byte, to netip.AddrPort) (int, error) {
 	return n, err
 }
 
-func (c *udpConn) write(b []byte, opts tcpip.WriteOptions) (int, error) {
+// write sends b to an address, or where the socket is connected to if that is not valid.
+func (c *udpConn) write(b []byte, to netip.AddrPort) (int, error) {
 	c.writeMu.Lock()
 	defer c.writeMu.Unlock()
+	var opts tcpip.WriteOptions
+	if to.IsValid() {
+		c.to = full(to)
+		opts.To = &c.to
+	}
 	passed := c.writeDeadline.wait()
 	defer c.writer.Reset(nil)
 	for {

@@ -1,0 +1,504 @@
+package wireguard
+
+import (
+	"bytes"
+	"crypto/cipher"
+	"encoding/binary"
+	"fmt"
+	"net/netip"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/wgstack/wireguard/internal/fakepeer"
+	"github.com/wgstack/wireguard/netstack"
+)
+
+// sendStream has enough packets follow each other that the next begins a batch
+// that gathers. Nobody seals on other goroutines: work does, when it is called.
+func sendStream(t *testing.T) (b *streamBed) {
+	t.Helper()
+	b = &streamBed{T: t}
+	b.dev, b.peer, b.pair, b.conn, _ = steadyDevice(t)
+	b.sent = make(chan []byte, 4096)
+	b.conn.watch = func(msg []byte) { b.sent <- bytes.Clone(msg) }
+	b.dev.sealers.limit = 0
+	b.begin()
+	return b
+}
+
+type streamBed struct {
+	*testing.T
+	dev     *Device
+	peer    *peer
+	pair    *keypair
+	conn    *sinkConn
+	sent    chan []byte
+	counter uint64 // of the next message
+}
+
+// begin makes what follows a stream, whatever time has passed.
+func (b *streamBed) begin() {
+	b.peer.mu.Lock()
+	defer b.peer.mu.Unlock()
+	b.peer.gathering.stream = streamPackets
+}
+
+// follow makes it so long since the latest packet.
+func (b *streamBed) follow(d time.Duration) {
+	b.peer.mu.Lock()
+	defer b.peer.mu.Unlock()
+	b.peer.gathering.latest = b.dev.now().Add(-d)
+}
+
+// output sends a packet as part of a stream.
+func (b *streamBed) output(payload string) {
+	b.Helper()
+	b.outputPacket(packet(devInner, farInner, payload))
+}
+
+func (b *streamBed) outputPacket(pkt []byte) {
+	b.Helper()
+	b.follow(-time.Hour) // as the machine may be slow
+	if err := b.dev.output(netstack.NewPacket(pkt)); err != nil {
+		b.Error(err)
+	}
+}
+
+// batches returns how many batches wait to be sealed.
+func (b *streamBed) batches() int { return b.dev.sealers.waiting() }
+
+// work seals and sends what waits.
+func (b *streamBed) work() {
+	for b.batches() > 0 {
+		s := &b.dev.sealers
+		s.mu.Lock()
+		batch := s.jobs[s.head]
+		s.head++
+		s.mu.Unlock()
+		b.dev.seal(batch)
+	}
+}
+
+// want takes a message that was sent. Its content must be a packet with the
+// given payload.
+func (b *streamBed) want(payload string) {
+	b.Helper()
+	select {
+	case msg := <-b.sent:
+		if n := dataCounter(msg); n != b.counter {
+			b.Errorf("counter %d, want %d", n, b.counter)
+		}
+		b.counter++
+		plain := openVector(b.T, newAEAD(&[32]byte{1}), msg)
+		pkt, ok := trim(plain)
+		if want := packet(devInner, farInner, payload); !ok || string(pkt) != string(want) {
+			b.Errorf("packet % x..., want % x...", pkt[:min(len(pkt), 40)], want[:min(len(want), 40)])
+		}
+		if len(plain)%paddingMultiple != 0 || strings.Trim(string(plain[len(pkt):]), "\x00") != "" {
+			b.Errorf("padding % x", plain[len(pkt):])
+		}
+	default:
+		b.Errorf("no message with %.20q", payload)
+	}
+}
+
+func (b *streamBed) wantNone() {
+	b.Helper()
+	select {
+	case msg := <-b.sent:
+		b.Errorf("%d bytes sent", len(msg))
+	default:
+	}
+}
+
+// A packet that is not part of a stream is sent when output returns.
+func TestPacketsAloneAreSentAtOnce(t *testing.T) {
+	b := sendStream(t)
+	for i := range 3 * streamPackets {
+		b.follow(closePackets + time.Nanosecond)
+		if err := b.dev.output(netstack.NewPacket(packet(devInner, farInner, fmt.Sprint(i)))); err != nil {
+			t.Error(err)
+		}
+		b.want(fmt.Sprint(i))
+	}
+	// Nor do a few make one.
+	for i := range streamPackets - 1 {
+		b.output(fmt.Sprint(i))
+		b.want(fmt.Sprint(i))
+	}
+}
+
+func TestStreamGathers(t *testing.T) {
+	b := sendStream(t)
+	var sent []string
+	for i := range 100 {
+		sent = append(sent, fmt.Sprintf("%02d%s", i, strings.Repeat("x", 1200)))
+		b.output(sent[i])
+	}
+	b.wantNone()
+	// The first has room for two packets' bytes, or what a buffer of such a size
+	// has in any case.
+	if n := b.batches(); n < 2 || n > 8 {
+		t.Errorf("%d batches for %d packets", n, len(sent))
+	}
+	b.work()
+	for _, payload := range sent {
+		b.want(payload)
+	}
+	// What comes after the work began does not change it.
+	b.output("later")
+	b.wantNone()
+	b.work()
+	b.want("later")
+	b.wantNone()
+}
+
+// A batch grows with the stream, and a stream of packets that do not fit
+// together does not take 64 KiB for each.
+func TestStreamRoomFollows(t *testing.T) {
+	b := sendStream(t)
+	payload := strings.Repeat("x", 1200)
+	before := 1
+	for _, want := range []int{1, 12, 51, 51, 1, 12} {
+		b.begin()
+		for range want {
+			b.output(payload)
+		}
+		if n := b.batches(); n != 1 {
+			t.Errorf("%d batches for %d packets after %d", n, want, before)
+		}
+		b.work()
+		for range want {
+			b.want(payload)
+		}
+		before = want
+	}
+	b = sendStream(t)
+	for i := range 5 {
+		b.output(strings.Repeat("x", i))    // smaller than the one before, which it is added to
+		b.output(strings.Repeat("x", 1200)) // larger
+	}
+	memory := 0
+	for _, batch := range b.dev.sealers.jobs {
+		memory += len(batch.buf.b)
+	}
+	if n := b.batches(); n > 6 || memory > 6*16384 || b.peer.out.bytes != memory {
+		t.Errorf("%d batches of 10 packets take %d bytes and weigh %d", n, memory, b.peer.out.bytes)
+	}
+	b.work()
+}
+
+// A batch stays below what the system takes in one call.
+func TestStreamSize(t *testing.T) {
+	b := sendStream(t)
+	const size = 1024 // of a message
+	payload := strings.Repeat("x", size-dataOverhead-28)
+	b.peer.gathering.size = maxBatchBytes
+	for range maxBatchBytes/size + 1 {
+		b.output(payload)
+	}
+	if n := b.batches(); n != 2 {
+		t.Errorf("%d batches, want 2", n)
+	}
+	b.work()
+}
+
+// sealHook is called by the first Seal.
+type sealHook struct {
+	cipher.AEAD
+	first func()
+}
+
+func (h *sealHook) Seal(dst, nonce, plaintext, additional []byte) []byte {
+	if f := h.first; f != nil {
+		h.first = nil
+		f()
+	}
+	return h.AEAD.Seal(dst, nonce, plaintext, additional)
+}
+
+// What comes while a batch is sealed does not change it.
+func TestStreamIsSealedAsItWas(t *testing.T) {
+	b := sendStream(t)
+	waiting := 0
+	b.pair.send = &sealHook{b.pair.send, func() {
+		b.output("three")
+		waiting = b.batches()
+	}}
+	b.output("one..")
+	b.output("two..")
+	b.work()
+	if waiting != 1 {
+		t.Errorf("%d batches wait while the first is sealed", waiting)
+	}
+	for _, payload := range []string{"one..", "two..", "three"} {
+		b.want(payload)
+	}
+}
+
+func TestStreamEnds(t *testing.T) {
+	const first = "first, of some length"
+	long := first + strings.Repeat("x", 100)
+	mark := func(pkt []byte) []byte {
+		setInnerECN(pkt, ecnECT0)
+		return pkt
+	}
+	for _, test := range []struct {
+		name    string
+		between func(b *streamBed)
+		batches int // with the packet after it; -1: the first has gone, and all others wait for a session
+	}{
+		{"", func(b *streamBed) {}, 1},
+		{"larger packet", func(b *streamBed) { b.output(long) }, 2},
+		{"smaller packet", func(b *streamBed) { b.output("") }, 2},
+		{"other ECN", func(b *streamBed) { b.outputPacket(mark(packet(devInner, farInner, first))) }, 3},
+		{"sealing", func(b *streamBed) { b.peer.gathered(b.peer.gathering.batch) }, 2},
+		{"keepalive", func(b *streamBed) {
+			b.peer.mu.Lock()
+			defer b.peer.mu.Unlock()
+			b.peer.sendKeepalive(b.dev.now())
+		}, 3},
+		{"new keys", func(b *streamBed) {
+			b.peer.mu.Lock()
+			defer b.peer.mu.Unlock()
+			b.peer.keys.current = newKeypair(&transportKeys{}, b.dev.now(), false, 1, 2)
+		}, 2},
+		{"no keys", func(b *streamBed) {
+			b.peer.mu.Lock()
+			defer b.peer.mu.Unlock()
+			b.peer.keys.current = nil
+		}, -1},
+		{"keys used up", func(b *streamBed) { b.pair.counter = rejectAfterMessages }, -1},
+		{"old keys", func(b *streamBed) { b.pair.born = b.dev.now().Add(-rejectAfterTime) }, -1},
+		{"removal", func(b *streamBed) {
+			b.peer.mu.Lock()
+			defer b.peer.mu.Unlock()
+			b.peer.stopped = true
+		}, -1},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			b := sendStream(t)
+			b.output(first)
+			if b.batches() != 1 {
+				t.Fatal("the first packet does not wait")
+			}
+			test.between(b)
+			b.output(first)
+			if n := b.batches(); n != max(test.batches, 1) {
+				t.Errorf("%d batches, want %d", n, test.batches)
+			}
+			if n := b.peer.staged.packets; test.batches > 0 && n > 0 {
+				t.Errorf("%d packets are staged", n)
+			}
+			if test.batches < 0 && b.peer.gathering.batch != nil && b.peer.gathering.batch.count > 1 {
+				t.Error("a packet was added")
+			}
+			b.peer.mu.Lock()
+			b.peer.stopped = false
+			b.peer.mu.Unlock()
+		})
+	}
+}
+
+// At most 64 messages leave together, however small.
+func TestStreamSegments(t *testing.T) {
+	b := sendStream(t)
+	for range 3 {
+		b.begin()
+		for range 2 * maxBatchSegments {
+			b.output("x")
+		}
+		b.work()
+	}
+	for range 3 * 2 * maxBatchSegments {
+		b.want("x")
+	}
+	b.begin()
+	for range 2*maxBatchSegments + 1 {
+		b.output("x")
+	}
+	if n := b.batches(); n != 3 {
+		t.Errorf("%d batches for %d packets", n, 2*maxBatchSegments+1)
+	}
+	b.work()
+}
+
+// A stream has the room that its memory takes, and its sender waits for more.
+func TestStreamWaitsForRoom(t *testing.T) {
+	b := sendStream(t)
+	done := make(chan struct{})
+	var sent atomic.Int64
+	go func() {
+		defer close(done)
+		for range 1000 {
+			b.output(strings.Repeat("x", 1200))
+			sent.Add(1)
+		}
+	}()
+	for b.batches() == 0 || !b.peer.out.full(b.dev.laneBytesOut()) {
+		runtime.Gosched()
+	}
+	for {
+		select {
+		case <-done:
+			if n := sent.Load(); n != 1000 {
+				t.Errorf("%d packets sent", n)
+			}
+			b.work()
+			for range 1000 {
+				b.want(strings.Repeat("x", 1200))
+			}
+			return
+		default:
+			b.peer.out.mu.Lock()
+			if n := b.peer.out.bytes; n > b.dev.laneBytesOut()+maxBatchBytes {
+				t.Errorf("%d bytes in the lane", n)
+			}
+			b.peer.out.mu.Unlock()
+			b.work()
+		}
+	}
+}
+
+// Streams of many senders, sealed on other cores, keep their order.
+func TestStreamsInOrder(t *testing.T) {
+	const senders, packets = 4, 500
+	d, _, _, conn, _ := steadyDevice(t)
+	type message struct {
+		counter uint64
+		sender  uint32
+		number  uint32
+	}
+	var (
+		got  []message
+		done = make(chan struct{})
+	)
+	written := make(chan []byte)
+	conn.watch = func(b []byte) { written <- bytes.Clone(b) }
+	go func() {
+		defer close(done)
+		for range senders * packets {
+			msg := <-written
+			counter := dataCounter(msg)
+			var nonce [12]byte
+			binary.LittleEndian.PutUint64(nonce[4:], counter)
+			plain, err := newAEAD(&[32]byte{1}).Open(nil, nonce[:], msg[dataHeaderSize:], nil)
+			if err != nil {
+				t.Errorf("message %d: %v", counter, err)
+				plain = make([]byte, 36)
+			}
+			got = append(got, message{counter, binary.BigEndian.Uint32(plain[28:]), binary.BigEndian.Uint32(plain[32:])})
+		}
+	}()
+	var wg sync.WaitGroup
+	for sender := range senders {
+		wg.Go(func() {
+			for i := range packets {
+				payload := binary.BigEndian.AppendUint32(nil, uint32(sender))
+				payload = binary.BigEndian.AppendUint32(payload, uint32(i))
+				payload = append(payload, make([]byte, i%3*sender*100)...)
+				b := fakepeer.UDP(netip.AddrPortFrom(devInner, 1), netip.AddrPortFrom(farInner, 2), payload)
+				if err := d.output(netstack.NewPacket(b)); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	<-done
+	var next [senders]uint32
+	for i, m := range got {
+		if m.counter != uint64(i) {
+			t.Fatalf("counter %d, want %d", m.counter, i)
+		}
+		if m.sender >= senders || m.number != next[m.sender] {
+			t.Fatalf("packet %d of sender %d, want %v", m.number, m.sender, next)
+		}
+		next[m.sender]++
+	}
+}
+
+// onOneCore returns whether another goroutine got to run while f did, on one
+// core, which f must not leave for long.
+func onOneCore(f func()) bool {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
+	var ran atomic.Bool
+	runtime.Gosched() // a fresh slice of time
+	go ran.Store(true)
+	f()
+	return ran.Load()
+}
+
+// A stream and the goroutine that opens one leave the core to others in time.
+func TestStreamsTakeTurns(t *testing.T) {
+	most := 0
+	b := sendStream(t)
+	for range 10 { // whoever else runs may have the other go before its turn
+		b.begin()
+		pkt := netstack.NewPacket(packet(devInner, farInner, "x"))
+		sent := 0
+		onOneCore(func() {
+			var ran atomic.Bool
+			go ran.Store(true)
+			for !ran.Load() && sent < 10*turnPackets {
+				b.follow(-time.Hour)
+				if err := b.dev.output(pkt); err != nil {
+					t.Error(err)
+				}
+				if sent++; sent%maxBatchSegments == 0 {
+					b.work()
+					for len(b.sent) > 0 {
+						<-b.sent
+					}
+				}
+			}
+		})
+		most = max(most, sent)
+	}
+	if most > 4*turnPackets || most < turnPackets/2 {
+		t.Errorf("others ran after %d packets of a stream, at the latest", most)
+	}
+}
+
+func TestOpeningTakesTurns(t *testing.T) {
+	d, _, pair, _, _ := steadyDevice(t)
+	plain := packet(farInner, devInner, strings.Repeat("x", 1000))
+	run := sealedRun(pair, 0, 16, plain)
+	e, _ := d.indices.lookup(pair.localIndex)
+	newBatch := func(messages int) *recvBatch {
+		buf := newBuffer(maxMessage)
+		copy(buf.b, run)
+		b := recvBatches.Get().(*recvBatch)
+		b.peer, b.pair, b.bufs = e.peer, e.pair, append(b.bufs, buf)
+		size := dataOverhead + len(plain)
+		for m := range slices.Chunk(buf.b[:messages*size], size) {
+			b.msgs = append(b.msgs, m)
+			b.bytes += len(m)
+		}
+		e.peer.in.push(b, b.pinned())
+		d.held.Add(int64(b.pinned()))
+		return b
+	}
+	// Whether others run can be by chance, but not as a rule.
+	const tries = 10
+	large, small := 0, 0
+	for range tries {
+		if b := newBatch(16); onOneCore(func() { d.openBatch(b) }) {
+			large++
+		}
+		if b := newBatch(1); onOneCore(func() { d.openBatch(b) }) {
+			small++
+		}
+	}
+	if large < tries/2 {
+		t.Errorf("others ran after %d of %d large batches", large, tries)
+	}
+	if small > tries/2 {
+		t.Errorf("others ran after %d of %d small batches", small, tries)
+	}
+}
