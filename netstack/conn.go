@@ -181,18 +181,18 @@ func (s *Stack) newTCPConn(ep tcpip.Endpoint, wq *waiter.Queue) (*tcpConn, error
 	return c, nil
 }
 
-// tune suits a fresh connection to how far away its other end is, by the round trip of the handshake. The stack's defaults
-// are for the distance: CUBIC, and a buffer that grows. With a near end CUBIC takes the jitter of a busy machine for a
-// queue, and leaves slow start with a window that keeps half the cores idle; and a buffer that grows does so until others
-// wait for milliseconds behind it.
+// tune suits a fresh connection to how far away its other end is, by the round trip of the handshake: CUBIC, and a buffer
+// that grows, are for the distance. With a near end CUBIC takes the jitter of a busy machine for a queue, and leaves slow
+// start with a window that keeps half the cores idle; and a buffer that grows does so until others wait for milliseconds
+// behind it. The stack's default is Reno, as to change it is dear for a short connection.
 func tune(ep tcpip.Endpoint) {
 	var info tcpip.TCPInfoOption
-	if err := ep.GetSockOpt(&info); err != nil || info.RTT == 0 || info.RTT > nearRTT {
+	if err := ep.GetSockOpt(&info); err == nil && info.RTT > 0 && info.RTT <= nearRTT {
+		ep.SocketOptions().SetSendBufferSize(nearSend, true)
 		return
 	}
-	reno := tcpip.CongestionControlOption("reno")
-	ep.SetSockOpt(&reno)
-	ep.SocketOptions().SetSendBufferSize(nearSend, true)
+	cubic := tcpip.CongestionControlOption("cubic")
+	ep.SetSockOpt(&cubic)
 }
 
 func (c *tcpConn) Read(b []byte) (int, error) {

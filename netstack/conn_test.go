@@ -319,15 +319,17 @@ func TestReach(t *testing.T) {
 		t.Error("Reach runs on after the dial")
 	}
 
-	// An explanation of the end of the context stands for it.
+	// An explanation of the end of the context stands for it, however soon that came.
 	reach = func(ctx context.Context, addr netip.Addr) error {
 		<-ctx.Done()
 		return cause
 	}
-	ctx, cancel = context.WithTimeout(t.Context(), 20*time.Millisecond)
-	defer cancel()
-	_, err = s.DialContext(ctx, "tcp", "10.0.0.2:1")
-	wantOpError(t, err, "dial", "tcp", cause)
+	for _, life := range []time.Duration{reachAfter / 10, 2 * reachAfter} {
+		ctx, cancel = context.WithTimeout(t.Context(), life)
+		defer cancel()
+		_, err = s.DialContext(ctx, "tcp", "10.0.0.2:1")
+		wantOpError(t, err, "dial", "tcp", cause)
+	}
 	ctx, cancel = context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()
 	_, err = s.Ping(ctx, b4)
@@ -368,13 +370,33 @@ func TestReachDeadline(t *testing.T) {
 }
 
 func TestReachConnected(t *testing.T) {
-	ended := make(chan struct{})
+	begun, ended := make(chan struct{}, 100), make(chan struct{}, 100)
 	p := join(t, func(a, b *Config) {
 		a.Reach = func(ctx context.Context, addr netip.Addr) error {
+			begun <- struct{}{}
 			<-ctx.Done()
-			close(ended)
+			ended <- struct{}{}
 			return nil
 		}
+	})
+	// What is soon over is not asked about.
+	for n := 1; ; n++ {
+		p.connect(t, b4)
+		if len(begun) < n {
+			break
+		}
+		if n == 50 { // a busy machine may make some slow
+			t.Fatal("Reach is asked about every connection")
+		}
+	}
+	for len(begun) > 0 {
+		<-begun
+		<-ended
+	}
+	p.fromB.setFilter(func([]byte) bool {
+		p.fromB.setFilter(nil)
+		<-begun
+		return true
 	})
 	p.connect(t, b4)
 	select {

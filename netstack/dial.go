@@ -18,6 +18,9 @@ import (
 // attemptDelay is RFC 8305's Connection Attempt Delay.
 const attemptDelay = 250 * time.Millisecond
 
+// reachAfter is how long a connection attempt lasts until Config.Reach is asked: most are over sooner than one could ask.
+const reachAfter = 10 * time.Millisecond
+
 // DialContext connects to address from the stack. The network is "tcp", "tcp4", "tcp6", "udp", "udp4" or "udp6"; the
 // address is host:port, where the host is an IP address or a name, looked up as LookupNetIP does. A name with several
 // addresses is dialled as RFC 8305 says ("Happy Eyeballs"). The context covers everything until DialContext returns.
@@ -222,8 +225,11 @@ func (s *Stack) connect(ctx context.Context, ep tcpip.Endpoint, remote netip.Add
 		}
 	})()
 
-	failed, stop := s.reach(ctx, remote.Addr())
-	defer stop()
+	late := time.NewTimer(reachAfter)
+	defer late.Stop()
+	var failed <-chan error
+	stop := func() {}
+	defer func() { stop() }()
 	if err := ep.Connect(full(remote)); err != nil {
 		if _, ok := err.(*tcpip.ErrConnectStarted); !ok {
 			return errnoOf("connect", err)
@@ -248,9 +254,14 @@ func (s *Stack) connect(ctx context.Context, ep tcpip.Endpoint, remote netip.Add
 			if e.local == addrPortOf(local) {
 				return callError("connect", e.err)
 			}
+		case <-late.C:
+			failed, stop = s.reach(ctx, remote.Addr())
 		case err := <-failed:
 			return err
 		case <-ctx.Done():
+			if failed == nil {
+				failed, stop = s.reach(ctx, remote.Addr())
+			}
 			stop()
 			return whyEnded(ctx, failed)
 		case <-s.done:

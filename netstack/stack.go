@@ -83,10 +83,11 @@ type Config struct {
 	// The packet counts as lost with any other error.
 	Output func(*Packet) error
 
-	// Reach, if not nil, runs beside every connection attempt, echo and DNS query to addr. If it returns an error, that
-	// ends the attempt and is wrapped in its error; nil means that it has nothing to say. Its context is cancelled when
-	// the attempt ends, which waits for Reach to return. If it was the context that ended the attempt, what Reach returns
-	// then, other than the context's error, explains it.
+	// Reach, if not nil, runs beside every echo and DNS query to addr, and beside every connection attempt that is not
+	// over within 10 ms or the life of its context. If it returns an error, that ends the attempt and is wrapped in its
+	// error; nil means that it has nothing to say. Its context is cancelled when the attempt ends, which waits for Reach
+	// to return. If it was the context that ended the attempt, what Reach returns then, other than the context's error,
+	// explains it.
 	Reach func(ctx context.Context, addr netip.Addr) error
 }
 
@@ -155,7 +156,7 @@ func New(cfg Config) (*Stack, error) {
 	s.foreign = &link{stack: s, mtu: uint32(cfg.MTU), gso: gsoSize(cfg.MTU, cfg.MaxSegments)}
 	s.gv = gstack.New(gstack.Options{
 		NetworkProtocols:   []gstack.NetworkProtocolFactory{ipv4.NewProtocol, ipv6.NewProtocol},
-		TransportProtocols: []gstack.TransportProtocolFactory{tcp.NewProtocolCUBIC, udp.NewProtocol, icmp.NewProtocol4, icmp.NewProtocol6},
+		TransportProtocols: []gstack.TransportProtocolFactory{tcp.NewProtocol, udp.NewProtocol, icmp.NewProtocol4, icmp.NewProtocol6},
 	})
 	if err := s.configure(); err != nil {
 		s.gv.Destroy()
