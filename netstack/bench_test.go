@@ -3,8 +3,12 @@ package netstack
 import (
 	"fmt"
 	"io"
+	"math/rand/v2"
+	"slices"
 	"sync"
 	"testing"
+
+	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 )
 
 // A fastWire is a wire that takes and delivers the segments of a packet together, as a tunnel does.
@@ -12,6 +16,7 @@ type fastWire struct {
 	batches chan *segments
 	done    chan struct{}
 	pool    sync.Pool
+	loss    float64 // of segments
 }
 
 type segments struct {
@@ -42,6 +47,9 @@ func (w *fastWire) run(to *Stack) {
 	for {
 		select {
 		case s := <-w.batches:
+			if w.loss > 0 {
+				s.list = slices.DeleteFunc(s.list, func([]byte) bool { return rand.Float64() < w.loss })
+			}
 			to.Deliver(s.list)
 			w.pool.Put(s)
 		case <-w.done:
@@ -51,11 +59,11 @@ func (w *fastWire) run(to *Stack) {
 }
 
 // joinFast is join with fast wires.
-func joinFast(b *testing.B, mtu int) *pair {
+func joinFast(b *testing.B, mtu int, loss float64) *pair {
 	wires := [2]*fastWire{}
 	done := make(chan struct{})
 	for i := range wires {
-		wires[i] = &fastWire{batches: make(chan *segments, 64), done: done}
+		wires[i] = &fastWire{batches: make(chan *segments, 64), done: done, loss: loss}
 	}
 	p := join(b, func(x, y *Config) {
 		x.Output, y.Output = wires[0].output, wires[1].output
@@ -73,7 +81,7 @@ func BenchmarkTCP(b *testing.B) {
 	for _, mtu := range []int{1420, 65000} {
 		for _, streams := range []int{1, 4} {
 			b.Run(fmt.Sprintf("mtu=%d/streams=%d", mtu, streams), func(b *testing.B) {
-				benchmarkTCP(b, joinFast(b, mtu), streams)
+				benchmarkTCP(b, joinFast(b, mtu, 0), streams)
 			})
 		}
 	}
@@ -118,9 +126,20 @@ func benchmarkTCP(b *testing.B, p *pair, streams int) {
 	wg.Wait()
 }
 
+// BenchmarkLoss sends over TCP between two stacks joined in memory, where 1 % of the segments is lost, and says for which
+// part of the time the sender waited for a retransmission timeout.
+func BenchmarkLoss(b *testing.B) {
+	p := joinFast(b, defaultMTU, 0.01)
+	timeouts := p.a.gv.Stats().TCP.Timeouts
+	before := timeouts.Value()
+	benchmarkTCP(b, p, 1)
+	waited := float64(timeouts.Value()-before) * tcp.MinRTO.Seconds()
+	b.ReportMetric(100*waited/b.Elapsed().Seconds(), "%waiting")
+}
+
 // BenchmarkRoundTrip sends one byte there and back.
 func BenchmarkRoundTrip(b *testing.B) {
-	p := joinFast(b, defaultMTU)
+	p := joinFast(b, defaultMTU, 0)
 	from, to := p.connect(b, b4)
 	go io.Copy(to, to)
 	data := []byte{1}
@@ -137,7 +156,7 @@ func BenchmarkRoundTrip(b *testing.B) {
 
 // BenchmarkDial connects, sends one byte each way and closes: what a short connection costs in the stacks alone.
 func BenchmarkDial(b *testing.B) {
-	p := joinFast(b, defaultMTU)
+	p := joinFast(b, defaultMTU, 0)
 	l, err := p.b.Listen(b.Context(), "tcp", "10.0.0.2:7")
 	if err != nil {
 		b.Fatal(err)
