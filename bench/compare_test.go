@@ -17,8 +17,6 @@ import (
 	"github.com/wgstack/wireguard"
 )
 
-var rounds = flag.Int("rounds", 3, "rounds of each benchmark")
-
 // A contestant is something to measure, running. Its round measures it once;
 // all rounds of all contestants return metrics of the same units in the same
 // order.
@@ -33,46 +31,44 @@ type metric struct {
 	value float64
 }
 
-// compare lets the contestants have a round each, one after the other, again
-// and again, so that all of them see the machine in the same state. Each is
-// then a sub-benchmark that reports the medians of its metrics. The first, this
-// library, also reports the medians of its ratios to its peers, round by round.
+// compare lets the contestants have a round each, one after the other, as often
+// as -count says, so that all of them see the machine in the same state. Each
+// is then a sub-benchmark, whose results are those of its rounds. Those of the
+// first, this library, have its ratios to its peers beside them.
 func compare(b *testing.B, contestants []contestant) {
 	b.Helper()
-	values := make([]map[string][]float64, len(contestants))
-	for i := range values {
-		values[i] = make(map[string][]float64)
-	}
-	var units []string
-	for n := range *rounds {
+	count := int(flag.Lookup("test.count").Value.(flag.Getter).Get().(uint))
+	rounds := make([][][]metric, count) // by contestant
+	for n := range rounds {
+		rounds[n] = make([][]metric, len(contestants))
 		for i := range contestants {
 			i = (i + n) % len(contestants) // nobody is always after the same one
 			runtime.GC()                   // of what others left
-			for _, m := range contestants[i].round() {
-				values[i][m.unit] = append(values[i][m.unit], m.value)
-				if !slices.Contains(units, m.unit) {
-					units = append(units, m.unit)
-				}
-			}
+			rounds[n][i] = contestants[i].round()
 		}
 	}
 	for i, c := range contestants {
+		begun := 0
 		b.Run("impl="+c.name, func(b *testing.B) {
 			b.ReportMetric(0, "ns/op") // nothing of the rounds was on this clock
-			for _, unit := range units {
-				report(b, metric{unit, median(values[i][unit])})
+			if b.N == 1 {              // one of the repetitions that -count asks for begins so
+				begun++
+			}
+			round := rounds[(begun-1)%count]
+			for _, m := range round[i] {
+				report(b, m)
 			}
 			if i > 0 {
 				return
 			}
 			for j, peer := range contestants {
-				for k, unit := range units {
+				for k, own := range round[0] {
 					prefix, ok := ratios[peer.name]
 					if !ok || k > 0 && peer.name != kindGo.name {
 						break
 					}
-					if own, theirs := values[0][unit], values[j][unit]; len(own) == len(theirs) {
-						report(b, metric{prefix + unit, medianRatio(own, theirs)})
+					if k < len(round[j]) {
+						report(b, metric{prefix + own.unit, own.value / round[j][k].value})
 					}
 				}
 			}
@@ -124,50 +120,6 @@ func contest(b *testing.B, start func(b *testing.B, r *running) func() []metric)
 func report(b *testing.B, m metric) {
 	if !math.IsNaN(m.value) && !math.IsInf(m.value, 0) {
 		b.ReportMetric(m.value, m.unit)
-	}
-}
-
-// median is the middle one of values, or not a number if there are none.
-func median(values []float64) float64 {
-	values = slices.Sorted(slices.Values(values))
-	n := len(values)
-	if n == 0 {
-		return math.NaN()
-	}
-	return (values[(n-1)/2] + values[n/2]) / 2
-}
-
-// medianRatio is the median of the ratios of numbers to others, one by one,
-// without those of nothing to nothing. Something to nothing is more than any
-// other ratio.
-func medianRatio(numbers, others []float64) float64 {
-	var quotients []float64
-	for i, n := range numbers {
-		if q := n / others[i]; !math.IsNaN(q) {
-			quotients = append(quotients, q)
-		}
-	}
-	return median(quotients)
-}
-
-func TestMedianRatio(t *testing.T) {
-	for _, test := range []struct {
-		numbers, others []float64
-		want            float64
-	}{
-		{nil, nil, math.NaN()},
-		{[]float64{0}, []float64{0}, math.NaN()},
-		{[]float64{1}, []float64{0}, math.Inf(1)},
-		{[]float64{0}, []float64{1}, 0},
-		{[]float64{1, 6, 6}, []float64{1, 2, 3}, 2},
-		{[]float64{1, 3}, []float64{1, 1}, 2},
-		{[]float64{0, 5}, []float64{0, 1}, 5},
-		{[]float64{1, 2, 3}, []float64{0, 1, 1}, 3},
-	} {
-		got := medianRatio(test.numbers, test.others)
-		if got != test.want && !(math.IsNaN(got) && math.IsNaN(test.want)) {
-			t.Errorf("of %v to %v: %v, want %v", test.numbers, test.others, got, test.want)
-		}
 	}
 }
 
