@@ -1,9 +1,10 @@
 package wireguard
 
 import (
+	"crypto/ecdh"
+
 	"golang.org/x/crypto/blake2s"
 	"golang.org/x/crypto/chacha20poly1305"
-	"golang.org/x/crypto/curve25519"
 )
 
 // The handshake, whitepaper sections 5.4.2 and 5.4.3, as functions from bytes
@@ -19,22 +20,24 @@ import (
 // never changes once published.
 type identity struct {
 	private PrivateKey
+	key     *ecdh.PrivateKey // private, ready for use
 	public  PublicKey
 	checker cookieChecker
 }
 
 func newIdentity(private PrivateKey) *identity {
-	id := &identity{private: private, public: private.PublicKey()}
+	id := &identity{private: private, key: private.key()}
+	id.public = PublicKey(id.key.PublicKey().Bytes())
 	id.checker.init(id.public)
 	return id
 }
 
 // staticSecret is the shared secret of the two static keys, the ss token. It
 // is the same in every handshake of two peers, so it is worth keeping.
-type staticSecret [curve25519.PointSize]byte
+type staticSecret [32]byte
 
 func (id *identity) staticSecret(remote *PublicKey) (ss staticSecret, err error) {
-	shared, err := curve25519.X25519(id.private[:], remote[:])
+	shared, err := dh(id.key, remote)
 	if err != nil {
 		return ss, err
 	}
@@ -55,28 +58,28 @@ func (k *transportKeys) erase() { *k = transportKeys{} }
 type initiator struct {
 	state     symmetricState
 	self      *identity
-	ephemeral PrivateKey
+	ephemeral *ecdh.PrivateKey
 	index     uint32 // ours, the initiation's sender
 }
 
 func (i *initiator) erase() {
 	i.state = symmetricState{}
-	clear(i.ephemeral[:])
+	i.ephemeral = nil
 }
 
 // initiate makes an initiation without MACs.
 func initiate(self *identity, remote PublicKey, ss *staticSecret, ephemeral PrivateKey, sender uint32, stamp tai64n) (*[initiationSize]byte, *initiator, error) {
-	i := &initiator{state: wireguardState, self: self, ephemeral: ephemeral, index: sender}
+	i := &initiator{state: wireguardState, self: self, ephemeral: ephemeral.key(), index: sender}
 	s := &i.state
 	msg := initiation{sender: sender}
 	// <- s
 	s.mixHash(remote[:])
 	// e
-	msg.ephemeral = ephemeral.PublicKey()
+	msg.ephemeral = PublicKey(i.ephemeral.PublicKey().Bytes())
 	s.mixHash(msg.ephemeral[:])
 	s.mixKey(msg.ephemeral[:])
 	// es
-	key, err := s.mixDH(&i.ephemeral, &remote)
+	key, err := s.mixDH(i.ephemeral, &remote)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -100,11 +103,11 @@ func (i *initiator) finish(b []byte, psk *PresharedKey) (keys transportKeys, rem
 	s.mixHash(msg.ephemeral[:])
 	s.mixKey(msg.ephemeral[:])
 	// ee
-	if _, err = s.mixDH(&i.ephemeral, &msg.ephemeral); err != nil {
+	if _, err = s.mixDH(i.ephemeral, &msg.ephemeral); err != nil {
 		return keys, 0, err
 	}
 	// se
-	if _, err = s.mixDH(&i.self.private, &msg.ephemeral); err != nil {
+	if _, err = s.mixDH(i.self.key, &msg.ephemeral); err != nil {
 		return keys, 0, err
 	}
 	// psk
@@ -142,7 +145,7 @@ func (r *responder) readStatic(self *identity, b []byte) error {
 	s.mixHash(r.msg.ephemeral[:])
 	s.mixKey(r.msg.ephemeral[:])
 	// es
-	key, err := s.mixDH(&self.private, &r.msg.ephemeral)
+	key, err := s.mixDH(self.key, &r.msg.ephemeral)
 	if err != nil {
 		return err
 	}
@@ -169,23 +172,24 @@ func (r *responder) respond(psk *PresharedKey, ephemeral PrivateKey, sender uint
 	s := &r.state
 	msg := response{sender: sender, receiver: r.remoteIndex}
 	// e
-	msg.ephemeral = ephemeral.PublicKey()
+	key := ephemeral.key()
+	msg.ephemeral = PublicKey(key.PublicKey().Bytes())
 	s.mixHash(msg.ephemeral[:])
 	s.mixKey(msg.ephemeral[:])
 	// ee
-	if _, err := s.mixDH(&ephemeral, &r.msg.ephemeral); err != nil {
+	if _, err := s.mixDH(key, &r.msg.ephemeral); err != nil {
 		return nil, keys, err
 	}
 	// se
-	if _, err := s.mixDH(&ephemeral, &r.remote); err != nil {
+	if _, err := s.mixDH(key, &r.remote); err != nil {
 		return nil, keys, err
 	}
 	// psk
-	key := s.mixPSK(psk)
+	last := s.mixPSK(psk)
 	// {}
-	s.sealHash(msg.empty[:0], &key, nil)
+	s.sealHash(msg.empty[:0], &last, nil)
 	keys.receive, keys.send = s.split()
-	clear(key[:])
+	clear(last[:])
 	clear(ephemeral[:])
 	b := msg.marshal()
 	return &b, keys, nil

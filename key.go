@@ -79,11 +79,17 @@ func (k PrivateKey) PublicKey() PublicKey {
 	if k.IsZero() {
 		return PublicKey{}
 	}
-	priv, err := ecdh.X25519().NewPrivateKey(k[:])
+	return PublicKey(k.key().PublicKey().Bytes())
+}
+
+// key returns k ready for use. That computes the public key, which is why
+// curve25519.X25519, where it happens in each call, takes twice the time.
+func (k PrivateKey) key() *ecdh.PrivateKey {
+	key, err := ecdh.X25519().NewPrivateKey(k[:])
 	if err != nil {
 		panic("wireguard: " + err.Error()) // only a wrong length can fail
 	}
-	return PublicKey(priv.PublicKey().Bytes())
+	return key
 }
 
 // clamp makes k a valid Curve25519 scalar. It also makes a zero key nonzero:

@@ -539,7 +539,7 @@ func TestB97NothingIsLeftOnTheHost(t *testing.T) {
 func TestB98SecretsAreErased(t *testing.T) {
 	bare := func(what string, i *initiator) {
 		t.Helper()
-		if i.state != (symmetricState{}) || i.ephemeral != (PrivateKey{}) {
+		if i.state != (symmetricState{}) || i.ephemeral != nil {
 			t.Errorf("%s: the handshake keeps its secrets", what)
 		}
 	}

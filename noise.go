@@ -1,13 +1,13 @@
 package wireguard
 
 import (
+	"crypto/ecdh"
 	"crypto/hkdf"
 	"errors"
 	"hash"
 
 	"golang.org/x/crypto/blake2s"
 	"golang.org/x/crypto/chacha20poly1305"
-	"golang.org/x/crypto/curve25519"
 )
 
 const (
@@ -74,14 +74,23 @@ func (s *symmetricState) mixPSK(psk *PresharedKey) (key [chacha20poly1305.KeySiz
 }
 
 // mixDH mixes the shared secret of two keys into the chain and derives a key.
-func (s *symmetricState) mixDH(private *PrivateKey, public *PublicKey) (key [chacha20poly1305.KeySize]byte, err error) {
-	shared, err := curve25519.X25519(private[:], public[:])
+func (s *symmetricState) mixDH(private *ecdh.PrivateKey, public *PublicKey) (key [chacha20poly1305.KeySize]byte, err error) {
+	shared, err := dh(private, public)
 	if err != nil {
 		return key, err
 	}
 	key = s.mixCipherKey(shared)
 	clear(shared)
 	return key, nil
+}
+
+// dh returns the shared secret of two keys. It refuses to return zero.
+func dh(private *ecdh.PrivateKey, public *PublicKey) ([]byte, error) {
+	p, err := ecdh.X25519().NewPublicKey(public[:])
+	if err != nil {
+		return nil, err
+	}
+	return private.ECDH(p)
 }
 
 // sealHash appends plaintext sealed under key with the running hash as

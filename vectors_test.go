@@ -149,7 +149,7 @@ func TestVectorsX25519(t *testing.T) {
 			t.Errorf("static secret with the low-order point %x", p)
 		}
 		s := wireguardState
-		if _, err := s.mixDH(&id.private, &point); err == nil {
+		if _, err := s.mixDH(id.key, &point); err == nil {
 			t.Errorf("mixed in a product of the low-order point %x", p)
 		}
 	}
@@ -184,7 +184,7 @@ func TestVectorsNoise(t *testing.T) {
 		)
 		dh := func(s *symmetricState, private *PrivateKey, public *PublicKey) [32]byte {
 			t.Helper()
-			key, err := s.mixDH(private, public)
+			key, err := s.mixDH(private.key(), public)
 			if err != nil {
 				t.Fatal(err)
 			}

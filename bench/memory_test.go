@@ -62,7 +62,7 @@ func idlePeerMemory(b *testing.B, k kind, peers int) []metric {
 func busyPeerMemory(b *testing.B, k kind) []metric {
 	const peers = 1000 // to share what the device itself takes under load
 	s := newSwarm(b, k, peers, true)
-	defer s.end.Close()
+	defer s.close()
 	m := measureMemory()
 	s.enlist()
 	s.shake()

@@ -98,6 +98,14 @@ func newSwarm(b *testing.B, k kind, n int, answers bool) *swarm {
 	return s
 }
 
+// close ends the device and its peers, which the end of the benchmark does too.
+func (s *swarm) close() {
+	s.end.Close()
+	for _, m := range s.members {
+		m.socket.Close()
+	}
+}
+
 // enlist makes the members peers of the device.
 func (s *swarm) enlist() {
 	s.b.Helper()
