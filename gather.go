@@ -49,7 +49,7 @@ func (p *peer) gather(pkt *netstack.Packet) (room int, done bool) {
 		return 0, true
 	}
 	size := dataOverhead + padded(pkt.Len(), p.device.mtu)
-	if g.stream > streamPackets {
+	if g.stream > streamPackets && p.keys.current.usable(now) { // what is staged takes no more than it needs
 		room = min(2*max(g.size, size), maxBatchBytes)
 	}
 	g.size = size

@@ -295,6 +295,11 @@ func TestStreamEnds(t *testing.T) {
 			if n := b.peer.staged.packets; test.batches > 0 && n > 0 {
 				t.Errorf("%d packets are staged", n)
 			}
+			for _, batch := range b.peer.staged.batches {
+				if batch.room > 0 {
+					t.Errorf("a packet that is staged has room for %d bytes", batch.room)
+				}
+			}
 			if test.batches < 0 && b.peer.gathering.batch != nil && b.peer.gathering.batch.count > 1 {
 				t.Error("a packet was added")
 			}
