@@ -12,9 +12,9 @@ import (
 // that come until it is sealed go with it: one unit of work, one system call.
 
 const (
-	// closePackets is how soon after another a packet belongs to a stream: less
+	// streamInterval is how soon after another a packet belongs to a stream: less
 	// than it takes to seal and send a few, or to be answered.
-	closePackets = 10 * time.Microsecond
+	streamInterval = 10 * time.Microsecond
 	// streamPackets is how many in a row make a stream. Fewer, such as those of a
 	// request, go sooner if nobody has to be woken for them.
 	streamPackets = 8
@@ -39,16 +39,16 @@ func (p *peer) gather(pkt *netstack.Packet) (room int, done bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	g := &p.gathering
-	if now.Sub(g.latest) > closePackets {
+	if now.Sub(g.latest) > streamInterval {
 		g.stream = 0
 	}
 	g.latest = now
 	g.stream++
 	g.turn++
-	if p.add(pkt, now) {
+	size := dataOverhead + padded(pkt.Len(), p.device.mtu)
+	if p.add(pkt, size, now) {
 		return 0, true
 	}
-	size := dataOverhead + padded(pkt.Len(), p.device.mtu)
 	if g.stream > streamPackets && p.keys.current.usable(now) { // what is staged takes no more than it needs
 		room = min(2*max(g.size, size), maxBatchBytes)
 	}
@@ -56,10 +56,10 @@ func (p *peer) gather(pkt *netstack.Packet) (room int, done bool) {
 	return room, false
 }
 
-// add adds a packet to the batch that gathers, if all its messages but the last
-// are then of one size. p.mu is held.
-func (p *peer) add(pkt *netstack.Packet, now time.Time) bool {
-	b, size := p.gathering.batch, dataOverhead+padded(pkt.Len(), p.device.mtu)
+// add adds a packet, a message of the given size, to the batch that gathers, if
+// all its messages but the last are then of one size. p.mu is held.
+func (p *peer) add(pkt *netstack.Packet, size int, now time.Time) bool {
+	b := p.gathering.batch
 	if b == nil || p.stopped || b.pair != p.keys.current || b.tos != pkt.TOS()&ecnMask ||
 		size > b.stride || len(b.data)+size > b.room || b.count == maxBatchSegments {
 		return false

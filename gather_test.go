@@ -120,7 +120,7 @@ func (b *streamBed) wantNone() {
 func TestPacketsAloneAreSentAtOnce(t *testing.T) {
 	b := sendStream(t)
 	for i := range 3 * streamPackets {
-		b.follow(closePackets + time.Nanosecond)
+		b.follow(streamInterval + time.Nanosecond)
 		if err := b.dev.output(netstack.NewPacket(packet(devInner, farInner, fmt.Sprint(i)))); err != nil {
 			t.Error(err)
 		}

@@ -102,7 +102,7 @@ func steadyDevice(t *testing.T) (d *Device, p *peer, pair *keypair, conn *sinkCo
 }
 
 func TestOutputDoesNotAllocate(t *testing.T) {
-	for name, since := range map[string]time.Duration{"alone": closePackets + 1, "in a stream": -time.Hour} {
+	for name, since := range map[string]time.Duration{"alone": streamInterval + 1, "in a stream": -time.Hour} {
 		t.Run(name, func(t *testing.T) {
 			const packets = 50
 			d, p, _, conn, _ := steadyDevice(t)

@@ -181,8 +181,8 @@ func gsoSize(mtu, n int) uint32 {
 func (s *Stack) configure() error {
 	sack := tcpip.TCPSACKEnabled(true)
 	// gVisor's RACK is left out: when a timeout finds many segments lost, it takes the others for still on their way, so
-	// that one segment goes out for each further timeout. The price is its tail loss probe: random loss on a path with no
-	// delay to speak of costs two to three times as much time.
+	// that one segment goes out for each further timeout. The price is its tail loss probe, which finds the loss of the
+	// last segments of a flight, if they are in small packets, before a timeout does.
 	recovery := tcpip.TCPRecovery(0)
 	moderate := tcpip.TCPModerateReceiveBufferOption(true)
 	receive := tcpip.TCPReceiveBufferSizeRangeOption{Min: tcp.MinBufferSize, Default: tcpDefaultBuffer, Max: tcpMaxReceive}
