@@ -72,7 +72,7 @@ func TestCanonicalConfig(t *testing.T) {
 	}
 }
 
-// Covers E03.
+// Covers M03.
 func TestCanonicalConfigErrors(t *testing.T) {
 	key, other := PublicKey{1}, PublicKey{2}
 	for _, c := range []struct {

@@ -62,7 +62,7 @@ func (b *bed) crowd(n int, addr, network string) (rs []*remote) {
 	return rs
 }
 
-func TestB54BadMAC1IsMetWithSilence(t *testing.T) {
+func TestP54BadMAC1IsMetWithSilence(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		for _, loaded := range []bool{false, true} {
 			if loaded {
@@ -90,8 +90,8 @@ func TestB54BadMAC1IsMetWithSilence(t *testing.T) {
 	})
 }
 
-// Covers E38.
-func TestB55MAC2IsIgnoredWhenCalm(t *testing.T) {
+// Covers M38.
+func TestP55MAC2IsIgnoredWhenCalm(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		b.far.Cookie = []byte("no cookie at all")
 		b.far.initiate("wrong mac2 in an initiation")
@@ -102,7 +102,7 @@ func TestB55MAC2IsIgnoredWhenCalm(t *testing.T) {
 	})
 }
 
-func TestB56LoadedDeviceAnswersInitiationWithCookie(t *testing.T) {
+func TestP56LoadedDeviceAnswersInitiationWithCookie(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		before, indices := b.far.stats(), b.dev.indices.len()
 		b.loaded()
@@ -131,7 +131,7 @@ func TestB56LoadedDeviceAnswersInitiationWithCookie(t *testing.T) {
 	})
 }
 
-func TestB56CookieComesBeforeAnySecretIsComputed(t *testing.T) {
+func TestP56CookieComesBeforeAnySecretIsComputed(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		b.loaded()
 		msg, _ := b.far.Initiation(fakepeer.InitiationOptions{})
@@ -142,7 +142,7 @@ func TestB56CookieComesBeforeAnySecretIsComputed(t *testing.T) {
 	})
 }
 
-func TestB57LoadedDeviceAnswersResponseWithCookie(t *testing.T) {
+func TestP57LoadedDeviceAnswersResponseWithCookie(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		b.output(b.far, "staged")
 		hs := b.far.wantInitiation("packet")
@@ -163,7 +163,7 @@ func TestB57LoadedDeviceAnswersResponseWithCookie(t *testing.T) {
 	})
 }
 
-func TestB58LimiterDecidesAboutThoseWithCookies(t *testing.T) {
+func TestP58LimiterDecidesAboutThoseWithCookies(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		b.loaded()
 		peers := b.crowd(ratelimit.Burst+2, "192.0.2.50", "10.1.0")
@@ -191,7 +191,7 @@ func TestB58LimiterDecidesAboutThoseWithCookies(t *testing.T) {
 	})
 }
 
-func TestB59LimiterCountsIPv6Networks(t *testing.T) {
+func TestP59LimiterCountsIPv6Networks(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		b.loaded()
 		var peers []*remote
@@ -224,7 +224,7 @@ func (c mappedConn) ReadFrom(b []byte) (int, net.Addr, error) {
 	return n, from, err
 }
 
-func TestB59LimiterCountsIPv4Addresses(t *testing.T) {
+func TestP59LimiterCountsIPv4Addresses(t *testing.T) {
 	edit := func(cfg *Config) {
 		listen := cfg.ListenPacket
 		cfg.ListenPacket = func(ctx context.Context, network, address string) (net.PacketConn, error) {
@@ -250,7 +250,7 @@ func TestB59LimiterCountsIPv4Addresses(t *testing.T) {
 	})
 }
 
-func TestB59FullLimiterRefuses(t *testing.T) {
+func TestP59FullLimiterRefuses(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		b.loaded()
 		b.far.learnCookie()
@@ -268,8 +268,8 @@ func TestB59FullLimiterRefuses(t *testing.T) {
 	})
 }
 
-// Covers E24.
-func TestB60CookieCoversAddressAndPort(t *testing.T) {
+// Covers M24.
+func TestP60CookieCoversAddressAndPort(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		b.loaded()
 		b.far.learnCookie()
@@ -285,7 +285,7 @@ func TestB60CookieCoversAddressAndPort(t *testing.T) {
 	})
 }
 
-func TestB60CookieLivesTwoMinutes(t *testing.T) {
+func TestP60CookieLivesTwoMinutes(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		b.loaded()
 		b.far.learnCookie()
@@ -302,7 +302,7 @@ func TestB60CookieLivesTwoMinutes(t *testing.T) {
 	})
 }
 
-func TestB60LimiterAndSecretAreOfOneDevice(t *testing.T) {
+func TestP60LimiterAndSecretAreOfOneDevice(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		cfg, err := (&Config{
 			PrivateKey:   b.dev.identity.Load().private,
@@ -358,7 +358,7 @@ func (r *remote) giveCookie(msg []byte, index uint32, cookie [16]byte) {
 
 var noCookie [16]byte
 
-func TestB61CookieIsAcceptedForTheLatestMessageOnce(t *testing.T) {
+func TestP61CookieIsAcceptedForTheLatestMessageOnce(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		b.output(b.far, "unanswered")
 		first := b.far.wantMAC2("no cookie", noCookie)
@@ -379,7 +379,7 @@ func TestB61CookieIsAcceptedForTheLatestMessageOnce(t *testing.T) {
 	})
 }
 
-func TestB61CookieForAnotherPeerIsRefused(t *testing.T) {
+func TestP61CookieForAnotherPeerIsRefused(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		other := b.add("192.0.2.3:51820", "10.0.0.3")
 		b.output(b.far, "unanswered")
@@ -392,7 +392,7 @@ func TestB61CookieForAnotherPeerIsRefused(t *testing.T) {
 	})
 }
 
-func TestB61CookieIsAcceptedForKeyPair(t *testing.T) {
+func TestP61CookieIsAcceptedForKeyPair(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		msg, hs := b.far.Initiation(fakepeer.InitiationOptions{})
 		b.far.write(msg)
@@ -407,8 +407,8 @@ func TestB61CookieIsAcceptedForKeyPair(t *testing.T) {
 	})
 }
 
-// Covers E24.
-func TestB62CookieReplyOnlyStoresTheCookie(t *testing.T) {
+// Covers M24.
+func TestP62CookieReplyOnlyStoresTheCookie(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		b.output(b.far, "unanswered")
 		msg := b.far.want("packet", fakepeer.Initiation)
@@ -437,7 +437,7 @@ func TestB62CookieReplyOnlyStoresTheCookie(t *testing.T) {
 	})
 }
 
-func TestB63CookieServesFor115Seconds(t *testing.T) {
+func TestP63CookieServesFor115Seconds(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		b.output(b.far, "unanswered")
 		msg := b.far.want("packet", fakepeer.Initiation)
@@ -479,8 +479,8 @@ func (b *bed) holdHandshakes() (release func()) {
 	return func() { close(gate) }
 }
 
-// Covers E33.
-func TestB64HandshakesQueueUpWithoutHoldingData(t *testing.T) {
+// Covers M33.
+func TestP64HandshakesQueueUpWithoutHoldingData(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		s := b.far.connect()
 		release := b.holdHandshakes()
@@ -503,7 +503,7 @@ func TestB64HandshakesQueueUpWithoutHoldingData(t *testing.T) {
 	})
 }
 
-func TestB64LongQueueMeansLoadForASecond(t *testing.T) {
+func TestP64LongQueueMeansLoadForASecond(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		release := b.holdHandshakes()
 		flood := func(n int) {
@@ -528,7 +528,7 @@ func TestB64LongQueueMeansLoadForASecond(t *testing.T) {
 	})
 }
 
-func TestB65PrivateKeyChangesMACKeys(t *testing.T) {
+func TestP65PrivateKeyChangesMACKeys(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		key := NewPrivateKey()
 		if err := b.dev.SetPrivateKey(key); err != nil {

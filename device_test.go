@@ -83,7 +83,7 @@ func TestConnections(t *testing.T) {
 
 // TestBothWays echoes a stream in each family at once, and ends it by halves.
 //
-// Covers D01.
+// Covers N01.
 func TestBothWays(t *testing.T) {
 	near, far := devices(t)
 	l, err := far.Listen(background, "tcp", ":7")

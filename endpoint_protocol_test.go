@@ -33,8 +33,8 @@ func (r *remote) roamed(what string, s *fakepeer.Session, former *remote) {
 	former.wantSilence(what, instant)
 }
 
-// Covers E27.
-func TestB75AuthenticMessagesMoveTheEndpoint(t *testing.T) {
+// Covers M27.
+func TestP75AuthenticMessagesMoveTheEndpoint(t *testing.T) {
 	for name, from := range map[string]func(b *bed, moved *remote) *fakepeer.Session{
 		"initiation": func(b *bed, moved *remote) *fakepeer.Session {
 			s := moved.initiate("initiation")
@@ -83,8 +83,8 @@ func TestB75AuthenticMessagesMoveTheEndpoint(t *testing.T) {
 	}
 }
 
-// Covers E06.
-func TestB75AddressFamiliesAlternate(t *testing.T) {
+// Covers M06.
+func TestP75AddressFamiliesAlternate(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		v6 := b.far.moved("[2001:db8::77]:7777")
 		s := b.far.accept()
@@ -97,7 +97,7 @@ func TestB75AddressFamiliesAlternate(t *testing.T) {
 	})
 }
 
-func TestB76NothingElseMovesTheEndpoint(t *testing.T) {
+func TestP76NothingElseMovesTheEndpoint(t *testing.T) {
 	flip := func(msg []byte, i int) []byte {
 		msg = slices.Clone(msg)
 		msg[(len(msg)+i)%len(msg)] ^= 1
@@ -175,7 +175,7 @@ func TestB76NothingElseMovesTheEndpoint(t *testing.T) {
 	})
 }
 
-func TestB77OlderCountersMoveTheEndpointToo(t *testing.T) {
+func TestP77OlderCountersMoveTheEndpointToo(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		s := b.far.accept()
 		moved := b.far.moved(elsewhere)
@@ -201,7 +201,7 @@ func (t *tap) wantLocal(b *bed, what string, local udp.Local) {
 	}
 }
 
-func TestB78AnswersLeaveFromWhereTheyWereAsked(t *testing.T) {
+func TestP78AnswersLeaveFromWhereTheyWereAsked(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		var (
 			first  = udp.Local{Addr: devOuter, IfIndex: 3}
@@ -243,7 +243,7 @@ func TestB78AnswersLeaveFromWhereTheyWereAsked(t *testing.T) {
 	})
 }
 
-func TestB78RebindForgetsTheLocalAddress(t *testing.T) {
+func TestP78RebindForgetsTheLocalAddress(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		b.tapped().in.Local = udp.Local{Addr: devOuter, IfIndex: 3}
 		s := b.far.accept()
@@ -286,7 +286,7 @@ func (c *zonedConn) WriteTo(b []byte, to net.Addr) (int, error) {
 	return c.Conn.WriteToUDPAddrPort(b, *c.far.Load())
 }
 
-func TestB79LinkLocalScopeIsKept(t *testing.T) {
+func TestP79LinkLocalScopeIsKept(t *testing.T) {
 	for _, configured := range []string{linkLocal.String(), ""} {
 		var outer *zonedConn
 		edit := func(cfg *Config) {
@@ -421,8 +421,8 @@ func (h *host) echo(what string, s *fakepeer.Session, dev netip.AddrPort) {
 	}
 }
 
-// Covers D11.
-func TestB78HostAnswersFromTheAddressThatWasAsked(t *testing.T) {
+// Covers N11.
+func TestP78HostAnswersFromTheAddressThatWasAsked(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("only Linux has a second loopback address from the start")
 	}
@@ -456,8 +456,8 @@ func TestB78HostAnswersFromTheAddressThatWasAsked(t *testing.T) {
 	}
 }
 
-// Covers E20.
-func TestB80HostWithOneFamily(t *testing.T) {
+// Covers M20.
+func TestP80HostWithOneFamily(t *testing.T) {
 	for _, c := range []struct{ network, address, peer, other string }{
 		{"udp4", "127.0.0.1:0", "127.0.0.1", "[::1]:9"},
 		{"udp6", "[::1]:0", "::1", "127.0.0.1:9"},
@@ -489,7 +489,7 @@ func TestB80HostWithOneFamily(t *testing.T) {
 	}
 }
 
-func TestB80NameIsResolvedToTheFamilyThereIs(t *testing.T) {
+func TestP80NameIsResolvedToTheFamilyThereIs(t *testing.T) {
 	private := NewPrivateKey()
 	sock, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	if err != nil {
@@ -530,7 +530,7 @@ func TestB80NameIsResolvedToTheFamilyThereIs(t *testing.T) {
 	}
 }
 
-func TestB81AnyPortIsTheSameInBothFamilies(t *testing.T) {
+func TestP81AnyPortIsTheSameInBothFamilies(t *testing.T) {
 	h := onHost(t, "127.0.0.1", nil)
 	port := h.dev.Stats().ListenPort
 	if port == 0 {
@@ -555,8 +555,8 @@ func TestB81AnyPortIsTheSameInBothFamilies(t *testing.T) {
 	h.echo("the other family", s, netip.AddrPortFrom(netip.IPv6Loopback(), port))
 }
 
-// Covers E04.
-func TestB82FailedRebindLeavesTheOldSocket(t *testing.T) {
+// Covers M04.
+func TestP82FailedRebindLeavesTheOldSocket(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		s := b.far.connect()
 		taken, err := b.dev.listenPacket(background, "udp", ":4444")
@@ -598,7 +598,7 @@ func (s *markedSocket) SetMark(mark uint32) error {
 	return nil
 }
 
-func TestB82FailedChangeLeavesTheMark(t *testing.T) {
+func TestP82FailedChangeLeavesTheMark(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		v4 := b.dev.binding.Load().v4
 		first, second := &markedSocket{Socket: v4}, &markedSocket{Socket: v4}
@@ -644,7 +644,7 @@ func (s *replacedSocket) WriteBatch(ms []udp.Message) (int, error) {
 	return n, errors.Join(err, net.ErrClosed)
 }
 
-func TestB82PacketsUnderWayLeaveByTheNewSocket(t *testing.T) {
+func TestP82PacketsUnderWayLeaveByTheNewSocket(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		tap := b.tapped()
 		bound := b.dev.binding.Load()
@@ -672,8 +672,8 @@ func TestB82PacketsUnderWayLeaveByTheNewSocket(t *testing.T) {
 	})
 }
 
-// Covers E04.
-func TestB82RebindOnTheHost(t *testing.T) {
+// Covers M04.
+func TestP82RebindOnTheHost(t *testing.T) {
 	h := onHost(t, "127.0.0.1", nil)
 	s, dev := h.connect()
 	taken, err := net.ListenUDP("udp", nil)
@@ -692,7 +692,7 @@ func TestB82RebindOnTheHost(t *testing.T) {
 	h.echo("new socket, same port", s, dev)
 }
 
-func TestB83OuterSocketsComeFromTheFactory(t *testing.T) {
+func TestP83OuterSocketsComeFromTheFactory(t *testing.T) {
 	var calls []string
 	edit := func(cfg *Config) {
 		listen := cfg.ListenPacket
@@ -716,8 +716,8 @@ func TestB83OuterSocketsComeFromTheFactory(t *testing.T) {
 	})
 }
 
-// Covers E13.
-func TestB85NothingStopsAReceiverOnTheHost(t *testing.T) {
+// Covers M13.
+func TestP85NothingStopsAReceiverOnTheHost(t *testing.T) {
 	h := onHost(t, "127.0.0.1", nil)
 	s, dev := h.connect()
 	for _, n := range []int{0, 1, 65507} {
@@ -737,7 +737,7 @@ func TestB85NothingStopsAReceiverOnTheHost(t *testing.T) {
 	}
 }
 
-func TestB101NobodyToSendTo(t *testing.T) {
+func TestP101NobodyToSendTo(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		b.setPeer(PeerConfig{PublicKey: NewPrivateKey().PublicKey(), AllowedIPs: prefixes("10.7.0.0/16", "fd07::/16")})
 		for _, dst := range []string{"10.7.0.1", "10.8.0.1", "fd07::1", "fd08::1"} {
@@ -754,7 +754,7 @@ func TestB101NobodyToSendTo(t *testing.T) {
 	})
 }
 
-func TestB101DialFailsPromptly(t *testing.T) {
+func TestP101DialFailsPromptly(t *testing.T) {
 	sim := simnet.New(1)
 	defer sim.Close()
 	d, err := New(Config{
@@ -785,7 +785,7 @@ func TestB101DialFailsPromptly(t *testing.T) {
 	}
 }
 
-func TestB102OutgoingECN(t *testing.T) {
+func TestP102OutgoingECN(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		tap := b.tapped()
 		wantTOS := func(what string, tos ...uint8) {
@@ -826,7 +826,7 @@ func TestB102OutgoingECN(t *testing.T) {
 	})
 }
 
-func TestB102IncomingECN(t *testing.T) {
+func TestP102IncomingECN(t *testing.T) {
 	const dropped = 0xff
 	// By RFC 6040, section 4.2: rows are the inner mark, columns the outer.
 	want := [4][4]uint8{
@@ -876,7 +876,7 @@ func headerSum(h []byte) uint16 {
 	return uint16(sum>>16 + sum&0xffff)
 }
 
-func TestB102MarksOnTheHost(t *testing.T) {
+func TestP102MarksOnTheHost(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("the OS hides the marks")
 	}
@@ -915,8 +915,8 @@ func TestB102MarksOnTheHost(t *testing.T) {
 	}
 }
 
-// Covers E39.
-func TestB103TooBigDropsOnePacketOnly(t *testing.T) {
+// Covers M39.
+func TestP103TooBigDropsOnePacketOnly(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		s := b.far.connect()
 		for _, c := range []struct{ outer, size, told int }{
@@ -941,7 +941,7 @@ func TestB103TooBigDropsOnePacketOnly(t *testing.T) {
 	})
 }
 
-func TestB103EachPacketIsMeasured(t *testing.T) {
+func TestP103EachPacketIsMeasured(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		s := b.far.connect()
 		b.net.SetLink(devOuter, farOuter.Addr(), simnet.Link{MTU: 1300})
@@ -960,7 +960,7 @@ func TestB103EachPacketIsMeasured(t *testing.T) {
 	})
 }
 
-func TestB103StagedBatchesSurviveOneTooBig(t *testing.T) {
+func TestP103StagedBatchesSurviveOneTooBig(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		b.net.SetLink(devOuter, farOuter.Addr(), simnet.Link{MTU: 1300})
 		b.output(b.far, "one")
@@ -972,8 +972,8 @@ func TestB103StagedBatchesSurviveOneTooBig(t *testing.T) {
 	})
 }
 
-// TestB103BatchesOfOneCallSurviveOneTooBig has several leave the lane together.
-func TestB103BatchesOfOneCallSurviveOneTooBig(t *testing.T) {
+// TestP103BatchesOfOneCallSurviveOneTooBig has several leave the lane together.
+func TestP103BatchesOfOneCallSurviveOneTooBig(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		s := b.far.connect()
 		b.net.SetLink(devOuter, farOuter.Addr(), simnet.Link{MTU: 1300})
@@ -995,7 +995,7 @@ func TestB103BatchesOfOneCallSurviveOneTooBig(t *testing.T) {
 	})
 }
 
-func TestB103TellsIPv6Sender(t *testing.T) {
+func TestP103TellsIPv6Sender(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		b.far.allow("fd00::2/128", "10.0.0.2/32")
 		s := b.far.connect()
@@ -1051,7 +1051,7 @@ func (c *loopConn) edit(cfg *Config) {
 	}
 }
 
-func TestB104LoopIsBounded(t *testing.T) {
+func TestP104LoopIsBounded(t *testing.T) {
 	c := &loopConn{copies: 1}
 	inBed(t, c.edit, func(b *bed) {
 		c.dev = b.dev
@@ -1069,7 +1069,7 @@ func TestB104LoopIsBounded(t *testing.T) {
 	})
 }
 
-func TestB104LoopWithoutSessionIsBounded(t *testing.T) {
+func TestP104LoopWithoutSessionIsBounded(t *testing.T) {
 	c := &loopConn{copies: 1}
 	inBed(t, c.edit, func(b *bed) {
 		c.dev = b.dev
@@ -1089,7 +1089,7 @@ func TestB104LoopWithoutSessionIsBounded(t *testing.T) {
 	})
 }
 
-func TestB104CloseEndsAnAvalanche(t *testing.T) {
+func TestP104CloseEndsAnAvalanche(t *testing.T) {
 	c := &loopConn{copies: 10}
 	inBed(t, c.edit, func(b *bed) {
 		c.dev = b.dev
@@ -1108,7 +1108,7 @@ func TestB104CloseEndsAnAvalanche(t *testing.T) {
 	})
 }
 
-func TestB104EndpointThatIsTheDeviceItself(t *testing.T) {
+func TestP104EndpointThatIsTheDeviceItself(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		cfg := b.far.config()
 		cfg.Endpoint = netip.AddrPortFrom(devOuter, devPort).String()
@@ -1122,7 +1122,7 @@ func TestB104EndpointThatIsTheDeviceItself(t *testing.T) {
 	})
 }
 
-func TestB104EndpointInsideItsOwnTunnel(t *testing.T) {
+func TestP104EndpointInsideItsOwnTunnel(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		b.far.allow("0.0.0.0/0", "::/0")
 		s := b.far.connect()

@@ -19,7 +19,7 @@ import (
 // Mistakes that implementations of WireGuard have made, so far as no test of
 // what is right would show them.
 
-func TestE03FailedChangeLeavesNoHalfPeer(t *testing.T) {
+func TestM03FailedChangeLeavesNoHalfPeer(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		s := b.far.connect()
 		other := b.remoteFor(b.far.Remote, netip.MustParseAddrPort("192.0.2.3:51820"), netip.MustParseAddr("10.0.0.3"))
@@ -63,7 +63,7 @@ func TestE03FailedChangeLeavesNoHalfPeer(t *testing.T) {
 	})
 }
 
-func TestE07CloseDuringFullRateWrites(t *testing.T) {
+func TestM07CloseDuringFullRateWrites(t *testing.T) {
 	for range 3 {
 		near, far := devices(t)
 		wantPing(t, "before", near, inner4(2))
@@ -117,7 +117,7 @@ func TestE07CloseDuringFullRateWrites(t *testing.T) {
 	}
 }
 
-func TestE08CloseRightAfterTheStart(t *testing.T) {
+func TestM08CloseRightAfterTheStart(t *testing.T) {
 	for i := range 20 {
 		key := NewPrivateKey()
 		peer := PeerConfig{
@@ -148,9 +148,9 @@ func TestE08CloseRightAfterTheStart(t *testing.T) {
 	}
 }
 
-// TestE14EveryByteIsChecked changes every byte of every message, with MACs
+// TestM14EveryByteIsChecked changes every byte of every message, with MACs
 // that fit and without.
-func TestE14EveryByteIsChecked(t *testing.T) {
+func TestM14EveryByteIsChecked(t *testing.T) {
 	flipped := func(msg []byte, at int) []byte {
 		msg = bytes.Clone(msg)
 		msg[at] ^= 1 << (at % 8)
@@ -241,7 +241,7 @@ func TestE14EveryByteIsChecked(t *testing.T) {
 
 // The device has no state of being down: it cannot use the interval while it
 // has no private key or no network.
-func TestE18KeepaliveIntervalSurvives(t *testing.T) {
+func TestM18KeepaliveIntervalSurvives(t *testing.T) {
 	const interval = 30 * time.Second
 	for what, change := range map[string]func(b *bed){
 		"no private key": func(b *bed) {
@@ -301,7 +301,7 @@ func TestE18KeepaliveIntervalSurvives(t *testing.T) {
 	})
 }
 
-func TestE25FloodFromOneSourceShutsNobodyOut(t *testing.T) {
+func TestM25FloodFromOneSourceShutsNobodyOut(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		victim, busy := b.add("192.0.2.3:1", "10.0.0.3"), b.add("192.0.2.4:1", "10.0.0.4")
 		s := busy.accept()
@@ -334,9 +334,9 @@ func TestE25FloodFromOneSourceShutsNobodyOut(t *testing.T) {
 	})
 }
 
-// TestE37SimultaneousInitiations has both ends do the same at the same time,
+// TestM37SimultaneousInitiations has both ends do the same at the same time,
 // far from each other.
-func TestE37SimultaneousInitiations(t *testing.T) {
+func TestM37SimultaneousInitiations(t *testing.T) {
 	for _, latency := range []time.Duration{time.Millisecond, 300 * time.Millisecond, 2 * time.Second} {
 		inWorld(t, func(w *world) {
 			a, b := w.site(1, nil), w.site(2, nil)
@@ -378,7 +378,7 @@ func TestE37SimultaneousInitiations(t *testing.T) {
 	}
 }
 
-func TestE39SmallerPathLetsBulkThrough(t *testing.T) {
+func TestM39SmallerPathLetsBulkThrough(t *testing.T) {
 	var wg sync.WaitGroup
 	for _, addr := range []netip.Addr{inner4(2), inner6(2)} {
 		w := realWorld(t)
@@ -396,8 +396,8 @@ func TestE39SmallerPathLetsBulkThrough(t *testing.T) {
 	wg.Wait()
 }
 
-// TestE36KeepalivesWithoutEndpoint counts the buffers, too.
-func TestE36KeepalivesWithoutEndpoint(t *testing.T) {
+// TestM36KeepalivesWithoutEndpoint counts the buffers, too.
+func TestM36KeepalivesWithoutEndpoint(t *testing.T) {
 	edit := func(cfg *Config) {
 		cfg.Peers[0].Endpoint = ""
 		cfg.Peers[0].PersistentKeepalive = time.Second

@@ -77,8 +77,8 @@ func (r *remote) corrupt(msg []byte, at int) []byte {
 	return r.Stamp(msg)
 }
 
-// Covers E29.
-func TestB01EphemeralsAndIndicesAreFresh(t *testing.T) {
+// Covers M29.
+func TestP01EphemeralsAndIndicesAreFresh(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		seen := make(map[string]bool)
 		var indices []uint32
@@ -111,7 +111,7 @@ func TestB01EphemeralsAndIndicesAreFresh(t *testing.T) {
 	})
 }
 
-func TestB01IndexIsUniqueAmongLiveOnes(t *testing.T) {
+func TestP01IndexIsUniqueAmongLiveOnes(t *testing.T) {
 	var table indexTable
 	var indices []uint32
 	for range 3 {
@@ -124,8 +124,8 @@ func TestB01IndexIsUniqueAmongLiveOnes(t *testing.T) {
 	}
 }
 
-// Covers E10.
-func TestB02ZeroSharedSecretIsRefused(t *testing.T) {
+// Covers M10.
+func TestP02ZeroSharedSecretIsRefused(t *testing.T) {
 	for _, point := range lowOrderPoints(t) {
 		inBed(t, nil, func(b *bed) {
 			msg, _ := b.far.Initiation(fakepeer.InitiationOptions{EphemeralPublic: point})
@@ -155,8 +155,8 @@ func TestB02ZeroSharedSecretIsRefused(t *testing.T) {
 	}
 }
 
-// Covers D13.
-func TestB03LowOrderPeerCausesNoPacket(t *testing.T) {
+// Covers N13.
+func TestP03LowOrderPeerCausesNoPacket(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		trace := b.net.Trace()
 		for i, point := range lowOrderPoints(b.T) {
@@ -179,7 +179,7 @@ func TestB03LowOrderPeerCausesNoPacket(t *testing.T) {
 	})
 }
 
-func TestB04MessagesAreVerifiedInOrder(t *testing.T) {
+func TestP04MessagesAreVerifiedInOrder(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		stranger := b.remoteFor(b.dev.Stats().PublicKey, netip.MustParseAddrPort("192.0.2.3:1"), netip.MustParseAddr("10.0.0.3"))
 		loaded := func(r *remote, msg []byte) {
@@ -236,7 +236,7 @@ func TestB04MessagesAreVerifiedInOrder(t *testing.T) {
 	})
 }
 
-func TestB05FailedConsumptionChangesNothing(t *testing.T) {
+func TestP05FailedConsumptionChangesNothing(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		away := b.far.elsewhere()
 		msg, hs := b.far.Initiation(fakepeer.InitiationOptions{})
@@ -276,7 +276,7 @@ func TestB05FailedConsumptionChangesNothing(t *testing.T) {
 	})
 }
 
-func TestB06TimestampMustExceedTheGreatest(t *testing.T) {
+func TestP06TimestampMustExceedTheGreatest(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		stamp := [12]byte{0x40, 5: 1, 11: 7}
 		for _, c := range []struct {
@@ -324,7 +324,7 @@ func (r *remote) consumed(id *identity, msg []byte) (*responder, tai64n) {
 	return &consumed, stamp
 }
 
-func TestB06TimestampIsComparedWhereItCommits(t *testing.T) {
+func TestP06TimestampIsComparedWhereItCommits(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		p := b.far.peer()
 		from := endpoint{addr: b.far.sock.AddrPort()}
@@ -357,7 +357,7 @@ func TestB06TimestampIsComparedWhereItCommits(t *testing.T) {
 	})
 }
 
-func TestB07GreatestTimestampSurvives(t *testing.T) {
+func TestP07GreatestTimestampSurvives(t *testing.T) {
 	for _, c := range []struct {
 		what   string
 		change func(b *bed)
@@ -403,7 +403,7 @@ func TestB07GreatestTimestampSurvives(t *testing.T) {
 	}
 }
 
-func TestB07GreatestTimestampDiesWithThePeer(t *testing.T) {
+func TestP07GreatestTimestampDiesWithThePeer(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		msg, _ := b.far.Initiation(fakepeer.InitiationOptions{})
 		b.far.write(msg)
@@ -417,7 +417,7 @@ func TestB07GreatestTimestampDiesWithThePeer(t *testing.T) {
 	})
 }
 
-func TestB08InitiationsAreSpaced(t *testing.T) {
+func TestP08InitiationsAreSpaced(t *testing.T) {
 	const interval = 20 * time.Millisecond
 	inBed(t, nil, func(b *bed) {
 		initiation := func() {
@@ -439,8 +439,8 @@ func TestB08InitiationsAreSpaced(t *testing.T) {
 	})
 }
 
-// Covers E01.
-func TestB09CopiesOfAResponseMakeOneSession(t *testing.T) {
+// Covers M01.
+func TestP09CopiesOfAResponseMakeOneSession(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		trace := b.net.Trace()
 		b.output(b.far, "hello")
@@ -472,9 +472,9 @@ func TestB09CopiesOfAResponseMakeOneSession(t *testing.T) {
 	})
 }
 
-// TestB09ResponseIsRecheckedWhereItCommits has a response win while a copy of
+// TestP09ResponseIsRecheckedWhereItCommits has a response win while a copy of
 // it is being consumed.
-func TestB09ResponseIsRecheckedWhereItCommits(t *testing.T) {
+func TestP09ResponseIsRecheckedWhereItCommits(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		for range 20 {
 			b.setPrivateKey(NewPrivateKey(), b.far) // permits the next at once
@@ -500,7 +500,7 @@ func TestB09ResponseIsRecheckedWhereItCommits(t *testing.T) {
 	})
 }
 
-func TestB09ResponseMustMatchAWaitingHandshake(t *testing.T) {
+func TestP09ResponseMustMatchAWaitingHandshake(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		b.output(b.far, "hello")
 		hs := b.far.wantInitiation("initiation")
@@ -527,7 +527,7 @@ func TestB09ResponseMustMatchAWaitingHandshake(t *testing.T) {
 	})
 }
 
-func TestB10ForgedResponseLeavesTheHandshake(t *testing.T) {
+func TestP10ForgedResponseLeavesTheHandshake(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		b.output(b.far, "hello")
 		hs := b.far.wantInitiation("initiation")
@@ -550,7 +550,7 @@ func TestB10ForgedResponseLeavesTheHandshake(t *testing.T) {
 	})
 }
 
-func TestB11NewInitiationRetiresTheFormerIndex(t *testing.T) {
+func TestP11NewInitiationRetiresTheFormerIndex(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		b.output(b.far, "hello")
 		former := b.far.wantInitiation("initiation")
@@ -566,8 +566,8 @@ func TestB11NewInitiationRetiresTheFormerIndex(t *testing.T) {
 	})
 }
 
-// Covers E37.
-func TestB12CrossedInitiationsConverge(t *testing.T) {
+// Covers M37.
+func TestP12CrossedInitiationsConverge(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		b.output(b.far, "one")
 		theirs := b.far.wantInitiation("initiation")
@@ -593,7 +593,7 @@ func TestB12CrossedInitiationsConverge(t *testing.T) {
 	})
 }
 
-func TestB12InitiationOfAPeerLeavesNoIndex(t *testing.T) {
+func TestP12InitiationOfAPeerLeavesNoIndex(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		for range 10 {
 			b.setPrivateKey(NewPrivateKey(), b.far) // permits an initiation at once
@@ -608,7 +608,7 @@ func TestB12InitiationOfAPeerLeavesNoIndex(t *testing.T) {
 	})
 }
 
-func TestB13ResponseHoldsUpInitiations(t *testing.T) {
+func TestP13ResponseHoldsUpInitiations(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		time.Sleep(time.Minute)
 		b.far.initiate("initiation")
@@ -620,7 +620,7 @@ func TestB13ResponseHoldsUpInitiations(t *testing.T) {
 	})
 }
 
-func TestB14InitiationsAreFiveSecondsApart(t *testing.T) {
+func TestP14InitiationsAreFiveSecondsApart(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		trace := b.net.Trace()
 		ctx, cancel := context.WithCancel(background)
@@ -647,7 +647,7 @@ func TestB14InitiationsAreFiveSecondsApart(t *testing.T) {
 	})
 }
 
-func TestB14StaleKeysInitiateOnce(t *testing.T) {
+func TestP14StaleKeysInitiateOnce(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		s := b.far.connect()
 		time.Sleep(refreshAfterTime)
@@ -663,7 +663,7 @@ func TestB14StaleKeysInitiateOnce(t *testing.T) {
 	})
 }
 
-func TestB14SlowLookupDelaysOneInitiation(t *testing.T) {
+func TestP14SlowLookupDelaysOneInitiation(t *testing.T) {
 	inBed(t, func(c *Config) { c.Peers[0].Endpoint = "vpn.example:51820" }, func(b *bed) {
 		lookups := 0
 		b.dev.lookupHost = func(context.Context, string) ([]netip.Addr, error) {
@@ -684,9 +684,9 @@ func TestB14SlowLookupDelaysOneInitiation(t *testing.T) {
 	})
 }
 
-// TestB14SlowLookupPutsOffTheNextInitiation counts the five seconds from when
+// TestP14SlowLookupPutsOffTheNextInitiation counts the five seconds from when
 // the initiation left, not from when it was asked for.
-func TestB14SlowLookupPutsOffTheNextInitiation(t *testing.T) {
+func TestP14SlowLookupPutsOffTheNextInitiation(t *testing.T) {
 	inBed(t, func(c *Config) { c.Peers[0].Endpoint = "vpn.example:51820" }, func(b *bed) {
 		b.dev.lookupHost = func(context.Context, string) ([]netip.Addr, error) {
 			time.Sleep(2 * rekeyTimeout)
@@ -699,8 +699,8 @@ func TestB14SlowLookupPutsOffTheNextInitiation(t *testing.T) {
 	})
 }
 
-// Covers E34.
-func TestB15FirstInitiationIsImmediate(t *testing.T) {
+// Covers M34.
+func TestP15FirstInitiationIsImmediate(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		b.output(b.far, "hello")
 		b.far.wantInitiationNow("packet")
@@ -730,9 +730,9 @@ func TestB15FirstInitiationIsImmediate(t *testing.T) {
 	})
 }
 
-// TestB15KeyChangeDuringInitiation changes the key while an initiation of the
+// TestP15KeyChangeDuringInitiation changes the key while an initiation of the
 // former one is being made, which then must not be the last.
-func TestB15KeyChangeDuringInitiation(t *testing.T) {
+func TestP15KeyChangeDuringInitiation(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		b.dev.stamps.mu.Lock() // holds up whoever makes an initiation
 		b.output(b.far, "hello")
@@ -754,7 +754,7 @@ func TestB15KeyChangeDuringInitiation(t *testing.T) {
 	})
 }
 
-func TestB16TimestampsIncreaseOnTheWire(t *testing.T) {
+func TestP16TimestampsIncreaseOnTheWire(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		var last [12]byte
 		b.output(b.far, "hello")
@@ -773,8 +773,8 @@ func TestB16TimestampsIncreaseOnTheWire(t *testing.T) {
 	})
 }
 
-// Covers E09.
-func TestB16TimestampsIncreaseWhateverTheClockDoes(t *testing.T) {
+// Covers M09.
+func TestP16TimestampsIncreaseWhateverTheClockDoes(t *testing.T) {
 	start := time.Unix(1700000000, 999_000_000)
 	var s stamper
 	var last tai64n
@@ -804,7 +804,7 @@ func TestB16TimestampsIncreaseWhateverTheClockDoes(t *testing.T) {
 	}
 }
 
-func TestB17NoHandshakeWithoutPrivateKey(t *testing.T) {
+func TestP17NoHandshakeWithoutPrivateKey(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		s := b.far.connect()
 		pending := b.add("192.0.2.3:1", "10.0.0.3")
@@ -835,7 +835,7 @@ func TestB17NoHandshakeWithoutPrivateKey(t *testing.T) {
 	})
 }
 
-func TestB18StrangersMeetSilence(t *testing.T) {
+func TestP18StrangersMeetSilence(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		trace := b.net.Trace()
 		stranger := b.remoteFor(b.dev.Stats().PublicKey, netip.MustParseAddrPort("192.0.2.3:1"), netip.MustParseAddr("10.0.0.3"))
@@ -867,8 +867,8 @@ func TestB18StrangersMeetSilence(t *testing.T) {
 	})
 }
 
-// Covers D13, E28.
-func TestB19PresharedKeyAppliesToTheNextHandshake(t *testing.T) {
+// Covers N13, M28.
+func TestP19PresharedKeyAppliesToTheNextHandshake(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		s := b.far.connect()
 		cfg := b.far.config()
@@ -905,7 +905,7 @@ func TestB19PresharedKeyAppliesToTheNextHandshake(t *testing.T) {
 	})
 }
 
-func TestB20IndexOfTheHandshakeIsThatOfTheKeys(t *testing.T) {
+func TestP20IndexOfTheHandshakeIsThatOfTheKeys(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		b.output(b.far, "hello")
 		hs := b.far.wantInitiation("initiation")
@@ -940,7 +940,7 @@ func TestB20IndexOfTheHandshakeIsThatOfTheKeys(t *testing.T) {
 	})
 }
 
-func TestB20IndexIsNeverFreeInBetween(t *testing.T) {
+func TestP20IndexIsNeverFreeInBetween(t *testing.T) {
 	var (
 		table    indexTable
 		wg       sync.WaitGroup
@@ -962,11 +962,11 @@ func TestB20IndexIsNeverFreeInBetween(t *testing.T) {
 	wg.Wait()
 }
 
-// TestB20ResponderIsReadyWhenItResponds has the initiator confirm before the
+// TestP20ResponderIsReadyWhenItResponds has the initiator confirm before the
 // response has left the device's hands.
 //
-// Covers E15.
-func TestB20ResponderIsReadyWhenItResponds(t *testing.T) {
+// Covers M15.
+func TestP20ResponderIsReadyWhenItResponds(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		msg, hs := b.far.Initiation(fakepeer.InitiationOptions{})
 		var err error

@@ -10,7 +10,7 @@ import (
 	"github.com/wgstack/wireguard/internal/fakepeer"
 )
 
-func TestB65PrivateKeyChangesTheMACKeys(t *testing.T) {
+func TestP65PrivateKeyChangesTheMACKeys(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		former := b.far.Remote
 		b.setPrivateKey(NewPrivateKey(), b.far)
@@ -43,7 +43,7 @@ func TestB65PrivateKeyChangesTheMACKeys(t *testing.T) {
 	})
 }
 
-func TestB93SamePrivateKeyChangesNothing(t *testing.T) {
+func TestP93SamePrivateKeyChangesNothing(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		key := b.dev.identity.Load().private
 		s := b.far.connect()
@@ -68,7 +68,7 @@ func TestB93SamePrivateKeyChangesNothing(t *testing.T) {
 	})
 }
 
-func TestB93NewPrivateKeyEndsSendingUnderOldKeys(t *testing.T) {
+func TestP93NewPrivateKeyEndsSendingUnderOldKeys(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		s := b.far.connect()
 		next := b.far.initiate("initiation")
@@ -98,9 +98,9 @@ func TestB93NewPrivateKeyEndsSendingUnderOldKeys(t *testing.T) {
 	})
 }
 
-// TestB93OldKeysAreNotRefreshed has packets come in shortly before old keys are
+// TestP93OldKeysAreNotRefreshed has packets come in shortly before old keys are
 // refused: nobody waits for new ones.
-func TestB93OldKeysAreNotRefreshed(t *testing.T) {
+func TestP93OldKeysAreNotRefreshed(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		s := b.far.connect()
 		b.far.keepalive(s)
@@ -111,7 +111,7 @@ func TestB93OldKeysAreNotRefreshed(t *testing.T) {
 	})
 }
 
-func TestB93UnansweredInitiationDiesWithItsKey(t *testing.T) {
+func TestP93UnansweredInitiationDiesWithItsKey(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		b.far.edit(func(p *peer) { p.initiate(b.dev.now(), false) })
 		hs := b.far.wantInitiation("initiation")
@@ -130,9 +130,9 @@ func TestB93UnansweredInitiationDiesWithItsKey(t *testing.T) {
 	})
 }
 
-// TestB93ResponseDiesWithItsKey changes the private key while an initiation to
+// TestP93ResponseDiesWithItsKey changes the private key while an initiation to
 // the former one is being answered.
-func TestB93ResponseDiesWithItsKey(t *testing.T) {
+func TestP93ResponseDiesWithItsKey(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		id := b.dev.identity.Load()
 		msg, _ := b.far.Initiation(fakepeer.InitiationOptions{})
@@ -148,7 +148,7 @@ func TestB93ResponseDiesWithItsKey(t *testing.T) {
 	})
 }
 
-func TestB93NewPrivateKeyNeedsAnotherStaticSecret(t *testing.T) {
+func TestP93NewPrivateKeyNeedsAnotherStaticSecret(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		b.far.accept() // the static secret has been computed
 		for range 3 {
@@ -164,8 +164,8 @@ func TestB93NewPrivateKeyNeedsAnotherStaticSecret(t *testing.T) {
 	})
 }
 
-// Covers D13.
-func TestB93PeerThatIsTheDeviceItselfIsRemoved(t *testing.T) {
+// Covers N13.
+func TestP93PeerThatIsTheDeviceItselfIsRemoved(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		key := NewPrivateKey()
 		self := b.remoteFor(b.dev.Stats().PublicKey, netip.MustParseAddrPort("192.0.2.3:1"), netip.MustParseAddr("10.0.0.3"))
@@ -192,11 +192,11 @@ func TestB93PeerThatIsTheDeviceItselfIsRemoved(t *testing.T) {
 	})
 }
 
-// TestB93KeyChangesUnderTraffic is about deadlocks, races and indices left
+// TestP93KeyChangesUnderTraffic is about deadlocks, races and indices left
 // behind.
 //
-// Covers E11.
-func TestB93KeyChangesUnderTraffic(t *testing.T) {
+// Covers M11.
+func TestP93KeyChangesUnderTraffic(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		s := b.far.connect()
 		keys := []PrivateKey{NewPrivateKey(), NewPrivateKey(), {}}
@@ -245,8 +245,8 @@ func TestB93KeyChangesUnderTraffic(t *testing.T) {
 	})
 }
 
-// Covers D13.
-func TestB94OwnPublicKeyIsNoPeer(t *testing.T) {
+// Covers N13.
+func TestP94OwnPublicKeyIsNoPeer(t *testing.T) {
 	var own PublicKey
 	edit := func(c *Config) {
 		own = c.PrivateKey.PublicKey()
@@ -269,7 +269,7 @@ func TestB94OwnPublicKeyIsNoPeer(t *testing.T) {
 	})
 }
 
-func TestB95PrivateKeyIsClamped(t *testing.T) {
+func TestP95PrivateKeyIsClamped(t *testing.T) {
 	var key PrivateKey
 	for i := range key {
 		key[i] = 0xff

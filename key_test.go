@@ -59,7 +59,7 @@ func TestNewKeys(t *testing.T) {
 	}
 }
 
-// Covers B95.
+// Covers P95.
 func TestClamp(t *testing.T) {
 	var k PrivateKey
 	for i := range k {
@@ -176,7 +176,7 @@ func TestIsZeroAndEqual(t *testing.T) {
 
 // No way of printing a secret key may show any of it, but text marshalling.
 //
-// Covers B100.
+// Covers P100.
 func TestSecretsAreRedacted(t *testing.T) {
 	const text = "yAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk="
 	priv := mustPrivateKey(t, text)

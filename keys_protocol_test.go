@@ -86,7 +86,7 @@ func (r *remote) rekey(old *fakepeer.Session) *fakepeer.Session {
 
 type sessions = []*fakepeer.Session
 
-func TestB21OnlyCurrentKeysSend(t *testing.T) {
+func TestP21OnlyCurrentKeysSend(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		first := b.far.connect()
 		second := b.far.rekey(first)
@@ -102,7 +102,7 @@ func TestB21OnlyCurrentKeysSend(t *testing.T) {
 	})
 }
 
-func TestB22InitiatorUsesNewKeysAtOnce(t *testing.T) {
+func TestP22InitiatorUsesNewKeysAtOnce(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		first := b.far.connect()
 		second := b.far.rekey(first)
@@ -115,7 +115,7 @@ func TestB22InitiatorUsesNewKeysAtOnce(t *testing.T) {
 	})
 }
 
-func TestB22NextBecomesPreviousWhenTheInitiatorCompletes(t *testing.T) {
+func TestP22NextBecomesPreviousWhenTheInitiatorCompletes(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		first := b.far.connect()
 		b.far.write(first.Keepalive())
@@ -133,7 +133,7 @@ func TestB22NextBecomesPreviousWhenTheInitiatorCompletes(t *testing.T) {
 	})
 }
 
-func TestB23ResponderKeepsSendingUnderCurrentKeys(t *testing.T) {
+func TestP23ResponderKeepsSendingUnderCurrentKeys(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		first := b.far.connect()
 		current := b.far.rekey(first)
@@ -152,7 +152,7 @@ func TestB23ResponderKeepsSendingUnderCurrentKeys(t *testing.T) {
 	})
 }
 
-func TestB24FirstAuthenticPacketPromotes(t *testing.T) {
+func TestP24FirstAuthenticPacketPromotes(t *testing.T) {
 	for _, c := range []struct {
 		what    string
 		confirm func(s *fakepeer.Session) []byte
@@ -195,7 +195,7 @@ func TestB24FirstAuthenticPacketPromotes(t *testing.T) {
 	}
 }
 
-func TestB25UnconfirmedKeysSendNothing(t *testing.T) {
+func TestP25UnconfirmedKeysSendNothing(t *testing.T) {
 	inBed(t, func(c *Config) { c.Peers[0].PersistentKeepalive = 3 * time.Second }, func(b *bed) {
 		b.far.wantInitiation("persistent keepalive")
 		time.Sleep(initiationInterval)
@@ -212,7 +212,7 @@ func TestB25UnconfirmedKeysSendNothing(t *testing.T) {
 	})
 }
 
-func TestB26AllKeysReceiveUntilTheyExpire(t *testing.T) {
+func TestP26AllKeysReceiveUntilTheyExpire(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		first := b.far.accept() // at 0 s
 		time.Sleep(100 * time.Second)
@@ -240,7 +240,7 @@ func TestB26AllKeysReceiveUntilTheyExpire(t *testing.T) {
 	})
 }
 
-func TestB26UnconfirmedKeysExpire(t *testing.T) {
+func TestP26UnconfirmedKeysExpire(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		next := b.far.initiate("initiation")
 		time.Sleep(rejectAfterTime)
@@ -248,9 +248,9 @@ func TestB26UnconfirmedKeysExpire(t *testing.T) {
 	})
 }
 
-// TestB26PacketsUnderWayDieWithTheirKeys erases the keys of a packet that was
+// TestP26PacketsUnderWayDieWithTheirKeys erases the keys of a packet that was
 // read and not yet opened.
-func TestB26PacketsUnderWayDieWithTheirKeys(t *testing.T) {
+func TestP26PacketsUnderWayDieWithTheirKeys(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		s := b.far.accept()
 		r := reader{device: b.dev}
@@ -261,7 +261,7 @@ func TestB26PacketsUnderWayDieWithTheirKeys(t *testing.T) {
 	})
 }
 
-func TestB27ExpiredKeysNeitherSendNorReceive(t *testing.T) {
+func TestP27ExpiredKeysNeitherSendNorReceive(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		s := b.far.connect()
 		b.far.write(s.Keepalive())
@@ -278,7 +278,7 @@ func TestB27ExpiredKeysNeitherSendNorReceive(t *testing.T) {
 	})
 }
 
-func TestB27ExpiredResponderKeysNeitherSendNorReceive(t *testing.T) {
+func TestP27ExpiredResponderKeysNeitherSendNorReceive(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		s := b.far.accept()
 		time.Sleep(rejectAfterTime - 1)
@@ -292,7 +292,7 @@ func TestB27ExpiredResponderKeysNeitherSendNorReceive(t *testing.T) {
 	})
 }
 
-func TestB27MessageLimitEndsKeys(t *testing.T) {
+func TestP27MessageLimitEndsKeys(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		const last = rejectAfterMessages - 1
 		s := b.far.connect()
@@ -317,9 +317,9 @@ func TestB27MessageLimitEndsKeys(t *testing.T) {
 	})
 }
 
-// TestB27BatchDoesNotCrossTheMessageLimit has too few counters left for a
+// TestP27BatchDoesNotCrossTheMessageLimit has too few counters left for a
 // packet that the stack wants cut.
-func TestB27BatchDoesNotCrossTheMessageLimit(t *testing.T) {
+func TestP27BatchDoesNotCrossTheMessageLimit(t *testing.T) {
 	k := &keypair{born: time.Now()}
 	k.counter = rejectAfterMessages - 3
 	for _, c := range []struct {
@@ -335,8 +335,8 @@ func TestB27BatchDoesNotCrossTheMessageLimit(t *testing.T) {
 	}
 }
 
-// Covers E26.
-func TestB28CountersStartAtZeroAndNeverRepeat(t *testing.T) {
+// Covers M26.
+func TestP28CountersStartAtZeroAndNeverRepeat(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		b.output(b.far, "hello")
 		s := b.far.respond(b.far.wantInitiation("packet"))
@@ -386,7 +386,7 @@ func TestB28CountersStartAtZeroAndNeverRepeat(t *testing.T) {
 	})
 }
 
-func TestB29PacketsLeaveInTheOrderOfTheirCounters(t *testing.T) {
+func TestP29PacketsLeaveInTheOrderOfTheirCounters(t *testing.T) {
 	edit := func(c *Config) { c.MTU = 9000 }
 	inBed(t, edit, func(b *bed) {
 		b.dev.sealers.limit = 8
@@ -414,9 +414,9 @@ func TestB29PacketsLeaveInTheOrderOfTheirCounters(t *testing.T) {
 	})
 }
 
-// TestB29CounterAndPlaceAreTakenTogether holds a sender up on its way to the
+// TestP29CounterAndPlaceAreTakenTogether holds a sender up on its way to the
 // lane: until it is there no other may take a counter.
-func TestB29CounterAndPlaceAreTakenTogether(t *testing.T) {
+func TestP29CounterAndPlaceAreTakenTogether(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		s := b.far.connect()
 		p := b.far.peer()
@@ -439,9 +439,9 @@ func TestB29CounterAndPlaceAreTakenTogether(t *testing.T) {
 	})
 }
 
-// TestB29StagedPacketsKeepTheirPlace has packets come while staged ones are
+// TestP29StagedPacketsKeepTheirPlace has packets come while staged ones are
 // being flushed.
-func TestB29StagedPacketsKeepTheirPlace(t *testing.T) {
+func TestP29StagedPacketsKeepTheirPlace(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		b.dev.sealers.limit = 8
 		for i := range 50 {
@@ -460,7 +460,7 @@ func TestB29StagedPacketsKeepTheirPlace(t *testing.T) {
 	})
 }
 
-func TestB30RekeyAfterSending(t *testing.T) {
+func TestP30RekeyAfterSending(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		s := b.far.connect()
 		b.far.write(s.Keepalive())
@@ -477,7 +477,7 @@ func TestB30RekeyAfterSending(t *testing.T) {
 	})
 }
 
-func TestB30KeepalivesRekeyToo(t *testing.T) {
+func TestP30KeepalivesRekeyToo(t *testing.T) {
 	inBed(t, func(c *Config) { c.Peers[0].PersistentKeepalive = rekeyAfterTime }, func(b *bed) {
 		s := b.far.respond(b.far.wantInitiation("persistent keepalive"))
 		b.far.wantData("keepalive", s, "")
@@ -486,7 +486,7 @@ func TestB30KeepalivesRekeyToo(t *testing.T) {
 	})
 }
 
-func TestB30RekeyAfterMessages(t *testing.T) {
+func TestP30RekeyAfterMessages(t *testing.T) {
 	for _, initiator := range []bool{true, false} {
 		inBed(t, nil, func(b *bed) {
 			var s *fakepeer.Session
@@ -508,7 +508,7 @@ func TestB30RekeyAfterMessages(t *testing.T) {
 	}
 }
 
-func TestB31RekeyAfterReceiving(t *testing.T) {
+func TestP31RekeyAfterReceiving(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		s := b.far.connect()
 		b.far.write(s.Keepalive())
@@ -539,9 +539,9 @@ func TestB31RekeyAfterReceiving(t *testing.T) {
 	})
 }
 
-// TestB31LatePacketUnderPreviousKeys is about a packet that overtook none, but
+// TestP31LatePacketUnderPreviousKeys is about a packet that overtook none, but
 // was overtaken by a rekey: the keys in use are fresh.
-func TestB31LatePacketUnderPreviousKeys(t *testing.T) {
+func TestP31LatePacketUnderPreviousKeys(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		first := b.far.connect()
 		b.far.write(first.Keepalive())
@@ -553,7 +553,7 @@ func TestB31LatePacketUnderPreviousKeys(t *testing.T) {
 	})
 }
 
-func TestB32ResponderNeverRekeysOnAge(t *testing.T) {
+func TestP32ResponderNeverRekeysOnAge(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		s := b.far.accept()
 		for range 17 {
@@ -578,8 +578,8 @@ func (b *bed) suspend(d time.Duration) {
 	c.drift.Add(-int64(d)) // as if the wall clock had gone on
 }
 
-// Covers E32.
-func TestB33KeysAgeWhileSuspended(t *testing.T) {
+// Covers M32.
+func TestP33KeysAgeWhileSuspended(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		s := b.far.connect()
 		b.far.write(s.Keepalive())
@@ -595,7 +595,7 @@ func TestB33KeysAgeWhileSuspended(t *testing.T) {
 	})
 }
 
-func TestB49KeysAreErased(t *testing.T) {
+func TestP49KeysAreErased(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		s := b.far.connect()
 		b.far.write(s.Keepalive())
@@ -621,7 +621,7 @@ func TestB49KeysAreErased(t *testing.T) {
 	})
 }
 
-func TestB49HandshakeIsErasedAfterGivingUp(t *testing.T) {
+func TestP49HandshakeIsErasedAfterGivingUp(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		b.output(b.far, "goes unanswered")
 		var at time.Time

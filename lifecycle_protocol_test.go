@@ -44,7 +44,7 @@ func (b *bed) wantBare(what string) {
 	}
 }
 
-func TestB91FailedStartLeavesNothing(t *testing.T) {
+func TestP91FailedStartLeavesNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		sim := simnet.New(1)
 		defer sim.Close()
@@ -78,7 +78,7 @@ func TestB91FailedStartLeavesNothing(t *testing.T) {
 	})
 }
 
-func TestB91TakenPortFailsOnTheHost(t *testing.T) {
+func TestP91TakenPortFailsOnTheHost(t *testing.T) {
 	taken, err := net.ListenUDP("udp", nil)
 	if err != nil {
 		t.Fatal(err)
@@ -94,8 +94,8 @@ func TestB91TakenPortFailsOnTheHost(t *testing.T) {
 	}
 }
 
-// Covers E12.
-func TestB92ClosedDeviceFallsSilent(t *testing.T) {
+// Covers M12.
+func TestP92ClosedDeviceFallsSilent(t *testing.T) {
 	edit := persistent(time.Second)
 	inBed(t, edit, func(b *bed) {
 		other := b.add("192.0.2.3:1", "10.0.0.3")
@@ -126,7 +126,7 @@ func TestB92ClosedDeviceFallsSilent(t *testing.T) {
 	})
 }
 
-func TestB92LosingTheKeyKeepsConfigurationAndTimestamp(t *testing.T) {
+func TestP92LosingTheKeyKeepsConfigurationAndTimestamp(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		early, _ := b.far.Initiation(fakepeer.InitiationOptions{})
 		b.far.connect()
@@ -150,8 +150,8 @@ func TestB92LosingTheKeyKeepsConfigurationAndTimestamp(t *testing.T) {
 	})
 }
 
-// Covers E12.
-func TestB96RemovedPeerIsGone(t *testing.T) {
+// Covers M12.
+func TestP96RemovedPeerIsGone(t *testing.T) {
 	inBed(t, persistent(time.Second), func(b *bed) {
 		s := b.far.respond(b.far.wantInitiation("at once"))
 		b.far.wantData("completion", s, "")
@@ -192,7 +192,7 @@ func TestB96RemovedPeerIsGone(t *testing.T) {
 	})
 }
 
-func TestB96RemovedPeerIsStopped(t *testing.T) {
+func TestP96RemovedPeerIsStopped(t *testing.T) {
 	for what, change := range map[string]func(r *remote) update{
 		"removed":               func(r *remote) update { return update{peers: []peerUpdate{{public: r.Public, remove: true}}} },
 		"replaced":              func(r *remote) update { return update{replacePeers: true} },
@@ -214,7 +214,7 @@ func TestB96RemovedPeerIsStopped(t *testing.T) {
 	}
 }
 
-func TestB96WorkUnderWayEndsHarmlessly(t *testing.T) {
+func TestP96WorkUnderWayEndsHarmlessly(t *testing.T) {
 	for name, begin := range map[string]func(b *bed){
 		"our initiation":   func(b *bed) { b.output(b.far, "x") },
 		"their initiation": func(b *bed) { msg, _ := b.far.Initiation(fakepeer.InitiationOptions{}); b.far.write(msg) },
@@ -266,7 +266,7 @@ func TestB96WorkUnderWayEndsHarmlessly(t *testing.T) {
 	})
 }
 
-func TestB96RemovalWaitsForDelivery(t *testing.T) {
+func TestP96RemovalWaitsForDelivery(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		s := b.far.connect()
 		b.stack.block = make(chan struct{})
@@ -290,8 +290,8 @@ func TestB96RemovalWaitsForDelivery(t *testing.T) {
 	})
 }
 
-// Covers E19.
-func TestB96StormOfChanges(t *testing.T) {
+// Covers M19.
+func TestP96StormOfChanges(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		var peers []*remote
 		for i := range 16 {
@@ -346,8 +346,8 @@ func (s *stuckStack) Close() error {
 	return nil
 }
 
-// Covers E07.
-func TestB97CloseUnblocksEverything(t *testing.T) {
+// Covers M07.
+func TestP97CloseUnblocksEverything(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		b.dev.inner = &stuckStack{done: make(chan struct{})}
 		b.dev.lookupHost = func(ctx context.Context, _ string) ([]netip.Addr, error) {
@@ -393,7 +393,7 @@ func TestB97CloseUnblocksEverything(t *testing.T) {
 	})
 }
 
-func TestB97CloseWaitsForTheStack(t *testing.T) {
+func TestP97CloseWaitsForTheStack(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		b.dev.inner = &stuckStack{done: make(chan struct{}), delay: 3 * time.Second}
 		s := b.far.connect()
@@ -408,7 +408,7 @@ func TestB97CloseWaitsForTheStack(t *testing.T) {
 	})
 }
 
-func TestB97CloseIsIdempotent(t *testing.T) {
+func TestP97CloseIsIdempotent(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		b.dev.inner = &stuckStack{done: make(chan struct{})}
 		b.far.connect()
@@ -430,7 +430,7 @@ func TestB97CloseIsIdempotent(t *testing.T) {
 	})
 }
 
-func TestB97ClosedDeviceRefuses(t *testing.T) {
+func TestP97ClosedDeviceRefuses(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		b.dev.Close()
 		for name, err := range map[string]error{
@@ -451,8 +451,8 @@ func TestB97ClosedDeviceRefuses(t *testing.T) {
 	})
 }
 
-// Covers E08.
-func TestB97CloseDuringChangesAndFlood(t *testing.T) {
+// Covers M08.
+func TestP97CloseDuringChangesAndFlood(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		s := b.far.connect()
 		var wg sync.WaitGroup
@@ -492,7 +492,7 @@ func TestB97CloseDuringChangesAndFlood(t *testing.T) {
 	})
 }
 
-func TestB97NothingIsLeftOnTheHost(t *testing.T) {
+func TestP97NothingIsLeftOnTheHost(t *testing.T) {
 	start := func() *Device {
 		d, err := New(Config{
 			PrivateKey: NewPrivateKey(),
@@ -536,7 +536,7 @@ func TestB97NothingIsLeftOnTheHost(t *testing.T) {
 	}
 }
 
-func TestB98SecretsAreErased(t *testing.T) {
+func TestP98SecretsAreErased(t *testing.T) {
 	bare := func(what string, i *initiator) {
 		t.Helper()
 		if i.state != (symmetricState{}) || i.ephemeral != nil {
@@ -600,7 +600,7 @@ func TestB98SecretsAreErased(t *testing.T) {
 	}
 }
 
-func TestB98KeysAreDroppedOnErasure(t *testing.T) {
+func TestP98KeysAreDroppedOnErasure(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		s := b.far.connect()
 		b.far.keepalive(s)
@@ -640,7 +640,7 @@ func sources(t *testing.T) map[string]*ast.File {
 
 // Timing cannot be tested, but how secrets are compared can: with the word
 // subtle in it.
-func TestB99SecretsAreComparedInConstantTime(t *testing.T) {
+func TestP99SecretsAreComparedInConstantTime(t *testing.T) {
 	calls := func(body ast.Node, pkg, name string) (found bool) {
 		ast.Inspect(body, func(n ast.Node) bool {
 			if s, ok := n.(*ast.SelectorExpr); ok && s.Sel.Name == name {
@@ -695,7 +695,7 @@ func TestB99SecretsAreComparedInConstantTime(t *testing.T) {
 	}
 }
 
-func TestB100OnlyTheSystemsRandomSource(t *testing.T) {
+func TestP100OnlyTheSystemsRandomSource(t *testing.T) {
 	allowed := map[string]bool{
 		"timers.go":       true, // jitter
 		"netstack/dns.go": true, // ids of queries inside the tunnel
@@ -709,7 +709,7 @@ func TestB100OnlyTheSystemsRandomSource(t *testing.T) {
 	}
 }
 
-func TestB100RandomFailureAborts(t *testing.T) {
+func TestP100RandomFailureAborts(t *testing.T) {
 	const use = "WIREGUARD_TEST_RANDOM"
 	uses := map[string]func(){
 		"private key":   func() { NewPrivateKey() },
@@ -727,7 +727,7 @@ func TestB100RandomFailureAborts(t *testing.T) {
 		t.Skip(err)
 	}
 	for name := range uses {
-		cmd := exec.Command(exe, "-test.run=^TestB100RandomFailureAborts$")
+		cmd := exec.Command(exe, "-test.run=^TestP100RandomFailureAborts$")
 		cmd.Env = append(os.Environ(), use+"="+name)
 		out, err := cmd.CombinedOutput()
 		var exit *exec.ExitError
@@ -740,7 +740,7 @@ func TestB100RandomFailureAborts(t *testing.T) {
 	}
 }
 
-func TestB100NoKeyIsLogged(t *testing.T) {
+func TestP100NoKeyIsLogged(t *testing.T) {
 	var log lockedBuffer
 	psk := NewPresharedKey()
 	var private PrivateKey

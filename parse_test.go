@@ -272,7 +272,7 @@ func TestParseConfigErrors(t *testing.T) {
 
 // Whatever is wrong around a secret key, the error must not repeat it.
 //
-// Covers B100.
+// Covers P100.
 func TestParseConfigErrorsHideSecrets(t *testing.T) {
 	for _, secret := range []string{textPrivate, textAlice} { // the latter has letters and digits alone
 		for _, format := range []string{

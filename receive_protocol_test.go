@@ -32,7 +32,7 @@ func (r *remote) raw(s *fakepeer.Session, plain []byte) {
 	s.SendCounter++
 }
 
-func TestB66ForgeryMovesNoWindow(t *testing.T) {
+func TestP66ForgeryMovesNoWindow(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		s := b.far.connect()
 		forged := s.SealRaw(100_000, packet(b.far.ip, devInner, "forged"))
@@ -48,7 +48,7 @@ func TestB66ForgeryMovesNoWindow(t *testing.T) {
 	})
 }
 
-func TestB66ReplayHasNoEffect(t *testing.T) {
+func TestP66ReplayHasNoEffect(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		s := b.far.connect()
 		b.far.at(s, 5, "once")
@@ -68,8 +68,8 @@ func TestB66ReplayHasNoEffect(t *testing.T) {
 	})
 }
 
-// Covers E16.
-func TestB66RefusedCounterConfirmsNothing(t *testing.T) {
+// Covers M16.
+func TestP66RefusedCounterConfirmsNothing(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		s := b.far.initiate("initiation")
 		b.output(b.far, "staged")
@@ -82,7 +82,7 @@ func TestB66RefusedCounterConfirmsNothing(t *testing.T) {
 	})
 }
 
-func TestB67WindowReaches8128Back(t *testing.T) {
+func TestP67WindowReaches8128Back(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		s := b.far.connect()
 		const top = 20_000
@@ -101,7 +101,7 @@ func TestB67WindowReaches8128Back(t *testing.T) {
 	})
 }
 
-func TestB67WindowMovesWordByWord(t *testing.T) {
+func TestP67WindowMovesWordByWord(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		s := b.far.connect()
 		const words = 8192 / 64
@@ -119,7 +119,7 @@ func TestB67WindowMovesWordByWord(t *testing.T) {
 }
 
 // The sequence that the Linux kernel tests its window with at boot.
-func TestB68KernelSequence(t *testing.T) {
+func TestP68KernelSequence(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		const (
 			past  = replay.Size + 1
@@ -184,7 +184,7 @@ func (b *bed) wantRoute(what string, r *remote, addrs ...string) {
 	}
 }
 
-func TestB69LongestPrefixDecides(t *testing.T) {
+func TestP69LongestPrefixDecides(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		wide, narrow, v6 := b.far, b.add("192.0.2.3:1", "10.0.0.3"), b.add("192.0.2.4:1", "10.0.0.4")
 		wide.allow("10.1.2.3/8", "10.200.0.0/16")
@@ -206,7 +206,7 @@ func TestB69LongestPrefixDecides(t *testing.T) {
 	})
 }
 
-func TestB70InsertedPrefixMoves(t *testing.T) {
+func TestP70InsertedPrefixMoves(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		other := b.add("192.0.2.3:1", "10.0.0.3")
 		b.far.allow("10.1.0.0/16", "fd01::/16")
@@ -219,8 +219,8 @@ func TestB70InsertedPrefixMoves(t *testing.T) {
 	})
 }
 
-// Covers E22.
-func TestB71SourceMustBelongToThisVeryPeer(t *testing.T) {
+// Covers M22.
+func TestP71SourceMustBelongToThisVeryPeer(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		other := b.add("192.0.2.3:1", "10.0.0.3")
 		b.far.allow("10.0.0.0/24", "fd00::/64")
@@ -253,8 +253,8 @@ func TestB71SourceMustBelongToThisVeryPeer(t *testing.T) {
 	})
 }
 
-// Covers D13.
-func TestB72DefaultRoutes(t *testing.T) {
+// Covers N13.
+func TestP72DefaultRoutes(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		other := b.add("192.0.2.3:1", "10.0.0.3")
 		b.far.allow("0.0.0.0/0", "::/0")
@@ -272,7 +272,7 @@ func TestB72DefaultRoutes(t *testing.T) {
 	})
 }
 
-func TestB73TableAgreesWithNaiveOne(t *testing.T) {
+func TestP73TableAgreesWithNaiveOne(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		random := rand.New(rand.NewPCG(73, 0))
 		peers := []*remote{b.far, b.add("192.0.2.3:1", "10.0.0.3"), b.add("192.0.2.4:1", "10.0.0.4")}
@@ -328,7 +328,7 @@ func TestB73TableAgreesWithNaiveOne(t *testing.T) {
 	})
 }
 
-func TestB74PeerWithoutAllowedIPs(t *testing.T) {
+func TestP74PeerWithoutAllowedIPs(t *testing.T) {
 	edit := func(cfg *Config) {
 		cfg.Peers[0].AllowedIPs = nil
 		cfg.Peers[0].PersistentKeepalive = 10 * time.Second
@@ -343,7 +343,7 @@ func TestB74PeerWithoutAllowedIPs(t *testing.T) {
 	})
 }
 
-func TestB84MalformedMessagesAreDropped(t *testing.T) {
+func TestP84MalformedMessagesAreDropped(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		s := b.far.accept()
 		time.Sleep(time.Second)
@@ -390,7 +390,7 @@ func TestB84MalformedMessagesAreDropped(t *testing.T) {
 	})
 }
 
-func TestB84UnpaddedDataIsAccepted(t *testing.T) {
+func TestP84UnpaddedDataIsAccepted(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		s := b.far.connect()
 		for n := range 17 {
@@ -401,9 +401,9 @@ func TestB84UnpaddedDataIsAccepted(t *testing.T) {
 	})
 }
 
-// TestB85MessagesReadTogetherAreSorted reads with one system call messages of
+// TestP85MessagesReadTogetherAreSorted reads with one system call messages of
 // several keys, endpoints and marks, some back to back.
-func TestB85MessagesReadTogetherAreSorted(t *testing.T) {
+func TestP85MessagesReadTogetherAreSorted(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		first := b.far.connect()
 		second := b.far.rekey(first)
@@ -423,8 +423,8 @@ func TestB85MessagesReadTogetherAreSorted(t *testing.T) {
 	})
 }
 
-// Covers E13.
-func TestB85NothingStopsAReceiver(t *testing.T) {
+// Covers M13.
+func TestP85NothingStopsAReceiver(t *testing.T) {
 	var outer *simnet.Conn
 	inBed(t, capture(&outer), func(b *bed) {
 		s := b.far.connect()
@@ -451,7 +451,7 @@ func TestB85NothingStopsAReceiver(t *testing.T) {
 	})
 }
 
-func TestB85WholeJumbogramIsReceived(t *testing.T) {
+func TestP85WholeJumbogramIsReceived(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		s := b.far.connect()
 		payload := string(make([]byte, 65507-dataOverhead-28))
@@ -477,8 +477,8 @@ func ipHeader(version byte, src, dst netip.Addr, stated uint16, size int) []byte
 	return b[:size]
 }
 
-// Covers E02, E40.
-func TestB86LengthOfInnerPackets(t *testing.T) {
+// Covers M02, M40.
+func TestP86LengthOfInnerPackets(t *testing.T) {
 	far6 := netip.MustParseAddr("fd00::2")
 	v4 := func(version byte, stated uint16, size int) []byte {
 		return ipHeader(version, farInner, devInner, stated, size)
@@ -530,7 +530,7 @@ func TestB86LengthOfInnerPackets(t *testing.T) {
 	})
 }
 
-func TestB87VersionDecidesNotLength(t *testing.T) {
+func TestP87VersionDecidesNotLength(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		b.far.allow("0.0.0.0/0", "::/0")
 		s := b.far.connect()
@@ -546,7 +546,7 @@ func TestB87VersionDecidesNotLength(t *testing.T) {
 	})
 }
 
-func TestB88OnlyIPPacketsGoOut(t *testing.T) {
+func TestP88OnlyIPPacketsGoOut(t *testing.T) {
 	for _, b := range [][]byte{
 		nil, {}, {0x45}, make([]byte, 64),
 		ipHeader(4, devInner, farInner, 20, 19), ipHeader(6, devInner6, devInner6, 0, 39), ipHeader(5, devInner, farInner, 32, 32),
@@ -566,7 +566,7 @@ func (r *remote) wantBytes(what string, tx, rx uint64) {
 	}
 }
 
-func TestB89CountersAreBytesOfUDPPayload(t *testing.T) {
+func TestP89CountersAreBytesOfUDPPayload(t *testing.T) {
 	const data = 32 + 48 // a UDP packet of 5 bytes is 33 bytes, padded to 48
 	inBed(t, nil, func(b *bed) {
 		b.far.wantBytes("nothing yet", 0, 0)
@@ -603,7 +603,7 @@ func TestB89CountersAreBytesOfUDPPayload(t *testing.T) {
 	})
 }
 
-func TestD02TenPings(t *testing.T) {
+func TestN02TenPings(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		var s *fakepeer.Session
 		for i := range 10 {
@@ -625,8 +625,8 @@ func TestD02TenPings(t *testing.T) {
 	})
 }
 
-// Covers E21.
-func TestD04PaddingEndsAtMTU(t *testing.T) {
+// Covers M21.
+func TestN04PaddingEndsAtMTU(t *testing.T) {
 	for _, c := range []struct{ mtu, packet, payload int }{{1299, 1297, 1331}, {1299, 1299, 1331}, {1420, 1409, 1452}, {1420, 1408, 1440}, {1420, 1400, 1440}} {
 		inBed(t, func(cfg *Config) { cfg.MTU = c.mtu }, func(b *bed) {
 			b.output(b.far, string(make([]byte, c.packet-28)))
@@ -666,7 +666,7 @@ func TestPaddingIsZero(t *testing.T) {
 	})
 }
 
-func TestB90OnlyWhatWasSentCounts(t *testing.T) {
+func TestP90OnlyWhatWasSentCounts(t *testing.T) {
 	var outer *simnet.Conn
 	inBed(t, capture(&outer), func(b *bed) {
 		outer.FailWrites(errors.New("no network"))
@@ -683,7 +683,7 @@ func TestB90OnlyWhatWasSentCounts(t *testing.T) {
 	})
 }
 
-func TestB90LastHandshakeIsWhenItCompleted(t *testing.T) {
+func TestP90LastHandshakeIsWhenItCompleted(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		want := func(what string, at time.Time) {
 			t.Helper()

@@ -10,7 +10,7 @@ import (
 	"github.com/wgstack/wireguard/internal/simnet"
 )
 
-func TestB34PacketsWaitForASessionInOrder(t *testing.T) {
+func TestP34PacketsWaitForASessionInOrder(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		for i := range 5 {
 			b.output(b.far, fmt.Sprint(i))
@@ -32,7 +32,7 @@ func TestB34PacketsWaitForASessionInOrder(t *testing.T) {
 	})
 }
 
-func TestB34PacketsWaitForUsableKeys(t *testing.T) {
+func TestP34PacketsWaitForUsableKeys(t *testing.T) {
 	for _, c := range []struct {
 		what string
 		end  func(b *bed)
@@ -59,7 +59,7 @@ func TestB34PacketsWaitForUsableKeys(t *testing.T) {
 	}
 }
 
-func TestB35OldestStagedPacketsAreDropped(t *testing.T) {
+func TestP35OldestStagedPacketsAreDropped(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		const more = 7
 		for i := range maxStagedPackets + more {
@@ -79,7 +79,7 @@ func TestB35OldestStagedPacketsAreDropped(t *testing.T) {
 	})
 }
 
-func TestB35BatchesCountTheirPackets(t *testing.T) {
+func TestP35BatchesCountTheirPackets(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		var staged staging
 		for i, want := range []int{0, 0, 60, 60} {
@@ -92,7 +92,7 @@ func TestB35BatchesCountTheirPackets(t *testing.T) {
 	})
 }
 
-func TestB35StagedKeepaliveIsNoPacketLost(t *testing.T) {
+func TestP35StagedKeepaliveIsNoPacketLost(t *testing.T) {
 	inBed(t, func(c *Config) { c.Peers[0].PersistentKeepalive = time.Hour }, func(b *bed) {
 		hs := b.far.wantInitiation("persistent keepalive")
 		for i := range maxStagedPackets {
@@ -108,7 +108,7 @@ func TestB35StagedKeepaliveIsNoPacketLost(t *testing.T) {
 	})
 }
 
-func TestB36StagedPacketsGoAtConfirmation(t *testing.T) {
+func TestP36StagedPacketsGoAtConfirmation(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		s := b.far.initiate("initiation")
 		for i := range 10 {
@@ -126,7 +126,7 @@ func TestB36StagedPacketsGoAtConfirmation(t *testing.T) {
 	})
 }
 
-func TestB36StagedPacketsGoAtCompletion(t *testing.T) {
+func TestP36StagedPacketsGoAtCompletion(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		b.output(b.far, "one")
 		b.output(b.far, "two")
@@ -137,7 +137,7 @@ func TestB36StagedPacketsGoAtCompletion(t *testing.T) {
 	})
 }
 
-func TestB36SettingThePeerTakesUpStagedPackets(t *testing.T) {
+func TestP36SettingThePeerTakesUpStagedPackets(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		b.output(b.far, "hello")
 		b.far.wantInitiation("packet")
@@ -150,7 +150,7 @@ func TestB36SettingThePeerTakesUpStagedPackets(t *testing.T) {
 	})
 }
 
-func TestB37InitiatorConfirmsWithAKeepalive(t *testing.T) {
+func TestP37InitiatorConfirmsWithAKeepalive(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		done := make(chan error, 1)
 		go func() { done <- b.dev.Handshake(background, b.far.Public) }()
@@ -170,11 +170,11 @@ func TestB37InitiatorConfirmsWithAKeepalive(t *testing.T) {
 	})
 }
 
-// TestB38PacketIsStagedBeforeTheHandshakeStarts has a peer whose response
+// TestP38PacketIsStagedBeforeTheHandshakeStarts has a peer whose response
 // comes while the initiation is still being written.
 //
-// Covers E35.
-func TestB38PacketIsStagedBeforeTheHandshakeStarts(t *testing.T) {
+// Covers M35.
+func TestP38PacketIsStagedBeforeTheHandshakeStarts(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		sessions := make(chan *fakepeer.Session, 1)
 		b.net.SetFilter(func(d simnet.Datagram) simnet.Verdict {
@@ -195,7 +195,7 @@ func TestB38PacketIsStagedBeforeTheHandshakeStarts(t *testing.T) {
 	})
 }
 
-func TestB39GivingUpDropsStagedPackets(t *testing.T) {
+func TestP39GivingUpDropsStagedPackets(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		for i := range 3 {
 			b.output(b.far, fmt.Sprint(i))
@@ -218,7 +218,7 @@ func TestB39GivingUpDropsStagedPackets(t *testing.T) {
 	})
 }
 
-func TestB39RemovalDropsStagedPackets(t *testing.T) {
+func TestP39RemovalDropsStagedPackets(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		b.output(b.far, "hello")
 		hs := b.far.wantInitiation("packet")
@@ -237,7 +237,7 @@ func TestB39RemovalDropsStagedPackets(t *testing.T) {
 	})
 }
 
-func TestB39CloseDropsStagedPackets(t *testing.T) {
+func TestP39CloseDropsStagedPackets(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		b.output(b.far, "hello")
 		b.far.wantInitiation("packet")

@@ -42,7 +42,7 @@ func (r *remote) wantLost() []time.Time {
 	return slices.Insert(r.ignored(), 0, at)
 }
 
-func TestB40InitiationIsRepeatedUntilAnswered(t *testing.T) {
+func TestP40InitiationIsRepeatedUntilAnswered(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		b.output(b.far, "staged")
 		first := b.far.want("packet", fakepeer.Initiation)
@@ -63,7 +63,7 @@ func TestB40InitiationIsRepeatedUntilAnswered(t *testing.T) {
 	})
 }
 
-func TestB40ConfirmationEndsRetransmission(t *testing.T) {
+func TestP40ConfirmationEndsRetransmission(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		b.output(b.far, "staged")
 		b.far.want("packet", fakepeer.Initiation)
@@ -76,7 +76,7 @@ func TestB40ConfirmationEndsRetransmission(t *testing.T) {
 	})
 }
 
-func TestB40InitiationIsRepeatedWhileResponseIsUnconfirmed(t *testing.T) {
+func TestP40InitiationIsRepeatedWhileResponseIsUnconfirmed(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		b.output(b.far, "staged")
 		b.far.want("packet", fakepeer.Initiation)
@@ -87,7 +87,7 @@ func TestB40InitiationIsRepeatedWhileResponseIsUnconfirmed(t *testing.T) {
 	})
 }
 
-func TestB41CompletionAndTriggersResetAttempts(t *testing.T) {
+func TestP41CompletionAndTriggersResetAttempts(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		b.output(b.far, "first")
 		for range 10 {
@@ -110,7 +110,7 @@ func TestB41CompletionAndTriggersResetAttempts(t *testing.T) {
 	})
 }
 
-func TestB41ConfirmationResetsAttempts(t *testing.T) {
+func TestP41ConfirmationResetsAttempts(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		b.output(b.far, "first")
 		b.far.want("packet", fakepeer.Initiation)
@@ -122,7 +122,7 @@ func TestB41ConfirmationResetsAttempts(t *testing.T) {
 	})
 }
 
-func TestB42GivingUpPurgesWhatIsStaged(t *testing.T) {
+func TestP42GivingUpPurgesWhatIsStaged(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		start := time.Now()
 		b.output(b.far, "one")
@@ -146,7 +146,7 @@ func TestB42GivingUpPurgesWhatIsStaged(t *testing.T) {
 	})
 }
 
-func TestB42GivingUpStopsPassiveKeepalive(t *testing.T) {
+func TestP42GivingUpStopsPassiveKeepalive(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		s := b.far.connect()
 		for range allTries {
@@ -159,7 +159,7 @@ func TestB42GivingUpStopsPassiveKeepalive(t *testing.T) {
 	})
 }
 
-func TestB42GivingUpArmsErasure(t *testing.T) {
+func TestP42GivingUpArmsErasure(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		b.output(b.far, "unanswered")
 		b.far.ignored() // ends less than a second after giving up
@@ -174,7 +174,7 @@ func TestB42GivingUpArmsErasure(t *testing.T) {
 	})
 }
 
-func TestB42GivingUpDoesNotPutOffErasure(t *testing.T) {
+func TestP42GivingUpDoesNotPutOffErasure(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		derived := time.Now()
 		b.far.connect()
@@ -192,7 +192,7 @@ func TestB42GivingUpDoesNotPutOffErasure(t *testing.T) {
 	})
 }
 
-func TestB43UnansweredDataBringsNewHandshake(t *testing.T) {
+func TestP43UnansweredDataBringsNewHandshake(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		s := b.far.connect()
 		b.far.keepalive(s)
@@ -206,7 +206,7 @@ func TestB43UnansweredDataBringsNewHandshake(t *testing.T) {
 	})
 }
 
-func TestB43AnyReceiptPreventsNewHandshake(t *testing.T) {
+func TestP43AnyReceiptPreventsNewHandshake(t *testing.T) {
 	for name, answer := range map[string]func(*bed, *fakepeer.Session){
 		"keepalive": func(b *bed, s *fakepeer.Session) { b.far.keepalive(s) },
 		"initiation": func(b *bed, _ *fakepeer.Session) {
@@ -228,7 +228,7 @@ func TestB43AnyReceiptPreventsNewHandshake(t *testing.T) {
 	}
 }
 
-func TestB43NewHandshakeIsArmedAnew(t *testing.T) {
+func TestP43NewHandshakeIsArmedAnew(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		s := b.far.connect()
 		for range 3 {
@@ -246,7 +246,7 @@ func TestB43NewHandshakeIsArmedAnew(t *testing.T) {
 	})
 }
 
-func TestB43NewHandshakeIsArmedAgainAfterGivingUp(t *testing.T) {
+func TestP43NewHandshakeIsArmedAgainAfterGivingUp(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		start := time.Now()
 		s := b.far.accept()
@@ -261,7 +261,7 @@ func TestB43NewHandshakeIsArmedAgainAfterGivingUp(t *testing.T) {
 	})
 }
 
-func TestB44SentKeepalivesExpectNoAnswer(t *testing.T) {
+func TestP44SentKeepalivesExpectNoAnswer(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		s := b.far.respond(b.far.handshake("on demand"))
 		b.far.wantData("completion", s, "")
@@ -283,7 +283,7 @@ func persistent(interval time.Duration) func(*Config) {
 	return func(cfg *Config) { cfg.Peers[0].PersistentKeepalive = interval }
 }
 
-func TestB45DataReceivedIsAnsweredByKeepalive(t *testing.T) {
+func TestP45DataReceivedIsAnsweredByKeepalive(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		s := b.far.connect()
 		b.far.data(s, "one")
@@ -303,7 +303,7 @@ func TestB45DataReceivedIsAnsweredByKeepalive(t *testing.T) {
 	})
 }
 
-func TestB46AnySendServesAsKeepalive(t *testing.T) {
+func TestP46AnySendServesAsKeepalive(t *testing.T) {
 	after := 6 * time.Second // more than a handshake must wait for the former
 	for name, send := range map[string]func(*bed, *fakepeer.Session){
 		"data": func(b *bed, s *fakepeer.Session) {
@@ -340,8 +340,8 @@ func TestB46AnySendServesAsKeepalive(t *testing.T) {
 	}
 }
 
-// Covers E23.
-func TestB47KeepalivesAreNotAnswered(t *testing.T) {
+// Covers M23.
+func TestP47KeepalivesAreNotAnswered(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		s := b.far.connect()
 		for range 6 {
@@ -351,8 +351,8 @@ func TestB47KeepalivesAreNotAnswered(t *testing.T) {
 	})
 }
 
-// Covers E17.
-func TestB48TimersRunWhenSendingFails(t *testing.T) {
+// Covers M17.
+func TestP48TimersRunWhenSendingFails(t *testing.T) {
 	var outer *simnet.Conn
 	inBed(t, capture(&outer), func(b *bed) {
 		outer.FailWrites(syscall.ENETUNREACH)
@@ -377,8 +377,8 @@ func TestB48TimersRunWhenSendingFails(t *testing.T) {
 	})
 }
 
-// Covers E17.
-func TestB48PersistentKeepaliveGoesOnWhenSendingFails(t *testing.T) {
+// Covers M17.
+func TestP48PersistentKeepaliveGoesOnWhenSendingFails(t *testing.T) {
 	var outer *simnet.Conn
 	edit := func(cfg *Config) {
 		capture(&outer)(cfg)
@@ -395,7 +395,7 @@ func TestB48PersistentKeepaliveGoesOnWhenSendingFails(t *testing.T) {
 	})
 }
 
-func TestB50InvalidInnerPacketsCountForTimers(t *testing.T) {
+func TestP50InvalidInnerPacketsCountForTimers(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		s := b.far.connect()
 		time.Sleep(10 * time.Second)
@@ -408,7 +408,7 @@ func TestB50InvalidInnerPacketsCountForTimers(t *testing.T) {
 	})
 }
 
-func TestB51PersistentKeepaliveFollowsAnyTraffic(t *testing.T) {
+func TestP51PersistentKeepaliveFollowsAnyTraffic(t *testing.T) {
 	const interval = 12 * time.Second
 	inBed(t, persistent(interval), func(b *bed) {
 		s := b.far.respond(b.far.wantInitiation("at once"))
@@ -444,8 +444,8 @@ func TestB51PersistentKeepaliveFollowsAnyTraffic(t *testing.T) {
 	})
 }
 
-// Covers E31.
-func TestB51PersistentKeepaliveOutlastsAnOutage(t *testing.T) {
+// Covers M31.
+func TestP51PersistentKeepaliveOutlastsAnOutage(t *testing.T) {
 	inBed(t, persistent(25*time.Second), func(b *bed) {
 		b.far.respond(b.far.wantInitiation("at once"))
 		b.net.Cut(devOuter, farOuter.Addr())
@@ -457,8 +457,8 @@ func TestB51PersistentKeepaliveOutlastsAnOutage(t *testing.T) {
 	})
 }
 
-// Covers E36.
-func TestB51PersistentKeepaliveWaitsForEndpoint(t *testing.T) {
+// Covers M36.
+func TestP51PersistentKeepaliveWaitsForEndpoint(t *testing.T) {
 	edit := func(cfg *Config) {
 		persistent(25 * time.Second)(cfg)
 		cfg.Peers[0].Endpoint = ""
@@ -480,7 +480,7 @@ func TestB51PersistentKeepaliveWaitsForEndpoint(t *testing.T) {
 	})
 }
 
-func TestB51NoPersistentKeepaliveByDefault(t *testing.T) {
+func TestP51NoPersistentKeepaliveByDefault(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		s := b.far.connect()
 		b.far.keepalive(s)
@@ -488,7 +488,7 @@ func TestB51NoPersistentKeepaliveByDefault(t *testing.T) {
 	})
 }
 
-func TestB52TurningPersistentKeepaliveOnSendsAtOnce(t *testing.T) {
+func TestP52TurningPersistentKeepaliveOnSendsAtOnce(t *testing.T) {
 	set := func(b *bed, interval time.Duration) {
 		cfg := b.far.config()
 		cfg.PersistentKeepalive = interval
@@ -524,7 +524,7 @@ func TestB52TurningPersistentKeepaliveOnSendsAtOnce(t *testing.T) {
 	})
 }
 
-func TestB53JitterIsDrawnAnew(t *testing.T) {
+func TestP53JitterIsDrawnAnew(t *testing.T) {
 	varied := func(what string, delays []time.Duration, least time.Duration) {
 		t.Helper()
 		low, high := slices.Min(delays), slices.Max(delays)

@@ -81,7 +81,7 @@ func (b *bed) wantScale(peers [][]netip.Prefix) {
 	}
 }
 
-func TestD12Scale(t *testing.T) {
+func TestN12Scale(t *testing.T) {
 	for what, peers := range scales() {
 		t.Run(what, func(t *testing.T) {
 			inBed(t, nil, func(b *bed) {
@@ -111,7 +111,7 @@ func TestD12Scale(t *testing.T) {
 	}
 }
 
-func TestD12ScaleByUAPI(t *testing.T) {
+func TestN12ScaleByUAPI(t *testing.T) {
 	for what, peers := range scales() {
 		t.Run(what, func(t *testing.T) {
 			inBed(t, nil, func(b *bed) {
@@ -139,7 +139,7 @@ func TestD12ScaleByUAPI(t *testing.T) {
 	}
 }
 
-func TestD13KeysSetAndUnset(t *testing.T) {
+func TestN13KeysSetAndUnset(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		c := b.control()
 		far := "public_key=" + hexKey(PublicKey(b.far.Public))
@@ -180,7 +180,7 @@ func TestD13KeysSetAndUnset(t *testing.T) {
 	})
 }
 
-func TestD13DeviceAsItsOwnPeer(t *testing.T) {
+func TestN13DeviceAsItsOwnPeer(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		c := b.control()
 		key := NewPrivateKey()
@@ -218,7 +218,7 @@ func TestD13DeviceAsItsOwnPeer(t *testing.T) {
 	})
 }
 
-func TestD13DefaultRoutesAndTheirParts(t *testing.T) {
+func TestN13DefaultRoutesAndTheirParts(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		c := b.control()
 		far, other := b.far, b.add("192.0.2.3:1", "10.0.0.3")
@@ -248,7 +248,7 @@ func TestD13DefaultRoutesAndTheirParts(t *testing.T) {
 	})
 }
 
-func TestD13LowOrderKeysEmitNothing(t *testing.T) {
+func TestN13LowOrderKeysEmitNothing(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		c := b.control()
 		trace := b.net.Trace()

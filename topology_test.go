@@ -20,7 +20,7 @@ import (
 
 // Devices at both ends, in the topologies that the kernel's netns.sh tests.
 
-func TestD01EverythingBothWaysAtOnce(t *testing.T) {
+func TestN01EverythingBothWaysAtOnce(t *testing.T) {
 	near, far := devices(t)
 	wantPing(t, "first", near, inner4(2)) // far does not know where near is
 	var wg sync.WaitGroup
@@ -54,8 +54,8 @@ func TestD01EverythingBothWaysAtOnce(t *testing.T) {
 	wg.Wait()
 }
 
-// Covers D03.
-func TestD02TenPingsBetweenDevices(t *testing.T) {
+// Covers N03.
+func TestN02TenPingsBetweenDevices(t *testing.T) {
 	for _, v6 := range []bool{false, true} {
 		for _, mtu := range []int{0, 34736} {
 			inWorld(t, func(w *world) {
@@ -92,7 +92,7 @@ func TestD02TenPingsBetweenDevices(t *testing.T) {
 	}
 }
 
-func TestD03LargeMTU(t *testing.T) {
+func TestN03LargeMTU(t *testing.T) {
 	for _, host := range []string{"127.0.0.1", "::1"} {
 		t.Run(host, func(t *testing.T) {
 			probe, err := net.ListenPacket("udp", net.JoinHostPort(host, "0"))
@@ -149,7 +149,7 @@ func endpointAt(host string, d *Device) string {
 	return netip.AddrPortFrom(netip.MustParseAddr(host), d.Stats().ListenPort).String()
 }
 
-func TestD05EitherEndMoves(t *testing.T) {
+func TestN05EitherEndMoves(t *testing.T) {
 	w := realWorld(t)
 	near, far := w.site(1, nil), w.site(2, nil)
 	near.knows(far)
@@ -233,7 +233,7 @@ func TestD05EitherEndMoves(t *testing.T) {
 	say("and answered there", a, b)
 }
 
-func TestD06MoreSpecificPrefixOfAnotherPeer(t *testing.T) {
+func TestN06MoreSpecificPrefixOfAnotherPeer(t *testing.T) {
 	inWorld(t, func(w *world) {
 		near, far := w.site(1, nil), w.site(2, nil)
 		cfg := far.as(far.at(false))
@@ -269,7 +269,7 @@ func TestD06MoreSpecificPrefixOfAnotherPeer(t *testing.T) {
 	})
 }
 
-func TestD07NewPrivateKeyWorksWithinASecond(t *testing.T) {
+func TestN07NewPrivateKeyWorksWithinASecond(t *testing.T) {
 	near, far := devices(t)
 	wantPing(t, "before", near, inner4(2))
 	key := near.Stats().PublicKey
@@ -290,7 +290,7 @@ func TestD07NewPrivateKeyWorksWithinASecond(t *testing.T) {
 	}
 }
 
-func TestD08TunnelsInsideTunnels(t *testing.T) {
+func TestN08TunnelsInsideTunnels(t *testing.T) {
 	near, far := devices(t)
 	wantPing(t, "outermost", near, inner4(2))
 	size := 256 << 10
@@ -342,8 +342,8 @@ func TestD08TunnelsInsideTunnels(t *testing.T) {
 	}
 }
 
-// TestD08OuterTunnelClosesFirst closes the devices in the wrong order.
-func TestD08OuterTunnelClosesFirst(t *testing.T) {
+// TestN08OuterTunnelClosesFirst closes the devices in the wrong order.
+func TestN08OuterTunnelClosesFirst(t *testing.T) {
 	near, far := devices(t)
 	inner, err := New(Config{
 		PrivateKey:   NewPrivateKey(),
@@ -380,7 +380,7 @@ func soon(t testing.TB, limit time.Duration, what string, f func()) {
 	}
 }
 
-func TestD09KeepaliveHoldsNATOpen(t *testing.T) {
+func TestN09KeepaliveHoldsNATOpen(t *testing.T) {
 	for _, keepalive := range []time.Duration{time.Second, 0} {
 		inWorld(t, func(w *world) {
 			private := netip.MustParseAddr("192.168.1.100")
@@ -420,9 +420,9 @@ func TestD09KeepaliveHoldsNATOpen(t *testing.T) {
 	}
 }
 
-// TestD10EndpointInsideItsOwnTunnel has a device open its outer socket in its
+// TestN10EndpointInsideItsOwnTunnel has a device open its outer socket in its
 // own stack.
-func TestD10EndpointInsideItsOwnTunnel(t *testing.T) {
+func TestN10EndpointInsideItsOwnTunnel(t *testing.T) {
 	var own atomic.Pointer[Device]
 	near, far := devicesWith(t, "127.0.0.1", func(cfg *Config) {
 		cfg.ListenPacket = func(ctx context.Context, network, address string) (net.PacketConn, error) {
@@ -486,7 +486,7 @@ func TestD10EndpointInsideItsOwnTunnel(t *testing.T) {
 	wantPing(t, "outside again", near, inner4(2))
 }
 
-func TestD11AnswersComeFromTheAddressThatWasAsked(t *testing.T) {
+func TestN11AnswersComeFromTheAddressThatWasAsked(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("only Linux has a second loopback address from the start")
 	}
@@ -506,9 +506,9 @@ func TestD11AnswersComeFromTheAddressThatWasAsked(t *testing.T) {
 	}
 }
 
-// TestD14NothingIsLeftAfterClose counts in a process of its own, where no other
+// TestN14NothingIsLeftAfterClose counts in a process of its own, where no other
 // test leaves anything.
-func TestD14NothingIsLeftAfterClose(t *testing.T) {
+func TestN14NothingIsLeftAfterClose(t *testing.T) {
 	const alone = "WIREGUARD_TEST_ALONE"
 	if os.Getenv(alone) == "" {
 		exe, err := os.Executable()
@@ -574,9 +574,9 @@ func TestD14NothingIsLeftAfterClose(t *testing.T) {
 	}
 }
 
-// TestD14ClosedDeviceIsLetGo has packets reassembled first, for which gVisor
+// TestN14ClosedDeviceIsLetGo has packets reassembled first, for which gVisor
 // keeps timers.
-func TestD14ClosedDeviceIsLetGo(t *testing.T) {
+func TestN14ClosedDeviceIsLetGo(t *testing.T) {
 	var kept atomic.Int32
 	t.Run("device", func(t *testing.T) {
 		near, far := devices(t)

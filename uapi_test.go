@@ -416,7 +416,7 @@ func TestC02EndlessOperationIsBounded(t *testing.T) {
 	})
 }
 
-// Covers E03.
+// Covers M03.
 func TestC03NothingIsAppliedUnlessAllIsValid(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		c := b.control()
@@ -770,7 +770,7 @@ func TestC10GetWithoutAnything(t *testing.T) {
 	})
 }
 
-func TestE05PipelinedOperationsAfterAFailure(t *testing.T) {
+func TestM05PipelinedOperationsAfterAFailure(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		c := b.control()
 		// One write: a set that fails in its middle, a get, a set that fails
@@ -793,7 +793,7 @@ func TestE05PipelinedOperationsAfterAFailure(t *testing.T) {
 	})
 }
 
-func TestE30UpdateOnlyIsOfOnePeer(t *testing.T) {
+func TestM30UpdateOnlyIsOfOnePeer(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		c := b.control()
 		c.mustSet("public_key="+hexKey(key32(1)), "update_only=true", "public_key="+hexKey(key32(2)), "allowed_ip=10.2.0.0/16")
@@ -811,7 +811,7 @@ func TestE30UpdateOnlyIsOfOnePeer(t *testing.T) {
 	})
 }
 
-func TestE41GetWhileRemoving(t *testing.T) {
+func TestM41GetWhileRemoving(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		l := newPipeListener()
 		go b.dev.ServeUAPI(l)

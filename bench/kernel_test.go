@@ -29,7 +29,7 @@ import (
 
 // TestKernel boots once for all.
 //
-// Covers D15.
+// Covers N15.
 func TestKernel(t *testing.T) {
 	g := boot(t)
 	aged := g.age(t)

@@ -200,7 +200,7 @@ func TestCloseLate(t *testing.T) {
 
 // TestCloseEarly closes stacks that have just begun, with packets coming in.
 //
-// Covers E08.
+// Covers M08.
 func TestCloseEarly(t *testing.T) {
 	for range 20 {
 		s, err := New(Config{Addresses: prefixes(b4), Output: func(*Packet) error { return nil }})

@@ -406,7 +406,7 @@ func TestReachConnected(t *testing.T) {
 	}
 }
 
-// Covers B103, E39.
+// Covers P103, M39.
 func TestTooBig(t *testing.T) {
 	const mtu = 1300
 	for _, host := range []netip.Addr{b4, b6} {

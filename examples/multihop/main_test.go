@@ -16,7 +16,7 @@ import (
 // TestMultihop goes from this host to first, and through that to second, which
 // is nowhere but in the network of first.
 //
-// Covers D08.
+// Covers N08.
 func TestMultihop(t *testing.T) {
 	outerKey, innerKey, firstKey, secondKey := wireguard.NewPrivateKey(), wireguard.NewPrivateKey(), wireguard.NewPrivateKey(), wireguard.NewPrivateKey()
 	first := clitest.Device(t, wireguard.Config{

@@ -15,7 +15,7 @@ func check(t *testing.T, w *Window, counter uint64, want bool) {
 
 // The cases that the Linux kernel tests its own window with at boot.
 //
-// Covers B68.
+// Covers P68.
 func TestKernelSequence(t *testing.T) {
 	const (
 		past  = Size + 1

@@ -51,7 +51,7 @@ func (h *fakeHost) serving() (addrs []string) {
 	return addrs
 }
 
-// Covers B80, E20.
+// Covers P80, M20.
 func TestListenOnHosts(t *testing.T) {
 	for _, test := range []struct {
 		name  string

@@ -369,7 +369,7 @@ func TestRelisten(t *testing.T) {
 	}
 }
 
-// Covers B82.
+// Covers P82.
 func TestRelistenFailureLeavesOldServing(t *testing.T) {
 	old, port, err := Listen(0)
 	if err != nil {

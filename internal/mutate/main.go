@@ -1,9 +1,9 @@
-// Command coverage prints what the tests of this project cover: every statement
+// Command mutate prints what the tests of this project cover: every statement
 // about the protocol with its tests, and a list of mistakes, each of which it
 // makes to see whether the tests notice. It fails if a statement has no test or
 // a mistake goes unnoticed.
 //
-//	go run ./internal/coverage
+//	go run ./internal/mutate
 package main
 
 import (
@@ -13,7 +13,7 @@ import (
 
 func main() {
 	if err := run("."); err != nil {
-		fmt.Fprintln(os.Stderr, "coverage:", err)
+		fmt.Fprintln(os.Stderr, "mutate:", err)
 		os.Exit(1)
 	}
 }

@@ -51,7 +51,7 @@ func (m *mutation) pkg() string {
 //	# handshake
 //
 //	a replayed initiation is accepted
-//	exchange.go TestB06
+//	exchange.go TestP06
 //	-!stamp.after(p.greatestStamp)
 //	+false
 func readMutations(root string) (mutations []mutation, err error) {

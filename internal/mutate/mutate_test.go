@@ -38,7 +38,7 @@ func TestEveryStatementIsTested(t *testing.T) {
 		}
 	}
 	if got, err := os.ReadFile("README.md"); err != nil || !bytes.Equal(got, readme) {
-		t.Errorf("README.md is stale (%v): run go test ./internal/coverage -update", err)
+		t.Errorf("README.md is stale (%v): run go test ./internal/mutate -update", err)
 	}
 }
 
@@ -75,13 +75,13 @@ func readme(statements []statement, mutations []mutation) []byte {
 Every statement about the protocol that this project makes, and its tests.
 Tests of the root package go by their name, others by their directory too.
 
-- B: what an implementation must do
-- C: how it is configured
-- D: what it does in real networks
-- E: mistakes that others made, none of which may be made here
+- P: the protocol, what an implementation must do
+- C: the configuration
+- N: real networks
+- M: mistakes that other implementations made and this one must not
 
-` + "`go test ./internal/coverage`" + ` fails where a test is missing, and with ` + "`-update`" + `
-writes this file. ` + "`go run ./internal/coverage`" + ` prints the list and then makes
+` + "`go test ./internal/mutate`" + ` fails where a test is missing, and with ` + "`-update`" + `
+writes this file. ` + "`go run ./internal/mutate`" + ` prints the list and then makes
 [mistakes](testdata/mutations.txt) in the code, one by one: it fails unless the
 tests named with each notice.
 

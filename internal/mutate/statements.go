@@ -20,8 +20,8 @@ import (
 // says what an implementation must do, C how it is configured, D what it does
 // in real networks, and E is a list of mistakes that others made.
 //
-// A test says what it is for in its name, TestB07GreatestTimestampSurvives, or
-// in its comment: Covers E12, D06.
+// A test says what it is for in its name, TestP07GreatestTimestampSurvives, or
+// in its comment: Covers M12, N06.
 
 // A statement is what something has to be tested for.
 type statement struct {
@@ -31,19 +31,19 @@ type statement struct {
 }
 
 var (
-	testName  = regexp.MustCompile(`^Test([BCDE])([0-9]+)`)
-	covers    = regexp.MustCompile(`\bCovers ((?:[BCDE][0-9]+(?:,\s+|\.)?)+)`)
-	coverage  = regexp.MustCompile(`([BCDE])([0-9]+)`)
-	runByTest = regexp.MustCompile(`^(Test|Fuzz)[^a-z]`)
+	testName        = regexp.MustCompile(`^Test([PCNM])([0-9]+)`)
+	covers          = regexp.MustCompile(`\bCovers ((?:[PCNM][0-9]+(?:,\s+|\.)?)+)`)
+	statementNumber = regexp.MustCompile(`([PCNM])([0-9]+)`)
+	runByTest       = regexp.MustCompile(`^(Test|Fuzz)[^a-z]`)
 )
 
 const (
-	lists    = "BCDE"
-	testdata = "internal/coverage/testdata/" // from the root of the repository
+	lists    = "PCNM"
+	testdata = "internal/mutate/testdata/" // from the root of the repository
 )
 
 // listed is how many statements each list has, of which none may be lost.
-var listed = map[byte]int{'B': 104, 'C': 15, 'D': 15, 'E': 41}
+var listed = map[byte]int{'P': 104, 'C': 15, 'N': 15, 'M': 41}
 
 // readStatements returns the lists, with the tests of each statement.
 func readStatements(root string) (statements []statement, err error) {
@@ -148,7 +148,7 @@ func testsOf(file string) (map[string][]string, error) {
 			numbers = append(numbers, canonical(m[1], m[2]))
 		}
 		for _, list := range covers.FindAllString(fn.Doc.Text(), -1) {
-			for _, m := range coverage.FindAllStringSubmatch(list, -1) {
+			for _, m := range statementNumber.FindAllStringSubmatch(list, -1) {
 				numbers = append(numbers, canonical(m[1], m[2]))
 			}
 		}
