@@ -108,6 +108,7 @@ type Stack struct {
 	forward  forwarder
 	handlers *atomic.Pointer[forwarder] // what gVisor has of forward; holds nil once closed
 	watchers watchers
+	recovery recovery
 
 	closing sync.Once
 	done    chan struct{} // closed by Close

@@ -1,0 +1,7 @@
+package netstack
+
+import "sync/atomic"
+
+type recovery struct {
+	off atomic.Bool
+}
