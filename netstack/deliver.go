@@ -49,17 +49,24 @@ func (s *Stack) deliver(j *joined) {
 
 // receive copies a packet into the stack.
 func (l *link) receive(j *joined) {
+	show := l.stack.recovery.beforeDeliver(j.first, j.length)
 	var payload buffer.Buffer
 	if n := j.headLen(); j.length > apartFrom {
 		head, tail := buffer.NewViewSize(n), buffer.NewViewSize(j.length-n)
 		j.copyTo(head.AsSlice(), tail.AsSlice())
+		show.edit(head.AsSlice())
 		payload = buffer.MakeWithView(head)
 		payload.Append(tail)
 	} else {
 		v := buffer.NewViewSize(j.length)
 		b := v.AsSlice()
 		j.copyTo(b[:n], b[n:])
+		show.edit(b[:n])
 		payload = buffer.MakeWithView(v)
+	}
+	for _, pb := range show.before {
+		l.deliver(pb.NetworkProtocolNumber, pb)
+		pb.DecRef()
 	}
 	pb := gstack.NewPacketBuffer(gstack.PacketBufferOptions{Payload: payload})
 	if j.first[0]>>4 == 4 {
@@ -68,4 +75,8 @@ func (l *link) receive(j *joined) {
 		l.deliver(header.IPv6ProtocolNumber, pb)
 	}
 	pb.DecRef()
+	for _, pb := range show.after {
+		l.deliver(pb.NetworkProtocolNumber, pb)
+		pb.DecRef()
+	}
 }

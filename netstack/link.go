@@ -38,7 +38,7 @@ func (l *link) WritePackets(list gstack.PacketBufferList) (int, tcpip.Error) {
 			case dst.IsLoopback() || dst.IsUnspecified():
 				s.unreachable(p, ErrNoRoute)
 			default:
-				if err := s.cfg.Output(p); errors.Is(err, ErrNoRoute) {
+				if err := l.output(p, pb); errors.Is(err, ErrNoRoute) {
 					s.unreachable(p, err)
 				}
 			}
@@ -46,6 +46,19 @@ func (l *link) WritePackets(list gstack.PacketBufferList) (int, tcpip.Error) {
 		p.release()
 	}
 	return len(packets), nil
+}
+
+// output hands p, which pb holds, to Output.
+func (l *link) output(p *Packet, pb *gstack.PacketBuffer) error {
+	f, drop := l.stack.recovery.beforeOutput(l, p, pb)
+	if drop {
+		return nil
+	}
+	if f != nil {
+		f.out.Lock()
+		defer f.out.Unlock()
+	}
+	return l.stack.cfg.Output(p)
 }
 
 // loop delivers a packet to the stack's own address. As in gVisor's own loopback this happens in the caller's

@@ -30,6 +30,7 @@ type path struct {
 	done    chan struct{}
 	pool    sync.Pool
 	lost    atomic.Int64
+	losing  atomic.Bool // losses have begun
 
 	mu   sync.Mutex
 	rand *rand.Rand // guarded by mu
@@ -53,9 +54,17 @@ func newPath(c conditions, seed uint64) *path {
 	return p
 }
 
+// beginLosing has losses begin on both paths of a pair, where a connection now
+// exists: the loss of a SYN takes a second.
+func beginLosing(paths [2]*path) {
+	for _, p := range paths {
+		p.losing.Store(true)
+	}
+}
+
 // losesNext decides about one packet. p.mu is held.
 func (p *path) losesNext() bool {
-	if p.loss == 0 {
+	if p.loss == 0 || !p.losing.Load() {
 		return false
 	}
 	if p.burst == 0 {

@@ -153,6 +153,7 @@ func New(cfg Config) (*Stack, error) {
 		handlers: new(atomic.Pointer[forwarder]),
 	}
 	s.deliverOne = s.deliver
+	s.recovery.init()
 	s.link = &link{stack: s, mtu: uint32(cfg.MTU), gso: gsoSize(cfg.MTU, cfg.MaxSegments)}
 	s.foreign = &link{stack: s, mtu: uint32(cfg.MTU), gso: gsoSize(cfg.MTU, cfg.MaxSegments)}
 	s.gv = gstack.New(gstack.Options{
@@ -284,6 +285,7 @@ func (s *Stack) close() {
 	}
 	s.forward.close()
 	s.destroy()
+	s.recovery.close()
 	// Timers of the gVisor stack, such as those of packets half put together, outlive it by up to a minute, and would
 	// keep all that s leads to in memory.
 	s.handlers.Store(nil)

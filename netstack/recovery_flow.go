@@ -1,0 +1,571 @@
+package netstack
+
+import (
+	"encoding/binary"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"gvisor.dev/gvisor/pkg/buffer"
+	"gvisor.dev/gvisor/pkg/tcpip/checksum"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+	gstack "gvisor.dev/gvisor/pkg/tcpip/stack"
+)
+
+const (
+	flowShards = 16
+	// maxFlowsPerShard bounds the flows that losses are repaired for.
+	maxFlowsPerShard = 4096
+	// minSweep is from how many flows of a shard on those that are idle are
+	// looked for.
+	minSweep = 64
+	// flowIdle is how long a flow may be idle before it is forgotten, and
+	// flowAbandoned how long one may go on without progress.
+	flowIdle      = time.Minute
+	flowAbandoned = 4 * time.Minute
+)
+
+// recovery has a tracker for each TCP flow of the stack that sends.
+type recovery struct {
+	off    atomic.Bool
+	start  time.Time // constant: the origin of the time that trackers see
+	count  atomic.Int32
+	shards [flowShards]flowShard
+	wg     sync.WaitGroup // of timers that have expired
+}
+
+type flowShard struct {
+	mu     sync.Mutex
+	flows  map[flowKey]*tcpFlow // guarded by mu
+	sweep  int                  // guarded by mu: the number of flows to sweep at
+	closed bool                 // guarded by mu
+}
+
+// A flowKey is the source and destination address and port of outbound packets,
+// as they stand in their headers.
+type flowKey [36]byte
+
+// A tcpFlow drives the tracker of one flow.
+type tcpFlow struct {
+	recovery *recovery  // constant, like shard, link and key
+	shard    *flowShard // whose mu guards what follows out
+	link     *link
+	key      flowKey
+
+	out sync.Mutex // held while Output has a packet of the flow; after shard.mu is released
+
+	tracker  tracker
+	finished bool // nothing is sent after what is in flight
+	ended    bool // it is no longer in the shard
+	pending  []resend
+	timer    *time.Timer   // nil until it is needed
+	armed    time.Duration // when timer expires; zero if it does not
+
+	latest   outboundState
+	template []byte // headers of the latest acknowledgement with SACK blocks
+}
+
+// outboundState is what the latest outbound packet of a flow said, and packets
+// that are sent again have to say.
+type outboundState struct {
+	ack     uint32
+	window  uint16
+	stamped bool
+	tsVal   uint32
+	tsEcr   uint32
+	at      time.Duration // when tsVal was
+}
+
+func (r *recovery) init() {
+	r.start = time.Now()
+	for i := range r.shards {
+		r.shards[i].flows = make(map[flowKey]*tcpFlow)
+		r.shards[i].sweep = minSweep
+	}
+}
+
+func (r *recovery) now() time.Duration { return time.Since(r.start) }
+
+func (r *recovery) shardOf(k *flowKey, ipLen int) *flowShard {
+	ports := binary.BigEndian.Uint32(k[addressesLen(ipLen):])
+	return &r.shards[(ports*2654435761)>>28]
+}
+
+func addressesLen(ipLen int) int {
+	if ipLen == ipv6HeaderLen {
+		return 32
+	}
+	return 8
+}
+
+// A tcpHeaders is a TCP packet's headers, as far as trackers read them.
+type tcpHeaders struct {
+	b     []byte // IP and TCP header, at least
+	ipLen int
+	hdr   int
+}
+
+// readTCP returns the headers at the beginning of b. It reports false for what is
+// no TCP packet, or has IP options.
+func readTCP(b []byte) (h tcpHeaders, ok bool) {
+	switch {
+	case len(b) >= ipv4HeaderLen+tcpHeaderLen && b[0] == 0x45 && b[9] == protoTCP:
+		h.ipLen = ipv4HeaderLen
+	case len(b) >= ipv6HeaderLen+tcpHeaderLen && b[0]>>4 == 6 && b[6] == protoTCP:
+		h.ipLen = ipv6HeaderLen
+	default:
+		return h, false
+	}
+	h.b, h.hdr = b, h.ipLen+int(b[h.ipLen+12]>>4)*4
+	return h, h.hdr >= h.ipLen+tcpHeaderLen && h.hdr <= len(b)
+}
+
+func (h *tcpHeaders) flags() byte    { return h.b[h.ipLen+13] }
+func (h *tcpHeaders) seq() uint32    { return binary.BigEndian.Uint32(h.b[h.ipLen+4:]) }
+func (h *tcpHeaders) ack() uint32    { return binary.BigEndian.Uint32(h.b[h.ipLen+8:]) }
+func (h *tcpHeaders) window() uint16 { return binary.BigEndian.Uint16(h.b[h.ipLen+14:]) }
+
+// key returns the key of the flow of an outbound packet.
+func (h *tcpHeaders) key() (k flowKey) {
+	if h.ipLen == ipv6HeaderLen {
+		copy(k[:36], h.b[8:44])
+	} else {
+		copy(k[:12], h.b[12:24])
+	}
+	return k
+}
+
+// reverseKey returns the key of the flow that an inbound packet answers.
+func (h *tcpHeaders) reverseKey() (k flowKey) {
+	if h.ipLen == ipv6HeaderLen {
+		copy(k[:16], h.b[24:40])
+		copy(k[16:32], h.b[8:24])
+		copy(k[32:34], h.b[42:44])
+		copy(k[34:36], h.b[40:42])
+	} else {
+		copy(k[:4], h.b[16:20])
+		copy(k[4:8], h.b[12:16])
+		copy(k[8:10], h.b[22:24])
+		copy(k[10:12], h.b[20:22])
+	}
+	return k
+}
+
+const (
+	optionNOP       = 1
+	optionSACK      = 5
+	optionTimestamp = 8
+	timestampLen    = 10
+)
+
+// eachOption calls do for each TCP option of h but padding, until one is
+// malformed.
+func (h *tcpHeaders) eachOption(do func(kind byte, option []byte)) {
+	b := h.b[h.ipLen+tcpHeaderLen : h.hdr]
+	for len(b) > 0 {
+		switch {
+		case b[0] == 0:
+			return
+		case b[0] == optionNOP:
+			b = b[1:]
+			continue
+		case len(b) < 2 || b[1] < 2 || int(b[1]) > len(b):
+			return
+		}
+		do(b[0], b[:b[1]])
+		b = b[b[1]:]
+	}
+}
+
+// timestamps returns the values of the timestamp option, if h has one.
+func (h *tcpHeaders) timestamps() (val, ecr uint32, ok bool) {
+	// Nearly always it is the first option, aligned as in RFC 7323, appendix A.
+	if o := h.b[h.ipLen+tcpHeaderLen : h.hdr]; len(o) >= 12 && o[0] == optionNOP && o[1] == optionNOP && o[2] == optionTimestamp && o[3] == timestampLen {
+		return binary.BigEndian.Uint32(o[4:]), binary.BigEndian.Uint32(o[8:]), true
+	}
+	h.eachOption(func(kind byte, o []byte) {
+		if kind == optionTimestamp && len(o) == timestampLen {
+			val, ecr, ok = binary.BigEndian.Uint32(o[2:]), binary.BigEndian.Uint32(o[6:]), true
+		}
+	})
+	return val, ecr, ok
+}
+
+// readSACK adds the SACK blocks of h to a.
+func (h *tcpHeaders) readSACK(a *acknowledgement) {
+	h.eachOption(func(kind byte, o []byte) {
+		if kind != optionSACK {
+			return
+		}
+		for o = o[2:]; len(o) >= 8 && a.count < len(a.blocks); o = o[8:] {
+			a.blocks[a.count] = block{binary.BigEndian.Uint32(o), binary.BigEndian.Uint32(o[4:])}
+			a.count++
+		}
+	})
+}
+
+// beforeOutput notes that p, which pb holds, is about to be handed to Output by
+// l. It returns the packet's flow, whose out is to be held meanwhile, or nil; and
+// whether the packet is not to be sent.
+func (r *recovery) beforeOutput(l *link, p *Packet, pb *gstack.PacketBuffer) (f *tcpFlow, drop bool) {
+	h, ok := readTCP(p.parts[0])
+	if !ok || r.off.Load() {
+		return nil, false
+	}
+	flags, payload := h.flags(), p.length-h.hdr
+	sends := flags&(flagSYN|flagRST) == 0 && payload > 0
+	if !sends && r.count.Load() == 0 {
+		return nil, false
+	}
+	key := h.key()
+	shard := r.shardOf(&key, h.ipLen)
+	shard.mu.Lock()
+	defer shard.mu.Unlock()
+	f = shard.flows[key]
+	if f == nil {
+		if sends {
+			f = r.newFlow(shard, l, &key)
+		}
+		if f == nil {
+			return nil, false
+		}
+	}
+	if flags&(flagSYN|flagRST) != 0 {
+		f.end()
+		return nil, false
+	}
+	now := r.now()
+	f.latest.ack, f.latest.window = h.ack(), h.window()
+	if val, ecr, ok := h.timestamps(); ok {
+		f.latest.stamped, f.latest.tsVal, f.latest.tsEcr, f.latest.at = true, val, ecr, now
+	}
+	seq := h.seq()
+	end, mss := seq+uint32(payload), uint32(payload)
+	if p.mss > 0 {
+		mss = uint32(p.mss)
+	}
+	if flags&flagFIN != 0 {
+		f.finished = true
+		end++
+		mss = max(mss, 1)
+	}
+	if end == seq {
+		return f, false
+	}
+	keep, drop := f.tracker.segmentSent(now, pb, seq, end, mss)
+	if keep {
+		pb.IncRef()
+		f.arm(now)
+	}
+	return f, drop
+}
+
+// newFlow returns a flow that is now in shard, or nil if there is no room.
+func (r *recovery) newFlow(shard *flowShard, l *link, key *flowKey) *tcpFlow {
+	if len(shard.flows) >= shard.sweep {
+		shard.forgetIdle(r.now())
+	}
+	if shard.closed || len(shard.flows) >= maxFlowsPerShard {
+		return nil
+	}
+	f := &tcpFlow{recovery: r, shard: shard, link: l, key: *key}
+	shard.flows[*key] = f
+	r.count.Add(1)
+	return f
+}
+
+// forgetIdle ends the flows that have been idle for long. shard.mu is held.
+func (shard *flowShard) forgetIdle(now time.Duration) {
+	for _, f := range shard.flows {
+		if idle := now - f.tracker.progress; idle > flowIdle && !f.tracker.inFlight() || idle > flowAbandoned {
+			f.end()
+		}
+	}
+	shard.sweep = max(minSweep, 2*len(shard.flows))
+}
+
+// end forgets f. shard.mu is held.
+func (f *tcpFlow) end() {
+	if f.ended {
+		return
+	}
+	f.ended = true
+	delete(f.shard.flows, f.key)
+	f.recovery.count.Add(-1)
+	f.tracker.reset()
+	for _, p := range f.pending {
+		p.packet.DecRef()
+	}
+	f.pending = nil
+	if f.timer != nil {
+		f.timer.Stop()
+	}
+}
+
+// close ends all flows, and waits for their timers.
+func (r *recovery) close() {
+	for i := range r.shards {
+		shard := &r.shards[i]
+		shard.mu.Lock()
+		shard.closed = true
+		for _, f := range shard.flows {
+			f.end()
+		}
+		shard.mu.Unlock()
+	}
+	r.wg.Wait()
+}
+
+// arm has expired called when something is due. A timer that expires too early
+// is not moved: it will be then. shard.mu is held.
+func (f *tcpFlow) arm(now time.Duration) {
+	due := f.tracker.deadline()
+	if len(f.pending) > 0 {
+		due = now
+	}
+	if due == 0 && f.tracker.inFlight() {
+		due = f.tracker.progress + flowAbandoned
+	}
+	if due == 0 || f.armed != 0 && f.armed <= due {
+		return
+	}
+	f.armed = max(due, 1)
+	wait := max(due-now, 0)
+	if f.timer == nil {
+		f.timer = time.AfterFunc(wait, f.expired)
+	} else {
+		f.timer.Reset(wait)
+	}
+}
+
+// expired does what is due.
+func (f *tcpFlow) expired() {
+	f.shard.mu.Lock()
+	if f.ended {
+		f.shard.mu.Unlock()
+		return
+	}
+	f.recovery.wg.Add(1)
+	defer f.recovery.wg.Done()
+	f.armed = 0
+	now := f.recovery.now()
+	var shown []*gstack.PacketBuffer
+	if due := f.tracker.deadline(); due != 0 && due <= now {
+		v := f.tracker.expired(now)
+		f.take(v)
+		for i := range v.after {
+			if h, ok := readTCP(f.template); ok {
+				shown = append(shown, h.duplicate(&v.after[i], 0))
+			}
+		}
+	} else if f.tracker.inFlight() && now-f.tracker.progress >= flowAbandoned {
+		f.end()
+	}
+	pending := f.pending
+	f.pending = nil
+	latest := f.latest
+	if !f.ended {
+		f.arm(now)
+	}
+	f.shard.mu.Unlock()
+
+	for _, pb := range shown {
+		f.link.deliver(pb.NetworkProtocolNumber, pb)
+		pb.DecRef()
+	}
+	for _, p := range pending {
+		f.resend(p, &latest, now)
+		p.packet.DecRef()
+	}
+}
+
+// take queues what is to be sent again. shard.mu is held.
+func (f *tcpFlow) take(v *verdict) {
+	for _, p := range v.resends {
+		p.packet.(*gstack.PacketBuffer).IncRef()
+		f.pending = append(f.pending, p)
+	}
+}
+
+// resend sends a segment of a held packet again, with what the latest packet of
+// its flow said of the other direction.
+func (f *tcpFlow) resend(r resend, latest *outboundState, now time.Duration) {
+	p := packetPool.Get().(*Packet)
+	defer p.release()
+	if !p.fill(r.packet.(*gstack.PacketBuffer)) || r.index >= p.segments {
+		return
+	}
+	b := make([]byte, p.SegmentLen(r.index))
+	p.CopySegment(b, r.index)
+	h, ok := readTCP(b)
+	if !ok {
+		return
+	}
+	h.update(latest, now)
+	q := NewPacket(b)
+	if q == nil {
+		return
+	}
+	f.out.Lock()
+	defer f.out.Unlock()
+	f.link.stack.cfg.Output(q)
+}
+
+// update makes a segment sent again say what the latest one did. An old
+// timestamp could have it dropped (RFC 7323, section 5).
+func (h *tcpHeaders) update(latest *outboundState, now time.Duration) {
+	t := h.b[h.ipLen:]
+	binary.BigEndian.PutUint32(t[8:], latest.ack)
+	binary.BigEndian.PutUint16(t[14:], latest.window)
+	h.eachOption(func(kind byte, o []byte) {
+		switch {
+		case kind == optionTimestamp && len(o) == timestampLen && latest.stamped:
+			binary.BigEndian.PutUint32(o[2:], latest.tsVal+uint32((now-latest.at)/time.Millisecond))
+			binary.BigEndian.PutUint32(o[6:], latest.tsEcr)
+		case kind == optionSACK:
+			for i := range o {
+				o[i] = optionNOP
+			}
+		}
+	})
+	t[16], t[17] = 0, 0
+	sum := uint32(protoTCP) + uint32(len(t))
+	addresses := h.b[12:20]
+	if h.ipLen == ipv6HeaderLen {
+		addresses = h.b[8:40]
+	}
+	sum += uint32(checksum.Checksum(addresses, 0))
+	sum = sum>>16 + sum&0xffff
+	sum = sum>>16 + sum&0xffff
+	binary.BigEndian.PutUint16(t[16:], ^checksum.Checksum(t, uint16(sum)))
+}
+
+// duplicate returns an acknowledgement with the addresses, ports and timestamp of
+// h, and a sequence number that is ahead of it. Checksums are not made, as those
+// of inbound packets count as verified.
+func (h *tcpHeaders) duplicate(d *duplicate, ahead uint32) *gstack.PacketBuffer {
+	val, ecr, stamped := h.timestamps()
+	tcpLen := tcpHeaderLen + 4 + 8*d.count
+	if stamped {
+		tcpLen += 12
+	}
+	v := buffer.NewViewSize(h.ipLen + tcpLen)
+	b := v.AsSlice()
+	copy(b, h.b[:h.ipLen+tcpHeaderLen])
+	protocol := header.IPv4ProtocolNumber
+	if h.ipLen == ipv4HeaderLen {
+		binary.BigEndian.PutUint16(b[2:], uint16(len(b)))
+	} else {
+		binary.BigEndian.PutUint16(b[4:], uint16(tcpLen))
+		protocol = header.IPv6ProtocolNumber
+	}
+	t := b[h.ipLen:]
+	binary.BigEndian.PutUint32(t[4:], h.seq()+ahead)
+	binary.BigEndian.PutUint32(t[8:], d.ack)
+	t[12], t[13] = byte(tcpLen/4)<<4, flagACK
+	binary.BigEndian.PutUint16(t[14:], d.window)
+	o := t[tcpHeaderLen:]
+	if stamped {
+		o[0], o[1], o[2], o[3] = optionNOP, optionNOP, optionTimestamp, timestampLen
+		binary.BigEndian.PutUint32(o[4:], val)
+		binary.BigEndian.PutUint32(o[8:], ecr)
+		o = o[12:]
+	}
+	o[0], o[1], o[2], o[3] = optionNOP, optionNOP, optionSACK, byte(2+8*d.count)
+	for i, b := range d.blocks[:d.count] {
+		binary.BigEndian.PutUint32(o[4+8*i:], b.start)
+		binary.BigEndian.PutUint32(o[8+8*i:], b.end)
+	}
+	pb := gstack.NewPacketBuffer(gstack.PacketBufferOptions{Payload: buffer.MakeWithView(v)})
+	pb.NetworkProtocolNumber = protocol
+	return pb
+}
+
+// removeSACK overwrites the SACK option of h.
+func (h *tcpHeaders) removeSACK() {
+	h.eachOption(func(kind byte, o []byte) {
+		if kind == optionSACK {
+			for i := range o {
+				o[i] = optionNOP
+			}
+		}
+	})
+}
+
+// shown is what the interface is to get besides a packet.
+type shown struct {
+	strip         bool // the packet without SACK blocks
+	before, after []*gstack.PacketBuffer
+}
+
+// edit changes the headers of the packet itself.
+func (s *shown) edit(b []byte) {
+	if s.strip {
+		if h, ok := readTCP(b); ok {
+			h.removeSACK()
+		}
+	}
+}
+
+// beforeDeliver takes the headers of an inbound packet of the given length, and
+// says how the stack is to see it.
+func (r *recovery) beforeDeliver(b []byte, length int) (s shown) {
+	if r.count.Load() == 0 {
+		return s
+	}
+	h, ok := readTCP(b)
+	if !ok {
+		return s
+	}
+	key := h.reverseKey()
+	shard := r.shardOf(&key, h.ipLen)
+	shard.mu.Lock()
+	defer shard.mu.Unlock()
+	f := shard.flows[key]
+	if f == nil {
+		return s
+	}
+	flags := h.flags()
+	if flags&(flagSYN|flagRST) != 0 {
+		if flags&flagRST != 0 {
+			f.end()
+		}
+		return s
+	}
+	if flags&flagACK == 0 {
+		return s
+	}
+	now := r.now()
+	ahead := uint32(length - h.hdr)
+	a := acknowledgement{ack: h.ack(), window: h.window(), payload: ahead > 0}
+	if flags&flagFIN != 0 {
+		ahead++
+	}
+	if _, ecr, ok := h.timestamps(); ok && f.latest.stamped {
+		a.echoed, a.known = f.latest.at-time.Duration(int32(f.latest.tsVal-ecr))*time.Millisecond, true
+	}
+	if h.hdr >= h.ipLen+tcpHeaderLen+10 {
+		h.readSACK(&a)
+	}
+	v := f.tracker.acknowledged(now, &a)
+	if a.count > 0 {
+		f.template = append(f.template[:0], h.b[:h.hdr]...)
+		if t := (tcpHeaders{f.template, h.ipLen, h.hdr}); ahead > 0 {
+			binary.BigEndian.PutUint32(t.b[t.ipLen+4:], t.seq()+ahead)
+		}
+	}
+	s.strip = v.strip
+	for i := range v.before {
+		s.before = append(s.before, h.duplicate(&v.before[i], 0))
+	}
+	for i := range v.after {
+		s.after = append(s.after, h.duplicate(&v.after[i], ahead))
+	}
+	f.take(v)
+	if f.finished && !f.tracker.inFlight() {
+		f.end()
+	} else {
+		f.arm(now)
+	}
+	return s
+}
