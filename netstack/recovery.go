@@ -50,6 +50,7 @@ type tracker struct {
 
 	// The tail loss probe.
 	progress time.Duration // when something new was sent, or acknowledged
+	heard    time.Duration // when something was acknowledged, or the first of what is in flight sent
 	backoff  uint
 	probe    probe
 	ackDelay time.Duration // how much longer than a round trip a single segment may wait to be acknowledged
@@ -135,6 +136,10 @@ const (
 	probeMargin = 3 * time.Millisecond
 	// firstProbe is how long it waits while the round trip is not known.
 	firstProbe = time.Second
+	// steadyProbes is for how long probes are sent in equal intervals, of more
+	// than two round trips. Then these double, like those of the retransmission
+	// timer, which expires for the first time by then.
+	steadyProbes = 200 * time.Millisecond
 	// maxProbeWait ends the doubling: the retransmission timer is sooner.
 	maxProbeWait = 4 * time.Second
 	// maxAckDelay bounds what is learned of delayed acknowledgements (RFC 1122,
@@ -187,7 +192,7 @@ func (t *tracker) segmentSent(now time.Duration, packet heldPacket, seq, end, ms
 		t.begun, t.recoverEnd = true, seq-1
 	}
 	if !t.inFlight() {
-		t.una = seq
+		t.una, t.heard, t.backoff = seq, now, 0
 	}
 	t.nxt = end
 	t.push(flight{packet: packet, seq: seq, end: end, mss: mss, at: now})
@@ -274,7 +279,7 @@ func (t *tracker) acknowledged(now time.Duration, a *acknowledgement) *verdict {
 		}
 	}
 	if delivered += fresh; delivered > 0 {
-		t.progress, t.backoff = now, 0
+		t.progress, t.heard, t.backoff = now, now, 0
 	}
 	if t.owed && seqBefore(t.recoverEnd, una) {
 		t.owed = !t.reduce(now, una, lastWindow)
@@ -633,8 +638,10 @@ func (t *tracker) sendProbe(now time.Duration) {
 	}
 	t.probe = probe{out: true, end: f.block(i).end, at: now, sent: f.segments[i].at}
 	t.again(now, f, i)
-	t.backoff++
 	t.progress = now
+	if now-t.heard >= steadyProbes {
+		t.backoff++
+	}
 }
 
 // reset forgets what is in flight.
