@@ -138,8 +138,8 @@ const (
 	firstProbe = time.Second
 	// steadyProbes is for how long probes are sent in equal intervals, of more
 	// than two round trips. Then these double, like those of the retransmission
-	// timer, which expires for the first time by then.
-	steadyProbes = 200 * time.Millisecond
+	// timer.
+	steadyProbes = 400 * time.Millisecond
 	// maxProbeWait ends the doubling: the retransmission timer is sooner.
 	maxProbeWait = 4 * time.Second
 	// maxAckDelay bounds what is learned of delayed acknowledgements (RFC 1122,
@@ -628,13 +628,18 @@ func (t *tracker) expired(now time.Duration) *verdict {
 }
 
 // sendProbe sends the first segment again if it is known to be missing, else the
-// last one.
+// last one; and both if the probe before was in vain (RFC 9002, section 6.2.4).
 func (t *tracker) sendProbe(now time.Duration) {
+	again := t.probe.out && t.heard < t.probe.at
 	f, i := t.first()
 	if t.sacked == 0 {
-		f = &t.flights[len(t.flights)-1]
-		f.split()
-		i = len(f.segments) - 1
+		last := &t.flights[len(t.flights)-1]
+		last.split()
+		k := len(last.segments) - 1
+		if again && (last != f || k != i) {
+			t.again(now, f, i)
+		}
+		f, i = last, k
 	}
 	t.probe = probe{out: true, end: f.block(i).end, at: now, sent: f.segments[i].at}
 	t.again(now, f, i)
