@@ -2,6 +2,7 @@ package netstack
 
 import (
 	"encoding/binary"
+	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -13,12 +14,10 @@ import (
 )
 
 const (
-	flowShards = 16
-	// maxFlowsPerShard bounds the flows that losses are repaired for.
-	maxFlowsPerShard = 4096
-	// minSweep is from how many flows of a shard on those that are idle are
-	// looked for.
-	minSweep = 64
+	flowBuckets = 512
+	// maxBucket bounds the flows of a bucket, and with them all flows whose losses
+	// are repaired.
+	maxBucket = 64
 	// flowIdle is how long a flow may be idle before it is forgotten, and
 	// flowAbandoned how long one may go on without progress.
 	flowIdle      = time.Minute
@@ -27,36 +26,41 @@ const (
 
 // recovery has a tracker for each TCP flow of the stack that sends.
 type recovery struct {
-	off    atomic.Bool
-	start  time.Time // constant: the origin of the time that trackers see
-	count  atomic.Int32
-	shards [flowShards]flowShard
-	wg     sync.WaitGroup // of timers that have expired
+	off     atomic.Bool
+	start   time.Time // constant: the origin of the time that trackers see
+	seed    [5]uint64 // constant
+	count   atomic.Int32
+	buckets [flowBuckets]flowBucket
+	wg      sync.WaitGroup // of timers that have expired
 }
 
-type flowShard struct {
+// A flowBucket is a list of the flows whose keys have one hash.
+type flowBucket struct {
 	mu     sync.Mutex
-	flows  map[flowKey]*tcpFlow // guarded by mu
-	sweep  int                  // guarded by mu: the number of flows to sweep at
-	closed bool                 // guarded by mu
+	first  *tcpFlow // guarded by mu
+	closed bool     // guarded by mu
 }
 
-// A flowKey is the source and destination address and port of outbound packets,
-// as they stand in their headers.
-type flowKey [36]byte
+// A flowKey is the source and destination address and port of outbound packets.
+type flowKey struct {
+	local, remote [2]uint64
+	ports         uint32
+}
 
 // A tcpFlow drives the tracker of one flow.
 type tcpFlow struct {
-	recovery *recovery  // constant, like shard, link and key
-	shard    *flowShard // whose mu guards what follows out
+	recovery *recovery   // constant, like bucket, link and key
+	bucket   *flowBucket // whose mu guards what follows out
 	link     *link
 	key      flowKey
 
-	out sync.Mutex // held while Output has a packet of the flow; after shard.mu is released
+	out sync.Mutex // held while Output has a packet of the flow; never with bucket.mu
+
+	next *tcpFlow // in the bucket
 
 	tracker  tracker
 	finished bool // nothing is sent after what is in flight
-	ended    bool // it is no longer in the shard
+	ended    bool // it is no longer in the bucket
 	pending  []resend
 	timer    *time.Timer   // nil until it is needed
 	armed    time.Duration // when timer expires; zero if it does not
@@ -78,24 +82,27 @@ type outboundState struct {
 
 func (r *recovery) init() {
 	r.start = time.Now()
-	for i := range r.shards {
-		r.shards[i].flows = make(map[flowKey]*tcpFlow)
-		r.shards[i].sweep = minSweep
+	for i := range r.seed {
+		r.seed[i] = rand.Uint64() | 1
 	}
 }
 
 func (r *recovery) now() time.Duration { return time.Since(r.start) }
 
-func (r *recovery) shardOf(k *flowKey, ipLen int) *flowShard {
-	ports := binary.BigEndian.Uint32(k[addressesLen(ipLen):])
-	return &r.shards[(ports*2654435761)>>28]
+// bucket returns the bucket for k. What others choose of addresses and ports
+// cannot fill one of them, as the hash is not known to them.
+func (r *recovery) bucket(k *flowKey) *flowBucket {
+	h := k.local[0]*r.seed[0] + k.local[1]*r.seed[1] + k.remote[0]*r.seed[2] + k.remote[1]*r.seed[3] + uint64(k.ports)*r.seed[4]
+	return &r.buckets[h>>(64-9)]
 }
 
-func addressesLen(ipLen int) int {
-	if ipLen == ipv6HeaderLen {
-		return 32
+// find returns the flow with that key, or nil. b.mu is held.
+func (b *flowBucket) find(k *flowKey) *tcpFlow {
+	f := b.first
+	for f != nil && f.key != *k {
+		f = f.next
 	}
-	return 8
+	return f
 }
 
 // A tcpHeaders is a TCP packet's headers, as far as trackers read them.
@@ -128,26 +135,20 @@ func (h *tcpHeaders) window() uint16 { return binary.BigEndian.Uint16(h.b[h.ipLe
 // key returns the key of the flow of an outbound packet.
 func (h *tcpHeaders) key() (k flowKey) {
 	if h.ipLen == ipv6HeaderLen {
-		copy(k[:36], h.b[8:44])
+		k.local = [2]uint64{binary.BigEndian.Uint64(h.b[8:]), binary.BigEndian.Uint64(h.b[16:])}
+		k.remote = [2]uint64{binary.BigEndian.Uint64(h.b[24:]), binary.BigEndian.Uint64(h.b[32:])}
 	} else {
-		copy(k[:12], h.b[12:24])
+		k.local[1] = uint64(binary.BigEndian.Uint32(h.b[12:]))
+		k.remote[1] = uint64(binary.BigEndian.Uint32(h.b[16:]))
 	}
+	k.ports = binary.BigEndian.Uint32(h.b[h.ipLen:])
 	return k
 }
 
 // reverseKey returns the key of the flow that an inbound packet answers.
-func (h *tcpHeaders) reverseKey() (k flowKey) {
-	if h.ipLen == ipv6HeaderLen {
-		copy(k[:16], h.b[24:40])
-		copy(k[16:32], h.b[8:24])
-		copy(k[32:34], h.b[42:44])
-		copy(k[34:36], h.b[40:42])
-	} else {
-		copy(k[:4], h.b[16:20])
-		copy(k[4:8], h.b[12:16])
-		copy(k[8:10], h.b[22:24])
-		copy(k[10:12], h.b[20:22])
-	}
+func (h *tcpHeaders) reverseKey() flowKey {
+	k := h.key()
+	k.local, k.remote, k.ports = k.remote, k.local, k.ports<<16|k.ports>>16
 	return k
 }
 
@@ -218,13 +219,13 @@ func (r *recovery) beforeOutput(l *link, p *Packet, pb *gstack.PacketBuffer) (f 
 		return nil, false
 	}
 	key := h.key()
-	shard := r.shardOf(&key, h.ipLen)
-	shard.mu.Lock()
-	defer shard.mu.Unlock()
-	f = shard.flows[key]
+	bucket := r.bucket(&key)
+	bucket.mu.Lock()
+	defer bucket.mu.Unlock()
+	f = bucket.find(&key)
 	if f == nil {
 		if sends {
-			f = r.newFlow(shard, l, &key)
+			f = r.newFlow(bucket, l, &key)
 		}
 		if f == nil {
 			return nil, false
@@ -234,11 +235,7 @@ func (r *recovery) beforeOutput(l *link, p *Packet, pb *gstack.PacketBuffer) (f 
 		f.end()
 		return nil, false
 	}
-	now := r.now()
 	f.latest.ack, f.latest.window = h.ack(), h.window()
-	if val, ecr, ok := h.timestamps(); ok {
-		f.latest.stamped, f.latest.tsVal, f.latest.tsEcr, f.latest.at = true, val, ecr, now
-	}
 	seq := h.seq()
 	end, mss := seq+uint32(payload), uint32(payload)
 	if p.mss > 0 {
@@ -252,6 +249,10 @@ func (r *recovery) beforeOutput(l *link, p *Packet, pb *gstack.PacketBuffer) (f 
 	if end == seq {
 		return f, false
 	}
+	now := r.now()
+	if val, ecr, ok := h.timestamps(); ok {
+		f.latest.stamped, f.latest.tsVal, f.latest.tsEcr, f.latest.at = true, val, ecr, now
+	}
 	keep, drop := f.tracker.segmentSent(now, pb, seq, end, mss)
 	if keep {
 		pb.IncRef()
@@ -260,37 +261,36 @@ func (r *recovery) beforeOutput(l *link, p *Packet, pb *gstack.PacketBuffer) (f 
 	return f, drop
 }
 
-// newFlow returns a flow that is now in shard, or nil if there is no room.
-func (r *recovery) newFlow(shard *flowShard, l *link, key *flowKey) *tcpFlow {
-	if len(shard.flows) >= shard.sweep {
-		shard.forgetIdle(r.now())
+// newFlow returns a flow that is now in the bucket, or nil if there is no room.
+func (r *recovery) newFlow(bucket *flowBucket, l *link, key *flowKey) *tcpFlow {
+	now, n := r.now(), 0
+	for f := bucket.first; f != nil; f = f.next {
+		n++
+		if idle := now - f.tracker.progress; idle > flowIdle && !f.tracker.inFlight() || idle > flowAbandoned {
+			f.end()
+			n--
+		}
 	}
-	if shard.closed || len(shard.flows) >= maxFlowsPerShard {
+	if bucket.closed || n >= maxBucket {
 		return nil
 	}
-	f := &tcpFlow{recovery: r, shard: shard, link: l, key: *key}
-	shard.flows[*key] = f
+	f := &tcpFlow{recovery: r, bucket: bucket, link: l, key: *key, next: bucket.first}
+	bucket.first = f
 	r.count.Add(1)
 	return f
 }
 
-// forgetIdle ends the flows that have been idle for long. shard.mu is held.
-func (shard *flowShard) forgetIdle(now time.Duration) {
-	for _, f := range shard.flows {
-		if idle := now - f.tracker.progress; idle > flowIdle && !f.tracker.inFlight() || idle > flowAbandoned {
-			f.end()
-		}
-	}
-	shard.sweep = max(minSweep, 2*len(shard.flows))
-}
-
-// end forgets f. shard.mu is held.
+// end forgets f. bucket.mu is held.
 func (f *tcpFlow) end() {
 	if f.ended {
 		return
 	}
 	f.ended = true
-	delete(f.shard.flows, f.key)
+	at := &f.bucket.first
+	for *at != f {
+		at = &(*at).next
+	}
+	*at = f.next // f keeps it, for a loop that is at f
 	f.recovery.count.Add(-1)
 	f.tracker.reset()
 	for _, p := range f.pending {
@@ -304,20 +304,20 @@ func (f *tcpFlow) end() {
 
 // close ends all flows, and waits for their timers.
 func (r *recovery) close() {
-	for i := range r.shards {
-		shard := &r.shards[i]
-		shard.mu.Lock()
-		shard.closed = true
-		for _, f := range shard.flows {
-			f.end()
+	for i := range r.buckets {
+		bucket := &r.buckets[i]
+		bucket.mu.Lock()
+		bucket.closed = true
+		for bucket.first != nil {
+			bucket.first.end()
 		}
-		shard.mu.Unlock()
+		bucket.mu.Unlock()
 	}
 	r.wg.Wait()
 }
 
 // arm has expired called when something is due. A timer that expires too early
-// is not moved: it will be then. shard.mu is held.
+// is not moved: it will be then. bucket.mu is held.
 func (f *tcpFlow) arm(now time.Duration) {
 	due := f.tracker.deadline()
 	if len(f.pending) > 0 {
@@ -340,9 +340,9 @@ func (f *tcpFlow) arm(now time.Duration) {
 
 // expired does what is due.
 func (f *tcpFlow) expired() {
-	f.shard.mu.Lock()
+	f.bucket.mu.Lock()
 	if f.ended {
-		f.shard.mu.Unlock()
+		f.bucket.mu.Unlock()
 		return
 	}
 	f.recovery.wg.Add(1)
@@ -367,7 +367,7 @@ func (f *tcpFlow) expired() {
 	if !f.ended {
 		f.arm(now)
 	}
-	f.shard.mu.Unlock()
+	f.bucket.mu.Unlock()
 
 	for _, pb := range shown {
 		f.link.deliver(pb.NetworkProtocolNumber, pb)
@@ -379,7 +379,7 @@ func (f *tcpFlow) expired() {
 	}
 }
 
-// take queues what is to be sent again. shard.mu is held.
+// take queues what is to be sent again. bucket.mu is held.
 func (f *tcpFlow) take(v *verdict) {
 	for _, p := range v.resends {
 		p.packet.(*gstack.PacketBuffer).IncRef()
@@ -518,10 +518,10 @@ func (r *recovery) beforeDeliver(b []byte, length int) (s shown) {
 		return s
 	}
 	key := h.reverseKey()
-	shard := r.shardOf(&key, h.ipLen)
-	shard.mu.Lock()
-	defer shard.mu.Unlock()
-	f := shard.flows[key]
+	bucket := r.bucket(&key)
+	bucket.mu.Lock()
+	defer bucket.mu.Unlock()
+	f := bucket.find(&key)
 	if f == nil {
 		return s
 	}
