@@ -28,6 +28,7 @@ type tracker struct {
 
 	// Round trip, as in RFC 6298; srtt is zero before the first sample.
 	srtt, rttvar, minRTT time.Duration
+	unsampled            int // acknowledgements since the latest sample
 
 	// The scoreboard. Marks are in flights.
 	sacked int    // segments above una
@@ -147,6 +148,9 @@ const (
 	maxAckDelay = 200 * time.Millisecond
 	// repairAfter is how long gVisor has to send what it was told is lost.
 	repairAfter = 2 * time.Millisecond
+	// sampleEvery is how many acknowledgements of a whole flight there are for a
+	// sample of the round trip, as the time is what costs most of them.
+	sampleEvery = 4
 	// minSacked is how many segments have to arrive for gVisor to take those
 	// before them for lost.
 	minSacked = 3
@@ -300,6 +304,26 @@ func (t *tracker) acknowledged(now time.Duration, a *acknowledgement) *verdict {
 		t.show(now, a, fresh > 0, una != t.una || a.payload || a.window != lastWindow)
 	}
 	return v
+}
+
+// acknowledgedAll takes an acknowledgement of all that is in flight, of which
+// nothing was lost, without the time. It reports false if that is not what a is,
+// or if the round trip is to be measured: as often as one time in sampleEvery.
+func (t *tracker) acknowledgedAll(a *acknowledgement) bool {
+	if t.head == len(t.flights) || a.ack != t.nxt || t.flights[t.head].segments != nil || t.recovering || t.owed || t.probe.out {
+		return false
+	}
+	if t.unsampled++; t.unsampled >= sampleEvery || t.srtt == 0 {
+		t.unsampled = 0
+		return false
+	}
+	for i := t.head; i < len(t.flights); i++ {
+		t.flights[i].packet.DecRef()
+	}
+	clear(t.flights[t.head:])
+	t.flights, t.head = t.flights[:0], 0
+	t.una, t.window = a.ack, a.window
+	return true
 }
 
 // advance takes what is before ack for acknowledged, and returns how many

@@ -535,11 +535,20 @@ func (r *recovery) beforeDeliver(b []byte, length int) (s shown) {
 	if flags&flagACK == 0 {
 		return s
 	}
-	now := r.now()
 	ahead := uint32(length - h.hdr)
 	a := acknowledgement{ack: h.ack(), window: h.window(), payload: ahead > 0}
 	if flags&flagFIN != 0 {
 		ahead++
+	}
+	if f.tracker.acknowledgedAll(&a) {
+		if f.finished {
+			f.end()
+		}
+		return s
+	}
+	if !f.tracker.inFlight() {
+		f.tracker.window = a.window
+		return s
 	}
 	if _, ecr, ok := h.timestamps(); ok && f.latest.stamped {
 		a.echoed, a.known = f.latest.at-time.Duration(int32(f.latest.tsVal-ecr))*time.Millisecond, true
@@ -547,6 +556,7 @@ func (r *recovery) beforeDeliver(b []byte, length int) (s shown) {
 	if h.hdr >= h.ipLen+tcpHeaderLen+10 {
 		h.readSACK(&a)
 	}
+	now := r.now()
 	v := f.tracker.acknowledged(now, &a)
 	if a.count > 0 {
 		f.template = append(f.template[:0], h.b[:h.hdr]...)
