@@ -420,7 +420,7 @@ func (t *tracker) mark(now time.Duration, b block) (fresh int) {
 		}
 		for k := range f.segments {
 			s, c := &f.segments[k], f.block(k)
-			if s.sacked || seqBefore(c.start, b.start) || seqBefore(b.end, c.end) {
+			if s.sacked || !seqBefore(t.una, c.end) || seqBefore(c.start, b.start) && seqBefore(t.una, b.start) || seqBefore(b.end, c.end) {
 				continue
 			}
 			s.sacked, s.lost = true, false
