@@ -1,7 +1,6 @@
 package netstack
 
 import (
-	"encoding/binary"
 	"io"
 	"net"
 	"sync"
@@ -151,4 +150,53 @@ func infoMSS(t *testing.T, p *pair, from, to net.Conn) uint32 {
 	return uint32(<-most)
 }
 
-var _ = binary.BigEndian
+// share has flows from a to b compete for a bottleneck, and returns how many
+// bytes each has moved.
+func share(t testing.TB, p *pair, flows int, d time.Duration) (moved []int) {
+	t.Helper()
+	moved = make([]int, flows)
+	var wg sync.WaitGroup
+	end := time.Now().Add(d)
+	for i := range flows {
+		from, to := p.connect(t, b4)
+		from.SetWriteDeadline(end)
+		to.SetReadDeadline(end)
+		wg.Go(func() {
+			data := make([]byte, 1<<16)
+			for err := error(nil); err == nil; {
+				_, err = from.Write(data)
+			}
+		})
+		wg.Go(func() {
+			data := make([]byte, 1<<16)
+			for {
+				n, err := to.Read(data)
+				moved[i] += n
+				if err != nil {
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	return moved
+}
+
+// TestBottleneckIsShared has two flows fill the queue of a bottleneck. As their
+// losses are repaired, they are to go on at the rate that there is, and to leave
+// each other room.
+func TestBottleneckIsShared(t *testing.T) {
+	p, paths := joinPath(t, conditions{delay: 2 * time.Millisecond, rate: 5e6, queue: 30_000}, 1, true)
+	moved := share(t, p, 2, 1500*time.Millisecond)
+	if moved[0] > 6*moved[1] || moved[1] > 6*moved[0] {
+		t.Errorf("the flows moved %d and %d bytes", moved[0], moved[1])
+	}
+	stats := p.a.gv.Stats().TCP
+	if stats.SACKRecovery.Value() == 0 {
+		t.Error("no flow reduced its window")
+	}
+	segments := int64(moved[0]+moved[1]) / 1340
+	if lost := paths[0].lost.Load(); lost > segments/10 {
+		t.Errorf("%d segments were lost of %d", lost, segments)
+	}
+}
