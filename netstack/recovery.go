@@ -591,7 +591,7 @@ func (t *tracker) probeWait() time.Duration {
 	if t.srtt == 0 {
 		return firstProbe
 	}
-	wait := 2*t.srtt + max(4*t.rttvar, probeMargin)
+	wait := max(2*t.srtt, t.srtt+4*t.rttvar) + probeMargin
 	if f := &t.flights[t.head]; t.nxt-t.una <= f.mss {
 		wait += t.ackDelay
 	}
