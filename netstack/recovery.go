@@ -54,7 +54,8 @@ type tracker struct {
 	heard    time.Duration // when something was acknowledged, or the first of what is in flight sent
 	backoff  uint
 	probe    probe
-	ackDelay time.Duration // how much longer than a round trip a single segment may wait to be acknowledged
+	spurious int           // probes in a row that were sent for nothing
+	ackDelay time.Duration // how long the acknowledgement of a single segment may be delayed
 
 	rackDue time.Duration // when a segment is to be taken for lost unless it is acknowledged; zero if none is
 
@@ -274,6 +275,9 @@ func (t *tracker) acknowledged(now time.Duration, a *acknowledgement) *verdict {
 		return v
 	}
 	una := t.una
+	if !t.probe.out && a.ack != una && t.single() {
+		t.spurious = 0
+	}
 	t.sawProbe(now, a)
 	delivered := t.advance(now, a.ack)
 	fresh := 0
@@ -316,6 +320,9 @@ func (t *tracker) acknowledgedAll(a *acknowledgement) bool {
 	if t.unsampled++; t.unsampled >= sampleEvery || t.srtt == 0 {
 		t.unsampled = 0
 		return false
+	}
+	if t.single() {
+		t.spurious = 0
 	}
 	for i := t.head; i < len(t.flights); i++ {
 		t.flights[i].packet.DecRef()
@@ -569,7 +576,10 @@ func (t *tracker) reduce(now time.Duration, from uint32, window uint16) bool {
 }
 
 // sawProbe looks at whether a answers the latest probe. If the probe has
-// repaired a loss, gVisor has to reduce its window (RFC 8985, section 7.4.2).
+// repaired a loss, gVisor has to reduce its window (RFC 8985, section 7.4.2). If
+// the segment sent before has arrived, its acknowledgement was delayed, or lost:
+// the latter is not the case if it came too soon after the probe, or if it happens
+// again and again.
 func (t *tracker) sawProbe(now time.Duration, a *acknowledgement) {
 	p := &t.probe
 	if !p.out || seqBefore(a.ack, p.end) {
@@ -577,11 +587,13 @@ func (t *tracker) sawProbe(now time.Duration, a *acknowledgement) {
 	}
 	p.out = false
 	if a.known && a.echoed < p.at-echoPrecision {
-		// It is the segment sent before the probe that has arrived.
-		rtt := now - p.sent
-		t.ackDelay = min(maxAckDelay, max(t.ackDelay, rtt-t.probeWait()+t.ackDelay+probeMargin))
+		t.spurious++
+		if now-p.at < t.minRTT || t.spurious > 1 {
+			t.ackDelay = min(maxAckDelay, max(now-p.sent, 2*t.ackDelay))
+		}
 		return
 	}
+	t.spurious, t.ackDelay = 0, t.ackDelay/2
 	t.owed = true
 }
 
@@ -592,11 +604,14 @@ func (t *tracker) probeWait() time.Duration {
 		return firstProbe
 	}
 	wait := max(2*t.srtt, t.srtt+4*t.rttvar) + probeMargin
-	if f := &t.flights[t.head]; t.nxt-t.una <= f.mss {
+	if t.single() {
 		wait += t.ackDelay
 	}
 	return wait
 }
+
+// single reports whether no more than one segment is in flight.
+func (t *tracker) single() bool { return t.nxt-t.una <= t.flights[t.head].mss }
 
 // deadline returns when expired is to be called; zero means never.
 func (t *tracker) deadline() time.Duration {

@@ -220,18 +220,50 @@ func TestTrackerProbesInVain(t *testing.T) {
 	}
 }
 
-// TestTrackerSeesSpuriousProbe has an acknowledgement delayed. Its timestamp says
-// that it is not for the probe.
-func TestTrackerSeesSpuriousProbe(t *testing.T) {
+// TestTrackerLearnsOfDelay has the acknowledgements of single segments delayed.
+// Their timestamps say that they are not for the probes.
+func TestTrackerLearnsOfDelay(t *testing.T) {
+	for _, test := range []struct {
+		name  string
+		delay time.Duration
+		want  []time.Duration // to wait for a probe beyond 23 ms, for each segment
+	}{
+		{"sooner after the probe than it could be answered", 30 * ms, []time.Duration{0, 30 * ms, 30 * ms}},
+		{"again and again", 60 * ms, []time.Duration{0, 0, 60 * ms, 60 * ms}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			s := newScript(t)
+			for i, want := range test.want {
+				at := time.Duration(i) * time.Second
+				s.at(at).send(float64(i), float64(i+1))
+				if got := s.tr.deadline() - s.now - 23*ms; got != want {
+					t.Errorf("segment %d: a probe waits %v more, want %v", i, got, want)
+				}
+				a := s.acknowledgement(float64(i + 1))
+				a.echoed, a.known = s.now, true
+				if 23*ms+want < test.delay {
+					s.expire(at+23*ms+want, fmt.Sprint("resend ", i))
+				}
+				s.at(at+test.delay).arrive("", a)
+				s.tr.srtt, s.tr.rttvar = 10*ms, 0
+			}
+		})
+	}
+}
+
+// TestTrackerSeesLostAcknowledgement has one lost, and answers the probe. A
+// segment without one is no more patient then.
+func TestTrackerSeesLostAcknowledgement(t *testing.T) {
 	s := newScript(t)
-	s.at(0).send(0, 1)
-	s.expire(23*ms, "resend 0")
-	a := s.acknowledgement(1)
-	a.echoed, a.known = time.Second, true
-	s.at(50*ms).arrive("", a)
-	s.at(100*ms).send(1, 2)
-	if wait := s.tr.deadline() - s.now; wait < 50*ms {
-		t.Errorf("the next probe waits %v, but an acknowledgement took 50 ms", wait)
+	for i := range 3 {
+		at := time.Duration(i) * time.Second
+		s.at(at).send(float64(2*i), float64(2*i+1))
+		a := s.acknowledgement(float64(2*i + 1))
+		a.echoed, a.known = s.now, true
+		s.expire(at+23*ms, fmt.Sprint("resend ", 2*i))
+		s.at(at+33*ms).arrive("", a)
+		s.at(at+100*ms).send(float64(2*i+1), float64(2*i+2)) // and this is acknowledged in time
+		s.at(at+110*ms).ack("", float64(2*i+2))
 	}
 }
 
