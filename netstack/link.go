@@ -12,6 +12,7 @@ import (
 // A link joins one interface of the gVisor stack to Output and Deliver.
 type link struct {
 	stack *Stack
+	nic   tcpip.NICID
 	mtu   uint32
 	gso   uint32
 

@@ -1,6 +1,9 @@
 package netstack
 
-import "time"
+import (
+	"math"
+	"time"
+)
 
 // A tracker repairs the losses of one TCP flow that gVisor's sender does not
 // see, or sees only when its retransmission timer expires:
@@ -48,6 +51,11 @@ type tracker struct {
 	shownAt    time.Duration
 
 	window uint16 // of the acknowledgement that gVisor saw last
+
+	// Congestion control.
+	small int  // losses in a row in a window that is better off with Reno
+	asked bool // for Reno
+	hold  bool // gVisor sees no signs of loss, as its congestion control is exchanged
 
 	// The tail loss probe.
 	progress time.Duration // when something new was sent, or acknowledged
@@ -149,6 +157,13 @@ const (
 	maxAckDelay = 200 * time.Millisecond
 	// repairAfter is how long gVisor has to send what it was told is lost.
 	repairAfter = 2 * time.Millisecond
+	// gVisor's CUBIC is slower than its Reno in small windows, and is meant for
+	// those larger than 1.63 RTT^-1.5 segments (RFC 9438, section 5.1). Which it is
+	// turns out after renoLosses losses in windows of up to maxRenoWindow segments,
+	// of a size that is not the application's.
+	renoLosses    = 4
+	maxRenoWindow = 24
+	minRenoMSS    = 500
 	// sampleEvery is how many acknowledgements of a whole flight there are for a
 	// sample of the round trip, as the time is what costs most of them.
 	sampleEvery = 4
@@ -217,6 +232,9 @@ func (t *tracker) push(f flight) {
 // segmentResent notes that gVisor sends again what is in flight.
 func (t *tracker) segmentResent(now time.Duration, seq, end uint32) {
 	if !seqBefore(t.una, seq) {
+		if !t.recovering {
+			t.noteWindow()
+		}
 		t.recovering, t.recoverEnd = true, t.nxt
 	}
 	t.progress = now
@@ -233,6 +251,36 @@ func (t *tracker) segmentResent(now time.Duration, seq, end uint32) {
 				s.at, s.resent, s.lost = now, true, false
 			}
 		})
+	}
+}
+
+// noteWindow looks at the window in which a segment was lost.
+func (t *tracker) noteWindow() {
+	t.small++
+	mss := t.flights[t.head].mss
+	window := float64(t.nxt-t.una) / float64(mss)
+	if rtt := t.srtt.Seconds(); mss < minRenoMSS || window > maxRenoWindow || window > 1.63/(rtt*math.Sqrt(rtt)) {
+		t.small = 0
+	}
+}
+
+// wantsReno reports, once, that gVisor is to use Reno. Until renoDone is called
+// gVisor sees no sign of a loss: to change in fast recovery would have it forget
+// the window that it goes on with.
+func (t *tracker) wantsReno() bool {
+	if t.small < renoLosses || t.asked || t.recovering || t.owed || t.sacked > 0 || t.fack == 0 || !t.inFlight() {
+		return false
+	}
+	t.asked, t.hold = true, true
+	return true
+}
+
+// renoDone ends what wantsReno began. If it had no success, it is tried again
+// after the next loss.
+func (t *tracker) renoDone(success bool) {
+	t.hold = false
+	if !success {
+		t.asked, t.small = false, renoLosses-1
 	}
 }
 
@@ -289,7 +337,7 @@ func (t *tracker) acknowledged(now time.Duration, a *acknowledgement) *verdict {
 	if delivered += fresh; delivered > 0 {
 		t.progress, t.heard, t.backoff = now, now, 0
 	}
-	if t.owed && seqBefore(t.recoverEnd, una) {
+	if t.owed && !t.hold && seqBefore(t.recoverEnd, una) {
 		t.owed = !t.reduce(now, una, lastWindow)
 	}
 	if !seqBefore(t.una, t.recoverEnd) {
@@ -501,6 +549,10 @@ func (t *tracker) show(now time.Duration, a *acknowledgement, fresh, noDuplicate
 	if t.sacked == 0 {
 		return
 	}
+	if t.hold {
+		v.strip = true
+		return
+	}
 	f, i := t.first()
 	s := &f.segments[i]
 	if !s.resent && t.sacked < minSacked {
@@ -527,7 +579,7 @@ func (t *tracker) show(now time.Duration, a *acknowledgement, fresh, noDuplicate
 // has to know of three (RFC 6675, section 4), which are parts of the one.
 func (t *tracker) declare(now time.Duration) {
 	t.declared = now
-	if t.recovering {
+	if t.recovering || t.hold {
 		return
 	}
 	var b block

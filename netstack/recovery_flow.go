@@ -7,7 +7,9 @@ import (
 	"sync/atomic"
 	"time"
 
+	"gvisor.dev/gvisor/pkg/tcpip"
 	gstack "gvisor.dev/gvisor/pkg/tcpip/stack"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 )
 
 const (
@@ -90,7 +92,8 @@ func (r *recovery) now() time.Duration { return time.Since(r.start) }
 // cannot fill one of them, as the hash is not known to them.
 func (r *recovery) bucket(k *flowKey) *flowBucket {
 	h := k.local[0]*r.seed[0] + k.local[1]*r.seed[1] + k.remote[0]*r.seed[2] + k.remote[1]*r.seed[3] + uint64(k.ports)*r.seed[4]
-	return &r.buckets[h>>(64-9)]
+	h = (h ^ h>>32) * 0x9e3779b97f4a7c15
+	return &r.buckets[h>>55]
 }
 
 // find returns the flow with that key, or nil. b.mu is held.
@@ -388,10 +391,38 @@ func (r *recovery) beforeDeliver(b []byte, length int) (s shown) {
 		s.after = append(s.after, h.duplicate(&v.after[i], ahead))
 	}
 	f.take(v)
+	if f.tracker.wantsReno() {
+		r.wg.Go(func() { f.useReno(h.ipLen == ipv6HeaderLen) })
+	}
 	if f.finished && !f.tracker.inFlight() {
 		f.end()
 	} else {
 		f.arm(now)
 	}
 	return s
+}
+
+// useReno has the sender of f use Reno in place of CUBIC.
+func (f *tcpFlow) useReno(v6 bool) {
+	success := f.setReno(v6)
+	f.bucket.mu.Lock()
+	defer f.bucket.mu.Unlock()
+	f.tracker.renoDone(success)
+}
+
+func (f *tcpFlow) setReno(v6 bool) bool {
+	ep, ok := f.link.stack.gv.FindTransportEndpoint(f.key.protocol(v6), tcp.ProtocolNumber, f.key.id(v6), f.link.nic).(tcpip.Endpoint)
+	if !ok {
+		return true
+	}
+	var info tcpip.TCPInfoOption
+	var current tcpip.CongestionControlOption
+	if err := ep.GetSockOpt(&current); err != nil || current == "reno" {
+		return true
+	}
+	if err := ep.GetSockOpt(&info); err != nil || info.CcState == tcpip.SACKRecovery || info.CcState == tcpip.FastRecovery {
+		return false
+	}
+	reno := tcpip.CongestionControlOption("reno")
+	return ep.SetSockOpt(&reno) == nil
 }

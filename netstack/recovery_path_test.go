@@ -150,6 +150,29 @@ func infoMSS(t *testing.T, p *pair, from, to net.Conn) uint32 {
 	return uint32(<-most)
 }
 
+// TestRenoAfterLosses has a sender with CUBIC lose much.
+func TestRenoAfterLosses(t *testing.T) {
+	p, paths := joinPath(t, conditions{loss: 0.05, delay: time.Millisecond}, 1, true)
+	from, to := p.connect(t, b4)
+	cc := tcpip.CongestionControlOption("cubic")
+	if err := from.(*tcpConn).ep.SetSockOpt(&cc); err != nil {
+		t.Fatal(err)
+	}
+	beginLosing(paths)
+	go io.Copy(io.Discard, to)
+	data := make([]byte, 1<<16)
+	eventually(t, "the sender uses Reno", func() bool {
+		if _, err := from.Write(data); err != nil {
+			t.Fatal(err)
+		}
+		from.(*tcpConn).ep.GetSockOpt(&cc)
+		return cc == "reno"
+	})
+	if info := infoOf(t, from); info.SndCwnd > 1000 {
+		t.Errorf("window of %d segments", info.SndCwnd)
+	}
+}
+
 // share has flows from a to b compete for a bottleneck, and returns how many
 // bytes each has moved.
 func share(t testing.TB, p *pair, flows int, d time.Duration) (moved []int) {

@@ -285,6 +285,47 @@ func TestTrackerResends(t *testing.T) {
 	s.at(43*ms).ack("before 12 [12.001 13.996) [13.997 13.998) [13.999 14)", 14)
 }
 
+// TestTrackerWantsReno has every other segment of small windows lost.
+func TestTrackerWantsReno(t *testing.T) {
+	s := newScript(t)
+	from, at := 0.0, time.Duration(0)
+	for i := range renoLosses {
+		if s.tr.wantsReno() {
+			t.Errorf("after %d losses", i)
+		}
+		s.at(at).send(from, from+10)
+		s.at(at+10*ms).ack("", from, from+1, from+10)
+		s.send(from, from+1).send(from+10, from+20)
+		s.at(at+20*ms).ack("", from+20)
+		from, at = from+20, at+30*ms
+	}
+	s.at(at).send(from, from+10)
+	if !s.tr.wantsReno() || s.tr.wantsReno() {
+		t.Error("not asked for, or twice")
+	}
+	s.at(at+10*ms).ack("strip", from, from+1, from+5)
+	s.tr.renoDone(true)
+	s.at(at+11*ms).ack("", from, from+1, from+10)
+}
+
+// TestTrackerKeepsCUBIC has the same lost in a large window.
+func TestTrackerKeepsCUBIC(t *testing.T) {
+	s := newScript(t)
+	from, at := 0.0, time.Duration(0)
+	for range 2 * renoLosses {
+		s.at(at).send(from, from+maxRenoWindow+2)
+		s.at(at+10*ms).ack("", from, from+1, from+10)
+		s.send(from, from+1)
+		s.at(at+20*ms).ack("", from+maxRenoWindow+2)
+		from, at = from+maxRenoWindow+2, at+30*ms
+		s.send(from, from+1).ack("", from)
+		if s.tr.wantsReno() {
+			t.Error("asked for")
+		}
+		from++
+	}
+}
+
 // TestTrackerKeepsToItsBounds sends more packets than are held.
 func TestTrackerKeepsToItsBounds(t *testing.T) {
 	s := newScript(t)

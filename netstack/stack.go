@@ -154,8 +154,8 @@ func New(cfg Config) (*Stack, error) {
 	}
 	s.deliverOne = s.deliver
 	s.recovery.init()
-	s.link = &link{stack: s, mtu: uint32(cfg.MTU), gso: gsoSize(cfg.MTU, cfg.MaxSegments)}
-	s.foreign = &link{stack: s, mtu: uint32(cfg.MTU), gso: gsoSize(cfg.MTU, cfg.MaxSegments)}
+	s.link = &link{stack: s, nic: ownNIC, mtu: uint32(cfg.MTU), gso: gsoSize(cfg.MTU, cfg.MaxSegments)}
+	s.foreign = &link{stack: s, nic: foreignNIC, mtu: uint32(cfg.MTU), gso: gsoSize(cfg.MTU, cfg.MaxSegments)}
 	s.gv = gstack.New(gstack.Options{
 		NetworkProtocols:   []gstack.NetworkProtocolFactory{ipv4.NewProtocol, ipv6.NewProtocol},
 		TransportProtocols: []gstack.TransportProtocolFactory{tcp.NewProtocol, udp.NewProtocol, icmp.NewProtocol4, icmp.NewProtocol6},

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"gvisor.dev/gvisor/pkg/buffer"
+	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/checksum"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	gstack "gvisor.dev/gvisor/pkg/tcpip/stack"
@@ -55,6 +56,30 @@ func (h *tcpHeaders) reverseKey() flowKey {
 	k := h.key()
 	k.local, k.remote, k.ports = k.remote, k.local, k.ports<<16|k.ports>>16
 	return k
+}
+
+// id returns the identification of the flow in gVisor.
+func (k *flowKey) id(v6 bool) gstack.TransportEndpointID {
+	address := func(a [2]uint64) tcpip.Address {
+		var b [16]byte
+		binary.BigEndian.PutUint64(b[:], a[0])
+		binary.BigEndian.PutUint64(b[8:], a[1])
+		if v6 {
+			return tcpip.AddrFrom16(b)
+		}
+		return tcpip.AddrFrom4([4]byte(b[12:]))
+	}
+	return gstack.TransportEndpointID{
+		LocalPort: uint16(k.ports >> 16), LocalAddress: address(k.local),
+		RemotePort: uint16(k.ports), RemoteAddress: address(k.remote),
+	}
+}
+
+func (k *flowKey) protocol(v6 bool) tcpip.NetworkProtocolNumber {
+	if v6 {
+		return header.IPv6ProtocolNumber
+	}
+	return header.IPv4ProtocolNumber
 }
 
 const (
