@@ -7,8 +7,9 @@ import (
 	"github.com/wgstack/wireguard/internal/fakepeer"
 )
 
-// TestTimersAfterSuspension lets the system sleep while the only timer that
-// runs is far off: what becomes due afterwards must not wait for it.
+// TestTimersAfterSuspension suspends the system while the only running timer
+// has a distant deadline: earlier deadlines set afterwards must not wait for
+// it.
 func TestTimersAfterSuspension(t *testing.T) {
 	withTestbed(t, nil, func(b *testbed) {
 		s := b.far.connectFromDevice()

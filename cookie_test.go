@@ -93,8 +93,8 @@ func (r *remote) learnCookie() {
 	r.Cookie = ck[:]
 }
 
-// tryInitiation sends an initiation and reports whether it was answered with a
-// response. Silence is the only other answer it expects.
+// tryInitiation sends an initiation and reports whether the device sent a
+// response. It fails the test if the device sent anything else.
 func (r *remote) tryInitiation() bool {
 	r.bed.Helper()
 	msg, hs := r.Initiation(fakepeer.InitiationOptions{})
@@ -109,7 +109,8 @@ func (r *remote) tryInitiation() bool {
 	return true
 }
 
-// addRemotesAt is n peers behind one address.
+// addRemotesAt configures n peers behind one outer address. Their inner
+// addresses are network.0, network.1, and so on.
 func (b *testbed) addRemotesAt(n int, addr, network string) (rs []*remote) {
 	b.Helper()
 	for i := range n {
@@ -269,7 +270,8 @@ func TestP59LimiterCountsIPv6Networks(t *testing.T) {
 	})
 }
 
-// mappedConn reads as sockets of both families do.
+// mappedConn returns IPv4 sources as IPv4-mapped IPv6 addresses, as dual-stack
+// sockets do.
 type mappedConn struct{ net.PacketConn }
 
 func (c mappedConn) ReadFrom(b []byte) (int, net.Addr, error) {
@@ -395,8 +397,8 @@ var (
 	otherCookie = [16]byte([]byte("another cookie! "))
 )
 
-// wantInitiationWithCookie waits for an initiation and expects it to carry the cookie, zero
-// for none.
+// wantInitiationWithCookie waits for an initiation and expects a mac2 made with
+// the cookie, or a zero mac2 if cookie is zero.
 func (r *remote) wantInitiationWithCookie(what string, cookie [16]byte) []byte {
 	r.bed.Helper()
 	msg := r.wantMessage(what, fakepeer.Initiation)
@@ -471,7 +473,8 @@ func TestP62CookieReplyOnlyStoresTheCookie(t *testing.T) {
 		at := time.Now()
 		time.Sleep(2 * time.Second)
 		b.far.editPeer(func(p *peer) {
-			// Whatever a receipt would clear or put off is pending.
+			// All timers that an authenticated packet would clear or postpone
+			// are pending.
 			later := time.Now().Add(time.Hour)
 			p.timers.newHandshake, p.timers.keepalive, p.timers.persistent = later, later, later
 			p.timers.interval = time.Minute
@@ -553,7 +556,7 @@ func TestP65PrivateKeyChangesTheMACKeys(t *testing.T) {
 		former := b.far.Remote
 		b.setPrivateKey(NewPrivateKey(), b.far)
 
-		// mac1 under the former key, and everything else right.
+		// Only mac1 is wrong: it is computed with the former key.
 		msg, _ := b.far.Initiation(fakepeer.InitiationOptions{})
 		b.far.Remote = former
 		macs := b.far.Stamp(append([]byte(nil), msg...))

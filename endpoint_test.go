@@ -19,8 +19,8 @@ import (
 
 const otherEndpoint = "192.0.2.77:7777"
 
-// wantRoamed expects the device to send to r, and the former address of the peer
-// to hear nothing.
+// wantRoamed expects the device to send to r and no longer to the peer's former
+// address.
 func (r *remote) wantRoamed(what string, s *fakepeer.Session, former *remote) {
 	r.bed.Helper()
 	r.wantEndpoint(what, r.sock.AddrPort())
@@ -157,7 +157,7 @@ func TestP76NothingElseMovesTheEndpoint(t *testing.T) {
 		s := b.far.connectToDevice()
 		r := reader{device: b.dev}
 		r.sortCopyOf(udp.Message{Addr: moved.sock.AddrPort()}, s.Seal(packet(b.far.ip, devInner, "late")))
-		for range 2 { // the first keys become the previous ones, and are gone
+		for range 2 { // the first keys become the previous ones and are then dropped
 			time.Sleep(time.Second)
 			s = b.far.connectToDevice()
 		}
@@ -182,8 +182,8 @@ func TestP77OlderCountersMoveTheEndpointToo(t *testing.T) {
 	})
 }
 
-// wantLocal expects that all that was sent since it was last asked left from
-// the given local address, and that it was something.
+// wantLocal expects that messages were sent since the last takeSent, all of
+// them from the given local address.
 func (t *socketTap) wantLocal(b *testbed, what string, local udp.Local) {
 	b.Helper()
 	sent := t.takeSent()
@@ -257,7 +257,8 @@ func TestP78RebindForgetsTheLocalAddress(t *testing.T) {
 	})
 }
 
-// zonedConn is a socket whose only neighbour, far, has a link-local address.
+// zonedConn is a socket that shows its only neighbour, far, at a link-local
+// address.
 type zonedConn struct {
 	*simnet.Conn
 	far atomic.Pointer[netip.AddrPort]
@@ -402,14 +403,15 @@ func TestEndpointByName(t *testing.T) {
 		if lookups != 0 {
 			t.Errorf("%d lookups", lookups)
 		}
-		// The first address is dead; the second is tried when it stays silent.
+		// The first address never answers; the second is tried by the next
+		// initiation.
 		b.outputTo(b.far, "hello")
 		s := b.far.respondTo(b.far.wantInitiation("to the second address"))
 		b.far.wantData("staged meanwhile", s, "hello")
 		if lookups != 2 {
 			t.Errorf("%d lookups", lookups)
 		}
-		// What answers is not looked up again.
+		// An endpoint that answers is not looked up again.
 		b.far.writeMessage(s.Keepalive())
 		time.Sleep(rejectAfterTime)
 		b.outputTo(b.far, "later")

@@ -15,7 +15,7 @@ import (
 	"github.com/wgstack/wireguard/netstack"
 )
 
-// ipHeader is a packet of size bytes whose header states a length.
+// ipHeader returns a packet of size bytes whose header states the given length.
 func ipHeader(version byte, src, dst netip.Addr, stated uint16, size int) []byte {
 	b := make([]byte, max(size, 40))
 	b[0] = version << 4
@@ -101,8 +101,8 @@ func TestP87VersionDecidesNotLength(t *testing.T) {
 	})
 }
 
-// statedLength is what the header of an IP packet says of its length, computed
-// the plain way. ok is false if there is no header.
+// statedLength is the oracle for trim: the total length that an IP header
+// states. ok is false if there is no complete header.
 func statedLength(b []byte) (n int, ok bool) {
 	switch {
 	case len(b) >= 20 && b[0]>>4 == 4:
@@ -206,7 +206,7 @@ func TestP102OutgoingECN(t *testing.T) {
 
 func TestP102IncomingECN(t *testing.T) {
 	const dropped = 0xff
-	// By RFC 6040, section 4.2: rows are the inner mark, columns the outer.
+	// RFC 6040, section 4.2: rows are the inner mark, columns the outer.
 	want := [4][4]uint8{
 		ecnNotECT: {0, 0, 0, dropped},
 		ecnECT1:   {1, 1, 1, 3},

@@ -38,7 +38,7 @@ func TestVectorsData(t *testing.T) {
 	}
 }
 
-// sealVector has a device seal one message.
+// sealVector returns one message sealed by a device.
 func sealVector(pair *keypair, counter uint64, plaintext []byte) (msg []byte) {
 	p := new(peer)
 	p.out.init(func(ready []*sendBatch, _ bool) {
@@ -229,7 +229,7 @@ func TestP26UnconfirmedKeysExpire(t *testing.T) {
 }
 
 // TestP26PacketsUnderWayDieWithTheirKeys erases the keys of a packet that was
-// read and not yet opened.
+// read but not yet opened.
 func TestP26PacketsUnderWayDieWithTheirKeys(t *testing.T) {
 	withTestbed(t, nil, func(b *testbed) {
 		s := b.far.connectToDevice()
@@ -297,8 +297,8 @@ func TestP27MessageLimitEndsKeys(t *testing.T) {
 	})
 }
 
-// TestP27BatchDoesNotCrossTheMessageLimit has too few counters left for a
-// packet that the stack wants cut.
+// TestP27BatchDoesNotCrossTheMessageLimit has fewer counters left than the
+// packet has segments.
 func TestP27BatchDoesNotCrossTheMessageLimit(t *testing.T) {
 	k := &keypair{born: time.Now()}
 	k.counter = rejectAfterMessages - 3
@@ -426,7 +426,7 @@ func TestP31RekeyAfterReceiving(t *testing.T) {
 		b.far.writeMessage(s.Keepalive())
 		b.far.wantImmediateInitiation("keys of more than 165 s")
 		for range 2 {
-			// The retransmissions are the timer's.
+			// The retransmissions are caused by the timer.
 			b.far.editPeer(func(p *peer) { p.timers.retransmit = time.Time{} })
 			b.far.wantSilence("once a session", rekeyTimeout)
 			b.far.writeMessage(s.Keepalive())
@@ -445,8 +445,8 @@ func TestP31RekeyAfterReceiving(t *testing.T) {
 	})
 }
 
-// TestP31LatePacketUnderPreviousKeys is about a packet that overtook none, but
-// was overtaken by a rekey: the keys in use are fresh.
+// TestP31LatePacketUnderPreviousKeys receives a packet under old keys after a
+// rekey: it must not start a handshake, since the current keys are fresh.
 func TestP31LatePacketUnderPreviousKeys(t *testing.T) {
 	withTestbed(t, nil, func(b *testbed) {
 		first := b.far.connectFromDevice()
@@ -474,14 +474,14 @@ func TestP32ResponderNeverRekeysOnAge(t *testing.T) {
 	})
 }
 
-// suspendSystem lets so much time pass in which nothing runs and only the clocks
-// that count suspension go on.
+// suspendSystem simulates a suspension of the given length: only the clocks
+// that count suspension advance.
 func (b *testbed) suspendSystem(d time.Duration) {
 	synctest.Wait()
 	c := b.dev.clock
 	total := c.before + time.Duration(c.suspended.Load()) + d
 	c.suspension = func() (time.Duration, bool) { return total, true }
-	c.drift.Add(-int64(d)) // as if the wall clock had gone on
+	c.drift.Add(-int64(d)) // as if the wall clock had advanced
 }
 
 // Covers M32.

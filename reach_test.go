@@ -132,8 +132,8 @@ func TestHandshake(t *testing.T) {
 	})
 }
 
-// TestReachOfPeerThatOnlyInitiates is about a peer with another preshared key:
-// it speaks, but never to effect.
+// TestReachOfPeerThatOnlyInitiates has a peer with another preshared key: it
+// initiates, but no handshake completes.
 func TestReachOfPeerThatOnlyInitiates(t *testing.T) {
 	withTestbed(t, nil, func(b *testbed) {
 		b.far.PSK = [32]byte{1}

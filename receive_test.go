@@ -106,7 +106,7 @@ func TestP67WindowMovesWordByWord(t *testing.T) {
 	})
 }
 
-// The sequence that the Linux kernel tests its window with at boot.
+// The sequence of the Linux kernel's self-test of its window.
 func TestP68KernelSequence(t *testing.T) {
 	withTestbed(t, nil, func(b *testbed) {
 		const (
@@ -198,7 +198,7 @@ func TestP84MalformedMessagesAreDropped(t *testing.T) {
 				b.far.writeMessage(msg)
 			}
 		}
-		// Under load a valid mac1 would suffice for an answer.
+		// Under load a valid mac1 would suffice for a cookie reply.
 		b.setUnderLoad()
 		for _, msg := range [][]byte{initiation, response} {
 			b.far.writeMessage(b.far.Stamp(append(slices.Clone(msg), 0)))
@@ -226,8 +226,8 @@ func TestP84UnpaddedDataIsAccepted(t *testing.T) {
 	})
 }
 
-// TestP85MessagesReadTogetherAreSorted reads with one system call messages of
-// several keys, endpoints and marks, some back to back.
+// TestP85MessagesReadTogetherAreSorted receives, in one system call, messages
+// of several keys, endpoints and ECN marks, some of them coalesced.
 func TestP85MessagesReadTogetherAreSorted(t *testing.T) {
 	withTestbed(t, nil, func(b *testbed) {
 		first := b.far.connectFromDevice()
@@ -257,7 +257,7 @@ func TestP85NothingStopsAReceiver(t *testing.T) {
 			t.Helper()
 			b.far.sendData(s, after)
 			synctest.Wait()
-			time.Sleep(time.Second) // of backing off after an error
+			time.Sleep(time.Second) // the reader backs off after an error
 			b.wantDelivered(after, after)
 		}
 		for _, n := range []int{0, 1, 3, 65507} {
@@ -285,8 +285,8 @@ func TestP85WholeJumbogramIsReceived(t *testing.T) {
 	})
 }
 
-// TestGarbage storms a device with datagrams that are no messages, or claim to
-// be.
+// TestGarbage floods a device with random datagrams, some of which have the
+// type and length of a message.
 func TestGarbage(t *testing.T) {
 	near, far := newDevicePair(t)
 	storm, err := net.Dial("udp4", netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), far.Stats().ListenPort).String())
@@ -312,8 +312,8 @@ func TestGarbage(t *testing.T) {
 	}
 }
 
-// TestWaitingMessagesPinLittle fills a lane with datagrams that came one by
-// one, each in a buffer that could hold 64 KiB.
+// TestWaitingMessagesPinLittle compacts datagrams that arrived one by one, each
+// in a buffer of 64 KiB.
 func TestWaitingMessagesPinLittle(t *testing.T) {
 	b := new(recvBatch)
 	var sent [][]byte
@@ -333,7 +333,7 @@ func TestWaitingMessagesPinLittle(t *testing.T) {
 			t.Errorf("message %d changed", i)
 		}
 	}
-	// What is dense already stays where it is.
+	// Messages that are compact already are not moved.
 	msg, bufs := &b.msgs[0][0], len(b.bufs)
 	b.compact()
 	if &b.msgs[0][0] != msg || len(b.bufs) != bufs {
@@ -363,12 +363,12 @@ func TestSmallMessageThatWaitsPinsLittle(t *testing.T) {
 	})
 }
 
-// scriptedSocket is a socket that gives each read as many messages as it is told to, all
-// empty, and then is closed.
+// scriptedSocket is a socket that returns the given number of messages from
+// each read, all empty, and is closed after the last.
 type scriptedSocket struct {
 	udp.Socket
 	messages []int
-	room     []int // that each read had
+	room     []int // the size of the slice passed to each read
 }
 
 func (s *scriptedSocket) ReadBatch(ms []udp.Message) (int, error) {
@@ -397,7 +397,7 @@ func TestReaderFollowsTheLoad(t *testing.T) {
 	for _, c := range []struct{ reads, room, messages int }{
 		{1, 2, 1},
 		{1, 2, 2}, {1, 4, 4}, {1, 8, 8}, {2, 16, 16},
-		{sparseReads - 1, 16, 4}, {1, 16, 5}, // the count begins anew
+		{sparseReads - 1, 16, 4}, {1, 16, 5}, // the count restarts
 		{sparseReads, 16, 4}, {sparseReads, 8, 2}, {sparseReads, 4, 1}, {2 * sparseReads, 2, 1},
 		{1, 2, 2}, {1, 4, 1},
 	} {
@@ -420,7 +420,8 @@ func TestP85NothingStopsAReceiverOnTheHost(t *testing.T) {
 		h.writeMessage(make([]byte, n), dev)
 		h.exchangeData(fmt.Sprintf("%d bytes", n), s, dev)
 	}
-	// Sending to a closed port makes the socket fail, on some systems in a read.
+	// Sending to a closed port causes an error on the socket, on some systems
+	// in a read.
 	closed, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	if err != nil {
 		t.Fatal(err)
@@ -452,7 +453,7 @@ func TestOpeningTakesTurns(t *testing.T) {
 		d.held.Add(int64(b.pinned()))
 		return b
 	}
-	// Whether others run can be by chance, but not as a rule.
+	// Another goroutine may run by chance, but not in most tries.
 	const tries = 10
 	large, small := 0, 0
 	for range tries {

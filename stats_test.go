@@ -9,7 +9,7 @@ import (
 	"github.com/wgstack/wireguard/internal/simnet"
 )
 
-// wantByteCounters expects the counters of r to say so.
+// wantByteCounters expects the byte counters of r to have these values.
 func (r *remote) wantByteCounters(what string, tx, rx uint64) {
 	r.bed.Helper()
 	if st := r.stats(); st.TxBytes != tx || st.RxBytes != rx {

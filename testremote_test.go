@@ -16,22 +16,26 @@ import (
 )
 
 const (
-	minRetryInterval = rekeyTimeout                    // of an initiation, at the least
-	minLostDataDelay = keepaliveTimeout + rekeyTimeout // until data counts as lost, at the least
-	noWait           = time.Nanosecond                 // to read what is there
-	shortTime        = time.Millisecond                // less than any timer
-	maxInitiations   = 2 + maxHandshakeRetries         // initiations until the device gives up
+	minRetryInterval = rekeyTimeout                    // between initiations
+	minLostDataDelay = keepaliveTimeout + rekeyTimeout // until data counts as lost
+	maxInitiations   = 2 + maxHandshakeRetries         // until the device gives up
+
+	noWait      = time.Nanosecond   // reads only what has already arrived
+	shortTime   = time.Millisecond  // shorter than any protocol timer
+	longTimeout = 200 * time.Second // longer than any protocol timer except key erasure
+	quietPeriod = 20 * time.Minute  // longer than any protocol timer
 )
 
-// A remote is a fake peer with a socket.
+// A remote is a fake peer with a socket on the network of a testbed.
 type remote struct {
 	*fakepeer.Peer
 	bed  *testbed
 	sock *simnet.Conn
-	ip   netip.Addr // its address in the tunnel, and its allowed IP
+	ip   netip.Addr // its inner address and allowed IP
 }
 
-// newRemote makes a fake peer of the holder of public.
+// newRemote makes a fake peer of the device with the given public key. The
+// device is not configured with it.
 func (b *testbed) newRemote(public PublicKey, outer netip.AddrPort, inner netip.Addr) *remote {
 	b.Helper()
 	sock, err := b.net.Listen(outer)
@@ -41,7 +45,7 @@ func (b *testbed) newRemote(public PublicKey, outer netip.AddrPort, inner netip.
 	return &remote{Peer: fakepeer.New(NewPrivateKey(), public), bed: b, sock: sock, ip: inner}
 }
 
-// addRemote makes another remote and configures it.
+// addRemote makes another remote and configures the device with it.
 func (b *testbed) addRemote(outer, inner string) *remote {
 	b.Helper()
 	r := b.newRemote(b.dev.Stats().PublicKey, netip.MustParseAddrPort(outer), netip.MustParseAddr(inner))
@@ -49,7 +53,7 @@ func (b *testbed) addRemote(outer, inner string) *remote {
 	return r
 }
 
-// peerConfig is how the device knows r.
+// peerConfig returns the configuration of r as a peer of the device.
 func (r *remote) peerConfig() PeerConfig {
 	return PeerConfig{
 		PublicKey:  r.Public,
@@ -58,7 +62,7 @@ func (r *remote) peerConfig() PeerConfig {
 	}
 }
 
-// readMessage waits for a message at r for so long in virtual time.
+// readMessage waits for a message to r, at most for the given virtual time.
 func (r *remote) readMessage(wait time.Duration) ([]byte, netip.AddrPort, bool) {
 	r.bed.Helper()
 	r.sock.SetReadDeadline(time.Now().Add(wait))
@@ -86,7 +90,7 @@ func (r *remote) wantMessage(what string, kind fakepeer.Kind) []byte {
 	return msg
 }
 
-// wantSilence expects that nothing arrives at r for so long.
+// wantSilence expects that nothing arrives at r for the given time.
 func (r *remote) wantSilence(what string, wait time.Duration) {
 	r.bed.Helper()
 	if msg, _, ok := r.readMessage(wait); ok {
@@ -104,8 +108,8 @@ func (r *remote) wantInitiation(what string) *fakepeer.Handshake {
 	return hs
 }
 
-// wantData waits for a data message of s with the given payload, "" meaning a
-// keepalive, and returns its counter.
+// wantData waits for a data message of s with the given payload, or for a
+// keepalive if payload is empty, and returns its counter.
 func (r *remote) wantData(what string, s *fakepeer.Session, payload string) uint64 {
 	r.bed.Helper()
 	counter, plain, err := s.Open(r.wantMessage(what, fakepeer.Data))
@@ -143,7 +147,7 @@ func (r *remote) writeMessage(msg []byte) {
 	synctest.Wait()
 }
 
-// sendData sends a packet from r's address in the tunnel.
+// sendData sends a packet from r's inner address.
 func (r *remote) sendData(s *fakepeer.Session, payload string) {
 	r.bed.Helper()
 	dst := devInner
@@ -153,8 +157,8 @@ func (r *remote) sendData(s *fakepeer.Session, payload string) {
 	r.writeMessage(s.Seal(packet(r.ip, dst, payload)))
 }
 
-// initiateSession has r begin a handshake, and returns the session once the device
-// has responded. It is not confirmed.
+// initiateSession has r initiate a handshake and returns the session once the
+// device has responded. The session is not confirmed yet.
 func (r *remote) initiateSession(what string) *fakepeer.Session {
 	r.bed.Helper()
 	msg, hs := r.Initiation(fakepeer.InitiationOptions{})
@@ -166,7 +170,7 @@ func (r *remote) initiateSession(what string) *fakepeer.Session {
 	return s
 }
 
-// respondTo answers an initiation of the device.
+// respondTo sends a response to an initiation of the device.
 func (r *remote) respondTo(hs *fakepeer.Handshake) *fakepeer.Session {
 	r.bed.Helper()
 	msg, s := r.Response(hs, fakepeer.ResponseOptions{})
@@ -174,8 +178,8 @@ func (r *remote) respondTo(hs *fakepeer.Handshake) *fakepeer.Session {
 	return s
 }
 
-// connectFromDevice has the device begin a handshake, with a packet that says "hello",
-// and completes it.
+// connectFromDevice has the device initiate a handshake by sending a packet,
+// "hello", and completes it.
 func (r *remote) connectFromDevice() *fakepeer.Session {
 	r.bed.Helper()
 	r.bed.outputTo(r, "hello")
@@ -184,7 +188,7 @@ func (r *remote) connectFromDevice() *fakepeer.Session {
 	return s
 }
 
-// connectToDevice has r begin a handshake and confirm it.
+// connectToDevice has r initiate a handshake and confirm it.
 func (r *remote) connectToDevice() *fakepeer.Session {
 	r.bed.Helper()
 	s := r.initiateSession("initiation")
@@ -192,10 +196,10 @@ func (r *remote) connectToDevice() *fakepeer.Session {
 	return s
 }
 
-// peer is the device's side of r.
+// peer returns the device's state of r.
 func (r *remote) peer() *peer { return r.bed.dev.peer(r.Public) }
 
-// stats is what the device says of r.
+// stats returns the device's statistics of r.
 func (r *remote) stats() PeerStats {
 	r.bed.Helper()
 	synctest.Wait()
@@ -208,9 +212,7 @@ func (r *remote) stats() PeerStats {
 	return PeerStats{}
 }
 
-// More verbs for transcripts.
-
-// moveTo is r after it has moved to another address.
+// moveTo returns r at another outer address.
 func (r *remote) moveTo(outer string) *remote {
 	r.bed.Helper()
 	sock, err := r.bed.net.Listen(netip.MustParseAddrPort(outer))
@@ -220,7 +222,7 @@ func (r *remote) moveTo(outer string) *remote {
 	return &remote{Peer: r.Peer, bed: r.bed, sock: sock, ip: r.ip}
 }
 
-// drainMessages reads what has arrived.
+// drainMessages discards what has arrived.
 func (r *remote) drainMessages() {
 	r.bed.Helper()
 	for {
@@ -230,14 +232,14 @@ func (r *remote) drainMessages() {
 	}
 }
 
-// sendKeepalive sends a packet without content.
+// sendKeepalive sends a keepalive.
 func (r *remote) sendKeepalive(s *fakepeer.Session) {
 	r.bed.Helper()
 	r.writeMessage(s.Keepalive())
 }
 
-// wantMessageAfter waits for a message and expects it at a time between least and
-// most after since.
+// wantMessageAfter waits for a message and expects it between least and most
+// after since.
 func (r *remote) wantMessageAfter(what string, kind fakepeer.Kind, since time.Time, least, most time.Duration) []byte {
 	r.bed.Helper()
 	msg := r.wantMessage(what, kind)
@@ -247,7 +249,8 @@ func (r *remote) wantMessageAfter(what string, kind fakepeer.Kind, since time.Ti
 	return msg
 }
 
-// wantKeepalive waits for a keepalive and expects it so long after since.
+// wantKeepalive waits for a keepalive and expects it exactly the given time
+// after since.
 func (r *remote) wantKeepalive(what string, s *fakepeer.Session, since time.Time, after time.Duration) {
 	r.bed.Helper()
 	msg := r.wantMessageAfter(what, fakepeer.Data, since, after, after)
@@ -256,7 +259,7 @@ func (r *remote) wantKeepalive(what string, s *fakepeer.Session, since time.Time
 	}
 }
 
-// wantEndpoint expects the device to answer r where addr says.
+// wantEndpoint expects addr to be the device's endpoint for r.
 func (r *remote) wantEndpoint(what string, addr netip.AddrPort) {
 	r.bed.Helper()
 	if got := r.stats().Endpoint; got != addr {
@@ -264,7 +267,7 @@ func (r *remote) wantEndpoint(what string, addr netip.AddrPort) {
 	}
 }
 
-// copyTimers is a copy of what the device keeps for r.
+// copyTimers returns a copy of the device's timers for r.
 func (r *remote) copyTimers() timers {
 	synctest.Wait()
 	p := r.peer()
@@ -273,7 +276,8 @@ func (r *remote) copyTimers() timers {
 	return p.timers
 }
 
-// startDeviceHandshake has the device begin a handshake with r for no packet's sake.
+// startDeviceHandshake has the device initiate a handshake with r without a
+// packet to send.
 func (r *remote) startDeviceHandshake(what string) *fakepeer.Handshake {
 	r.bed.Helper()
 	ctx, cancel := context.WithCancel(background)
@@ -283,7 +287,8 @@ func (r *remote) startDeviceHandshake(what string) *fakepeer.Handshake {
 	return r.wantInitiation(what)
 }
 
-// openSecondSocket is another socket of r's host, to see where the device answers.
+// openSecondSocket returns r with another socket on the same host, which shows
+// where the device sends its answers.
 func (r *remote) openSecondSocket() *remote {
 	r.bed.Helper()
 	sock, err := r.bed.net.Listen(netip.AddrPortFrom(r.sock.AddrPort().Addr(), 0))
@@ -293,16 +298,16 @@ func (r *remote) openSecondSocket() *remote {
 	return &remote{Peer: r.Peer, bed: r.bed, sock: sock, ip: r.ip}
 }
 
-// corruptHandshake returns a copy of a handshake message with one byte of it changed
-// and its MACs made anew.
+// corruptHandshake returns a copy of a handshake message with one byte changed
+// and valid MACs.
 func (r *remote) corruptHandshake(msg []byte, at int) []byte {
 	msg = bytes.Clone(msg)
 	msg[at] ^= 1
 	return r.Stamp(msg)
 }
 
-// consumeInitiationOnDevice is what the device makes of an initiation of r, with its timestamp,
-// before it changes anything.
+// consumeInitiationOnDevice has the device read an initiation of r, and returns
+// the state and timestamp before anything is committed.
 func (r *remote) consumeInitiationOnDevice(id *identity, msg []byte) (*responder, tai64n) {
 	r.bed.Helper()
 	var consumed responder
@@ -320,15 +325,16 @@ func (r *remote) consumeInitiationOnDevice(id *identity, msg []byte) (*responder
 	return &consumed, stamp
 }
 
-// wantSentUnder expects the device to send under s.
+// wantSentUnder expects the device to send packets to r under s.
 func (r *remote) wantSentUnder(what string, s *fakepeer.Session) {
 	r.bed.Helper()
 	r.bed.outputTo(r, what)
 	r.wantData(what, s, what)
 }
 
-// wantReceivedUnder expects the device to take a packet under each of the given
-// sessions, and under none of the dead ones. No one may wait for an answer.
+// wantReceivedUnder expects the device to accept a packet under each of the
+// live sessions and under none of the dead ones. No passive keepalive may be
+// due.
 func (r *remote) wantReceivedUnder(what string, live, dead []*fakepeer.Session) {
 	r.bed.Helper()
 	for i, s := range dead {
@@ -342,7 +348,8 @@ func (r *remote) wantReceivedUnder(what string, live, dead []*fakepeer.Session) 
 	}
 }
 
-// wantOnlyKeepalives lets time pass, in which the device sends nothing but keepalives.
+// wantOnlyKeepalives expects the device to send nothing but keepalives for the
+// given time.
 func (r *remote) wantOnlyKeepalives(what string, d time.Duration) {
 	r.bed.Helper()
 	for end := time.Now().Add(d); time.Now().Before(end); {
@@ -352,8 +359,8 @@ func (r *remote) wantOnlyKeepalives(what string, d time.Duration) {
 	}
 }
 
-// wantImmediateInitiation expects an initiation without any delay, that is one that
-// no timer caused, and consumes it.
+// wantImmediateInitiation expects an initiation without delay, so that no timer
+// can have caused it, and consumes it.
 func (r *remote) wantImmediateInitiation(what string) *fakepeer.Handshake {
 	r.bed.Helper()
 	msg, _, ok := r.readMessage(time.Nanosecond)
@@ -367,7 +374,7 @@ func (r *remote) wantImmediateInitiation(what string) *fakepeer.Handshake {
 	return hs
 }
 
-// editPeer changes the device's side of r.
+// editPeer changes the device's state of r, under its lock.
 func (r *remote) editPeer(change func(p *peer)) {
 	p := r.peer()
 	p.mu.Lock()
@@ -375,8 +382,8 @@ func (r *remote) editPeer(change func(p *peer)) {
 	change(p)
 }
 
-// rekeySession has the device begin a handshake, by making much use of its keys, and
-// completes it.
+// rekeySession has the device initiate a handshake by using up its keys'
+// messages, and completes it.
 func (r *remote) rekeySession(old *fakepeer.Session) *fakepeer.Session {
 	r.bed.Helper()
 	r.writeMessage(old.Keepalive())
@@ -390,20 +397,20 @@ func (r *remote) rekeySession(old *fakepeer.Session) *fakepeer.Session {
 
 type sessions = []*fakepeer.Session
 
-// sendDataWithCounter sends a packet under a counter of the test's choice.
+// sendDataWithCounter sends a packet with the given counter.
 func (r *remote) sendDataWithCounter(s *fakepeer.Session, counter uint64, payload string) {
 	r.bed.Helper()
 	r.writeMessage(s.SealRaw(counter, packet(r.ip, devInner, payload)))
 }
 
-// sendRawData sends plain as it is.
+// sendRawData sends a data message whose plaintext is plain, without padding.
 func (r *remote) sendRawData(s *fakepeer.Session, plain []byte) {
 	r.bed.Helper()
 	r.writeMessage(s.SealRaw(s.SendCounter, plain))
 	s.SendCounter++
 }
 
-// setAllowedIPs gives r these allowed IPs.
+// setAllowedIPs configures the allowed IPs of r.
 func (r *remote) setAllowedIPs(s ...string) {
 	r.bed.Helper()
 	cfg := r.peerConfig()
@@ -411,7 +418,7 @@ func (r *remote) setAllowedIPs(s ...string) {
 	r.bed.setPeer(cfg)
 }
 
-// wantAllowedIPs expects these allowed IPs of r, in order.
+// wantAllowedIPs expects r to have exactly these allowed IPs, in order.
 func (r *remote) wantAllowedIPs(what string, s ...string) {
 	r.bed.Helper()
 	if got := r.stats().AllowedIPs; !slices.Equal(got, prefixes(s...)) {
@@ -419,12 +426,9 @@ func (r *remote) wantAllowedIPs(what string, s ...string) {
 	}
 }
 
-// initiationsTo are the initiations in a trace that the device sent to r.
+// initiationsTo returns the initiations in a trace that the device sent to r.
 func initiationsTo(trace *simnet.Trace, r *remote) []simnet.Datagram {
 	return trace.Select(func(d simnet.Datagram) bool {
 		return d.To == r.sock.AddrPort() && fakepeer.KindOf(d.Payload) == fakepeer.Initiation
 	})
 }
-
-// longTimeout is longer than any timer of the protocol but the erasure of keys.
-const longTimeout = 200 * time.Second

@@ -10,8 +10,8 @@ import (
 	"github.com/wgstack/wireguard/internal/simnet"
 )
 
-// ignoreInitiations reads initiations that the device repeats, and returns when each
-// came. It ends with silence.
+// ignoreInitiations reads retransmitted initiations without answering them,
+// until the device gives up, and returns their arrival times.
 func (r *remote) ignoreInitiations() (at []time.Time) {
 	r.bed.Helper()
 	for {
@@ -26,7 +26,8 @@ func (r *remote) ignoreInitiations() (at []time.Time) {
 	}
 }
 
-// wantLostDataInitiations waits for the initiations that lost data causes.
+// wantLostDataInitiations waits for the initiations caused by unanswered data,
+// and returns their arrival times.
 func (r *remote) wantLostDataInitiations() []time.Time {
 	r.bed.Helper()
 	r.wantMessage("lost data", fakepeer.Initiation)
@@ -296,7 +297,7 @@ func TestP45DataReceivedIsAnsweredByKeepalive(t *testing.T) {
 }
 
 func TestP46AnySendServesAsKeepalive(t *testing.T) {
-	after := 6 * time.Second // more than a handshake must wait for the former
+	after := 6 * time.Second // longer than the minimum interval between initiations
 	for name, send := range map[string]func(*testbed, *fakepeer.Session){
 		"data": func(b *testbed, s *fakepeer.Session) {
 			b.outputTo(b.far, "data")
@@ -550,8 +551,8 @@ func TestP53JitterIsDrawnAnew(t *testing.T) {
 	})
 }
 
-// What the deadlines mean, the transcripts show; these are the rules by which
-// they are kept.
+// The tests above check when each timer fires; these check the type timers
+// itself.
 
 func TestTimersNextIsTheEarliestPending(t *testing.T) {
 	start := time.Unix(1700000000, 0)
