@@ -71,14 +71,14 @@ func TestVectorsCookie(t *testing.T) {
 
 // wantCookie expects a cookie reply to msg and returns the cookie.
 func (r *remote) wantCookie(what string, msg []byte) [16]byte {
-	r.bed.Helper()
+	r.testbed.Helper()
 	reply := r.wantMessage(what, fakepeer.CookieReply)
 	if got, want := fakepeer.Receiver(reply), fakepeer.Sender(msg); got != want {
-		r.bed.Fatalf("%s: for index %08x, want %08x", what, got, want)
+		r.testbed.Fatalf("%s: for index %08x, want %08x", what, got, want)
 	}
 	ck, err := r.ConsumeCookieReply(reply, fakepeer.MAC1(msg))
 	if err != nil {
-		r.bed.Fatalf("%s: %v", what, err)
+		r.testbed.Fatalf("%s: %v", what, err)
 	}
 	return ck
 }
@@ -86,7 +86,7 @@ func (r *remote) wantCookie(what string, msg []byte) [16]byte {
 // learnCookie has r ask the device, which is under load, for a cookie and use
 // it from then on.
 func (r *remote) learnCookie() {
-	r.bed.Helper()
+	r.testbed.Helper()
 	msg, _ := r.Initiation(fakepeer.InitiationOptions{})
 	r.writeMessage(msg)
 	ck := r.wantCookie("under load", msg)
@@ -96,7 +96,7 @@ func (r *remote) learnCookie() {
 // tryInitiation sends an initiation and reports whether the device sent a
 // response. It fails the test if the device sent anything else.
 func (r *remote) tryInitiation() bool {
-	r.bed.Helper()
+	r.testbed.Helper()
 	msg, hs := r.Initiation(fakepeer.InitiationOptions{})
 	r.writeMessage(msg)
 	answer, _, ok := r.readMessage(noWait)
@@ -104,7 +104,7 @@ func (r *remote) tryInitiation() bool {
 		return false
 	}
 	if _, err := r.ConsumeResponse(hs, answer); err != nil {
-		r.bed.Fatal(err)
+		r.testbed.Fatal(err)
 	}
 	return true
 }
@@ -119,7 +119,7 @@ func (b *testbed) addRemotesAt(n int, addr, network string) (rs []*remote) {
 	return rs
 }
 
-func TestP54BadMAC1IsMetWithSilence(t *testing.T) {
+func TestP54BadMAC1IsIgnored(t *testing.T) {
 	withTestbed(t, nil, func(b *testbed) {
 		for _, loaded := range []bool{false, true} {
 			if loaded {
@@ -220,7 +220,7 @@ func TestP57LoadedDeviceAnswersResponseWithCookie(t *testing.T) {
 	})
 }
 
-func TestP58LimiterDecidesAboutThoseWithCookies(t *testing.T) {
+func TestP58LimiterAppliesToMessagesWithCookies(t *testing.T) {
 	withTestbed(t, nil, func(b *testbed) {
 		b.setUnderLoad()
 		peers := b.addRemotesAt(ratelimit.Burst+2, "192.0.2.50", "10.1.0")
@@ -400,17 +400,17 @@ var (
 // wantInitiationWithCookie waits for an initiation and expects a mac2 made with
 // the cookie, or a zero mac2 if cookie is zero.
 func (r *remote) wantInitiationWithCookie(what string, cookie [16]byte) []byte {
-	r.bed.Helper()
+	r.testbed.Helper()
 	msg := r.wantMessage(what, fakepeer.Initiation)
 	if none := fakepeer.MAC2(msg) == noCookie; none != (cookie == noCookie) || !none && !fakepeer.VerifyMAC2(msg, cookie) {
-		r.bed.Fatalf("%s: wrong mac2 %x", what, fakepeer.MAC2(msg))
+		r.testbed.Fatalf("%s: wrong mac2 %x", what, fakepeer.MAC2(msg))
 	}
 	return msg
 }
 
 // sendCookieReply answers msg with a cookie for the given index.
 func (r *remote) sendCookieReply(msg []byte, index uint32, cookie [16]byte) {
-	r.bed.Helper()
+	r.testbed.Helper()
 	r.writeMessage(r.CookieReply(msg, index, cookie, [24]byte{}))
 }
 

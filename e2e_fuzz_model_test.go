@@ -147,7 +147,7 @@ func (z *fuzzRun) checkInitiation(msg []byte) *fuzzPeer {
 			z.Fatalf("timestamp %x after %x", info.Timestamp, e.stamp)
 		}
 		if info.MAC2 != [16]byte{} && !slices.ContainsFunc(e.cookies, func(c [16]byte) bool { return fakepeer.VerifyMAC2(msg, c) }) {
-			z.Fatal("mac2 with a cookie that nobody gave")
+			z.Fatal("mac2 with a cookie that no peer gave")
 		}
 		e.stamp = info.Timestamp
 		e.fromDevice = append(e.fromDevice, &fuzzHandshake{Handshake: hs, wire: msg})
@@ -284,17 +284,17 @@ func (z *fuzzRun) wantHonestPeersServed() {
 		z.configurePeer(e, 0)
 	}
 	time.Sleep(calm)
-	talk := func(who string, e *fuzzPeer, former *fuzzSession) {
+	talk := func(what string, e *fuzzPeer, former *fuzzSession) {
 		z.Helper()
 		if e.latest == nil || e.latest == former {
-			z.Fatalf("%s: no session", who)
+			z.Fatalf("%s: no session", what)
 		}
 		z.sendData(e, e.latest, e.latest.SendCounter, packet(e.ip, devInner, z.newPayload()), e.ip, e.sources[0])
 		z.outputToIP(e.ip)
 		z.checkSent(nil, netip.AddrPort{}, nil)
 		for payload, arrived := range e.output {
 			if p := z.dev.peer(e.Public); !arrived && p.dropped == 0 {
-				z.Fatalf("%s: packet %s did not arrive", who, payload)
+				z.Fatalf("%s: packet %s did not arrive", what, payload)
 			}
 		}
 		z.checkCounters()

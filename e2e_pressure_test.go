@@ -69,7 +69,7 @@ func TestFastSenderWaitsForTheSocket(t *testing.T) {
 			t.Errorf("%d bytes wait in the lane, limit %d", bytes, b.dev.laneBytesOut())
 		}
 		if n := sent.Load(); n >= 2*packets {
-			t.Error("nobody had to wait")
+			t.Error("no sender had to wait")
 		}
 		conn.gate.Store(nil)
 		close(gate)

@@ -181,7 +181,7 @@ func (k *soakTest) runFor(length time.Duration) {
 		func() { k.changePort(1) },
 		func() {},
 	}
-	darkness := []time.Duration{
+	outages := []time.Duration{
 		2 * time.Second, 200 * time.Second, 14 * time.Second, 100 * time.Second, time.Second, 45 * time.Second, 600 * time.Second,
 	}
 	for round := 0; time.Since(start) < length; round++ {
@@ -202,7 +202,7 @@ func (k *soakTest) runFor(length time.Duration) {
 			}
 		}
 		k.mu.Unlock()
-		d := darkness[round%len(darkness)]
+		d := outages[round%len(outages)]
 		k.sendPacketsFor(d / 2)
 		// At most one host moves during an outage: two that moved could not
 		// find each other.
@@ -215,7 +215,7 @@ func (k *soakTest) runFor(length time.Duration) {
 			time.Sleep(20 * time.Second)
 			k.wantStagedPacketsPass()
 		}
-		k.wantRecovery(fmt.Sprintf("round %d, %v of darkness", round, d))
+		k.wantRecovery(fmt.Sprintf("round %d, outage of %v", round, d))
 	}
 	k.wantRecovery("in the end")
 	time.Sleep(time.Minute)
@@ -260,7 +260,7 @@ func (k *soakTest) wantStagedPacketsPass() {
 		}
 	}
 	if n == 0 {
-		k.Error("no packet waits after long darkness")
+		k.Error("no packet waits after a long outage")
 	}
 }
 

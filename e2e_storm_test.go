@@ -329,7 +329,7 @@ func runStorm(t *testing.T, length time.Duration) {
 	b := make([]byte, 100_000)
 	rand.Read(b)
 	if err := echoBytes(t, contextWithTimeout(t, 20*time.Second), near, "10.0.0.2:7", b); err != nil {
-		t.Errorf("after the storm: %v", err)
+		t.Errorf("after all changes: %v", err)
 	}
 	t.Logf("%d flows were whole", whole.Load())
 

@@ -240,7 +240,7 @@ func TestN13DefaultRoutesAndTheirParts(t *testing.T) {
 		b.wantRoute("the rest", far, "2001:db8::9")
 		set(other, "0.0.0.0/0")
 		b.wantRoute("moved", other, "1.1.1.1", "200.1.1.1")
-		b.wantRoute("parts are gone", far, "fd00::1")
+		b.wantRoute("parts were removed", far, "fd00::1")
 		far.wantAllowedIPs("lost", "::/0")
 		set(far, "0.0.0.0/0", "10.0.0.0/8", "::/0")
 		b.wantRoute("moved back", far, "1.1.1.1", "10.1.1.1")

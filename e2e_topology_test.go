@@ -268,9 +268,9 @@ func TestN06MoreSpecificPrefixOfAnotherPeer(t *testing.T) {
 			t.Fatal(err)
 		}
 		far.sendPayload(1, "arrives")
-		near.wantPayloads("the other peer is gone", "arrives")
+		near.wantPayloads("the other peer was removed", "arrives")
 		near.sendPayload(2, "and back")
-		far.wantPayloads("the other peer is gone", "and back")
+		far.wantPayloads("the other peer was removed", "and back")
 	})
 }
 
@@ -580,9 +580,9 @@ func TestN14NothingIsLeftAfterClose(t *testing.T) {
 	}
 }
 
-// TestN14ClosedDeviceIsLetGo checks that a closed device is garbage-collected.
+// TestN14ClosedDeviceIsCollected checks that a closed device is garbage-collected.
 // It has packets reassembled first, for which gVisor keeps timers.
-func TestN14ClosedDeviceIsLetGo(t *testing.T) {
+func TestN14ClosedDeviceIsCollected(t *testing.T) {
 	var kept atomic.Int32
 	t.Run("device", func(t *testing.T) {
 		near, far := newDevicePair(t)

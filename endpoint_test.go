@@ -22,9 +22,9 @@ const otherEndpoint = "192.0.2.77:7777"
 // wantRoamed expects the device to send to r and no longer to the peer's former
 // address.
 func (r *remote) wantRoamed(what string, s *fakepeer.Session, former *remote) {
-	r.bed.Helper()
+	r.testbed.Helper()
 	r.wantEndpoint(what, r.sock.AddrPort())
-	r.bed.outputTo(r, "follows")
+	r.testbed.outputTo(r, "follows")
 	r.wantData(what, s, "follows")
 	former.wantSilence(what, noWait)
 }
@@ -162,7 +162,7 @@ func TestP76NothingElseMovesTheEndpoint(t *testing.T) {
 			s = b.far.connectToDevice()
 		}
 		r.flush()
-		b.far.wantEndpoint("data under keys that are gone", farOuter)
+		b.far.wantEndpoint("data under dropped keys", farOuter)
 
 		time.Sleep(rejectAfterTime)
 		moved.sendData(s, "expired")
@@ -257,16 +257,16 @@ func TestP78RebindForgetsTheLocalAddress(t *testing.T) {
 	})
 }
 
-// zonedConn is a socket that shows its only neighbour, far, at a link-local
+// linkLocalConn is a socket that shows its only neighbour, far, at a link-local
 // address.
-type zonedConn struct {
+type linkLocalConn struct {
 	*simnet.Conn
 	far atomic.Pointer[netip.AddrPort]
 }
 
 var linkLocal = netip.MustParseAddrPort("[fe80::2%eth7]:51820")
 
-func (c *zonedConn) ReadFrom(b []byte) (int, net.Addr, error) {
+func (c *linkLocalConn) ReadFrom(b []byte) (int, net.Addr, error) {
 	n, from, err := c.Conn.ReadFrom(b)
 	if err == nil {
 		addr := from.(*net.UDPAddr).AddrPort()
@@ -276,7 +276,7 @@ func (c *zonedConn) ReadFrom(b []byte) (int, net.Addr, error) {
 	return n, from, err
 }
 
-func (c *zonedConn) WriteTo(b []byte, to net.Addr) (int, error) {
+func (c *linkLocalConn) WriteTo(b []byte, to net.Addr) (int, error) {
 	if a := to.(*net.UDPAddr).AddrPort(); a != linkLocal {
 		return 0, fmt.Errorf("no route to %v", a)
 	}
@@ -285,12 +285,12 @@ func (c *zonedConn) WriteTo(b []byte, to net.Addr) (int, error) {
 
 func TestP79LinkLocalScopeIsKept(t *testing.T) {
 	for _, configured := range []string{linkLocal.String(), ""} {
-		var outer *zonedConn
+		var outer *linkLocalConn
 		edit := func(cfg *Config) {
 			listen := cfg.ListenPacket
 			cfg.ListenPacket = func(ctx context.Context, network, address string) (net.PacketConn, error) {
 				pc, err := listen(ctx, network, address)
-				outer = &zonedConn{Conn: pc.(*simnet.Conn)}
+				outer = &linkLocalConn{Conn: pc.(*simnet.Conn)}
 				outer.far.Store(&farOuter)
 				return outer, err
 			}

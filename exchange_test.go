@@ -55,7 +55,7 @@ func TestP03LowOrderPeerCausesNoPacket(t *testing.T) {
 		trace := b.net.Trace()
 		for i, point := range lowOrderPoints(b.T) {
 			ip := netip.AddrFrom4([4]byte{10, 1, 0, byte(i)})
-			r := &remote{Peer: &fakepeer.Peer{Public: point}, bed: b, sock: b.far.sock, ip: ip}
+			r := &remote{Peer: &fakepeer.Peer{Public: point}, testbed: b, sock: b.far.sock, ip: ip}
 			cfg := r.peerConfig()
 			cfg.PersistentKeepalive = time.Second
 			b.setPeer(cfg)
@@ -386,7 +386,7 @@ func TestP17NoHandshakeWithoutPrivateKey(t *testing.T) {
 	})
 }
 
-func TestP18StrangersMeetSilence(t *testing.T) {
+func TestP18UnknownPeersGetNoReply(t *testing.T) {
 	withTestbed(t, nil, func(b *testbed) {
 		trace := b.net.Trace()
 		stranger := b.newRemote(b.dev.Stats().PublicKey, netip.MustParseAddrPort("192.0.2.3:1"), netip.MustParseAddr("10.0.0.3"))

@@ -91,7 +91,7 @@ func TestP22InitiatorUsesNewKeysAtOnce(t *testing.T) {
 		third := b.far.rekeySession(second)
 		b.far.wantSentUnder("new keys", third)
 		b.wantIndices("previous and current", 2)
-		b.far.wantReceivedUnder("old previous is gone", sessions{second, third}, sessions{first})
+		b.far.wantReceivedUnder("old previous was dropped", sessions{second, third}, sessions{first})
 	})
 }
 
@@ -108,7 +108,7 @@ func TestP22NextBecomesPreviousWhenTheInitiatorCompletes(t *testing.T) {
 		b.far.wantData("confirmation", second, "")
 		b.wantIndices("previous and current", 2)
 		b.far.wantSentUnder("new keys", second)
-		b.far.wantReceivedUnder("next became previous and current is gone", sessions{next, second}, sessions{first})
+		b.far.wantReceivedUnder("next became previous and current was dropped", sessions{next, second}, sessions{first})
 		b.far.wantSentUnder("previous keys are not confirmed again", second)
 	})
 }
@@ -121,12 +121,12 @@ func TestP23ResponderKeepsSendingUnderCurrentKeys(t *testing.T) {
 		next := b.far.initiateSession("initiation")
 		b.wantIndices("current and next", 2)
 		b.far.wantSentUnder("unconfirmed keys", current)
-		b.far.wantReceivedUnder("previous is gone", sessions{current}, sessions{first})
+		b.far.wantReceivedUnder("previous was dropped", sessions{current}, sessions{first})
 
 		time.Sleep(initiationInterval)
 		latest := b.far.initiateSession("another initiation")
 		b.wantIndices("current and next", 2)
-		b.far.wantReceivedUnder("old next is gone", sessions{current}, sessions{next})
+		b.far.wantReceivedUnder("old next was dropped", sessions{current}, sessions{next})
 		b.far.wantSentUnder("unconfirmed keys", current)
 		b.far.wantReceivedUnder("current and next", sessions{latest, current}, nil)
 	})
@@ -237,7 +237,7 @@ func TestP26PacketsUnderWayDieWithTheirKeys(t *testing.T) {
 		r.sortCopyOf(udp.Message{Addr: farOuter}, s.Seal(packet(farInner, devInner, "late")))
 		b.far.editPeer(func(p *peer) { p.eraseKeys() })
 		r.flush()
-		b.wantDelivered("keys are gone")
+		b.wantDelivered("keys were dropped")
 	})
 }
 

@@ -212,7 +212,7 @@ func TestLaneMakesRoomLittleByLittle(t *testing.T) {
 	})
 }
 
-func TestLaneReleasesItsCaptive(t *testing.T) {
+func TestLaneReleasesTheDrainingGoroutine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var (
 			l     lane[*testBatch]
@@ -240,7 +240,7 @@ func TestLaneReleasesItsCaptive(t *testing.T) {
 		gate <- struct{}{}
 		synctest.Wait()
 		if !l.empty() {
-			t.Error("nobody took over")
+			t.Error("no goroutine continued the drain")
 		}
 	})
 }

@@ -113,7 +113,7 @@ func TestP15FirstInitiationIsImmediate(t *testing.T) {
 		}
 		b.setPeer(b.far.peerConfig())
 		b.outputTo(b.far, "hello")
-		b.far.wantImmediateInitiation("peer made anew")
+		b.far.wantImmediateInitiation("peer added again")
 
 		b.far.initiateSession("initiation")
 		b.setPrivateKey(NewPrivateKey(), b.far)

@@ -301,7 +301,7 @@ func TestM18KeepaliveIntervalSurvives(t *testing.T) {
 	})
 }
 
-func TestM25FloodFromOneSourceShutsNobodyOut(t *testing.T) {
+func TestM25FloodFromOneSourceBlocksNoOther(t *testing.T) {
 	withTestbed(t, nil, func(b *testbed) {
 		victim, busy := b.addRemote("192.0.2.3:1", "10.0.0.3"), b.addRemote("192.0.2.4:1", "10.0.0.4")
 		s := busy.connectToDevice()

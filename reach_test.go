@@ -171,7 +171,7 @@ func TestReachOfPeerThatOnlyInitiates(t *testing.T) {
 	})
 }
 
-func TestP101NobodyToSendTo(t *testing.T) {
+func TestP101NoPeerOrEndpoint(t *testing.T) {
 	withTestbed(t, nil, func(b *testbed) {
 		b.setPeer(PeerConfig{PublicKey: NewPrivateKey().PublicKey(), AllowedIPs: prefixes("10.7.0.0/16", "fd07::/16")})
 		for _, dst := range []string{"10.7.0.1", "10.8.0.1", "fd07::1", "fd08::1"} {

@@ -85,7 +85,7 @@ func TestP67WindowReaches8128Back(t *testing.T) {
 		b.wantDelivered("a jump of the whole window", "jump", "behind the jump", "oldest")
 		b.far.sendDataWithCounter(s, top+8191+3*8192, "farther")
 		b.far.sendDataWithCounter(s, top+8191+3*8192-64, "a word behind")
-		b.wantDelivered("bits of former rounds are gone", "farther", "a word behind")
+		b.wantDelivered("bits of former rounds are cleared", "farther", "a word behind")
 	})
 }
 
@@ -135,7 +135,7 @@ func TestP68KernelSequence(t *testing.T) {
 }
 
 // Covers M22.
-func TestP71SourceMustBelongToThisVeryPeer(t *testing.T) {
+func TestP71SourceMustBelongToTheSendingPeer(t *testing.T) {
 	withTestbed(t, nil, func(b *testbed) {
 		other := b.addRemote("192.0.2.3:1", "10.0.0.3")
 		b.far.setAllowedIPs("10.0.0.0/24", "fd00::/64")
@@ -153,7 +153,7 @@ func TestP71SourceMustBelongToThisVeryPeer(t *testing.T) {
 		b.wantDelivered("own sources", "own", "own6")
 		send(b.far, s, "10.0.0.3", "of a more specific owner")
 		send(b.far, s, "fd00::3", "of a more specific owner")
-		send(b.far, s, "10.0.1.1", "of nobody")
+		send(b.far, s, "10.0.1.1", "of no peer")
 		send(other, so, "10.0.0.4", "of the other")
 		b.wantDelivered("foreign sources")
 		send(other, so, "10.0.0.3", "own")
@@ -289,18 +289,18 @@ func TestP85WholeJumbogramIsReceived(t *testing.T) {
 // type and length of a message.
 func TestGarbage(t *testing.T) {
 	near, far := newDevicePair(t)
-	storm, err := net.Dial("udp4", netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), far.Stats().ListenPort).String())
+	flood, err := net.Dial("udp4", netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), far.Stats().ListenPort).String())
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer storm.Close()
+	defer flood.Close()
 	for i := range 3000 {
 		b := make([]byte, []int{0, 1, 3, 31, 32, 64, 92, 148, 149, 1452, 9000}[i%11])
 		rand.Read(b)
 		if len(b) > 3 {
 			copy(b, []byte{byte(1 + i%4), 0, 0, 0})
 		}
-		storm.Write(b)
+		flood.Write(b)
 	}
 	if _, err := near.Ping(contextWithTimeout(t, 20*time.Second), netip.MustParseAddr("10.0.0.2")); err != nil {
 		t.Error(err)

@@ -143,7 +143,7 @@ func TestP36StagedPacketsGoAtCompletion(t *testing.T) {
 	})
 }
 
-func TestP36SettingThePeerTakesUpStagedPackets(t *testing.T) {
+func TestP36SettingThePeerSendsStagedPackets(t *testing.T) {
 	withTestbed(t, nil, func(b *testbed) {
 		b.outputTo(b.far, "hello")
 		b.far.wantInitiation("packet")
@@ -238,7 +238,7 @@ func TestP39RemovalDropsStagedPackets(t *testing.T) {
 		b.far.respondTo(hs)
 		b.setPeer(b.far.peerConfig())
 		s := b.far.connectToDevice()
-		b.far.wantSilence("peer made anew", time.Minute)
+		b.far.wantSilence("peer added again", time.Minute)
 		b.far.wantSentUnder("later packet", s)
 	})
 }

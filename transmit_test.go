@@ -193,7 +193,7 @@ func TestP104LoopWithoutSessionIsBounded(t *testing.T) {
 	})
 }
 
-func TestP104CloseEndsAnAvalanche(t *testing.T) {
+func TestP104CloseEndsGrowingLoop(t *testing.T) {
 	c := &loopConn{copies: 10}
 	withTestbed(t, c.wrapSocket, func(b *testbed) {
 		c.dev = b.dev

@@ -720,7 +720,7 @@ func (l *troubledListener) Accept() (net.Conn, error) {
 	return l.pipeListener.Accept()
 }
 
-func TestServeUAPISurvivesWantOfDescriptors(t *testing.T) {
+func TestServeUAPISurvivesLackOfDescriptors(t *testing.T) {
 	withTestbed(t, nil, func(b *testbed) {
 		l := &troubledListener{newPipeListener(), []error{
 			&net.OpError{Op: "accept", Err: syscall.EMFILE}, &net.OpError{Op: "accept", Err: syscall.ENFILE},

@@ -49,10 +49,10 @@ func TestP93NewPrivateKeyEndsSendingUnderOldKeys(t *testing.T) {
 		pending := other.wantInitiation("packet")
 
 		b.setPrivateKey(NewPrivateKey(), b.far, other)
-		anew := other.wantInitiation("at once under the new key")
+		retry := other.wantInitiation("at once under the new key")
 		other.respondTo(pending)
 		other.wantSilence("response to the former key", time.Second)
-		other.wantData("response to the new key", other.respondTo(anew), "waits")
+		other.wantData("response to the new key", other.respondTo(retry), "waits")
 
 		b.far.sendData(s, "received under old keys")
 		b.wantDelivered("old keys receive", "received under old keys")
@@ -241,7 +241,7 @@ func TestP94OwnPublicKeyIsNoPeer(t *testing.T) {
 }
 
 // Covers M12.
-func TestP96RemovedPeerIsGone(t *testing.T) {
+func TestP96RemovedPeerLeavesNothing(t *testing.T) {
 	withTestbed(t, withPersistentKeepalive(time.Second), func(b *testbed) {
 		s := b.far.respondTo(b.far.wantInitiation("at once"))
 		b.far.wantData("completion", s, "")
@@ -255,7 +255,7 @@ func TestP96RemovedPeerIsGone(t *testing.T) {
 		go func() { waiting <- b.dev.Handshake(background, b.far.Public) }()
 		synctest.Wait()
 		if n := b.dev.indices.len(); n < 3 {
-			t.Fatalf("%d indices, want those of two pairs and a handshake", n)
+			t.Fatalf("%d indices, want two for key pairs and one for the handshake", n)
 		}
 		if err := b.dev.RemovePeer(b.far.Public); err != nil {
 			t.Fatal(err)
