@@ -5,7 +5,6 @@ import (
 	"crypto/cipher"
 	"encoding/binary"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/wgstack/wireguard/internal/fakepeer"
@@ -471,33 +470,6 @@ func TestP32ResponderNeverRekeysOnAge(t *testing.T) {
 		b.far.wantSentUnder("oldest keys", s)
 		b.far.writeMessage(s.Keepalive())
 		b.far.wantSilence("the initiator's business", time.Hour)
-	})
-}
-
-// suspendSystem simulates a suspension of the given length: only the clocks
-// that count suspension advance.
-func (b *testbed) suspendSystem(d time.Duration) {
-	synctest.Wait()
-	c := b.dev.clock
-	total := c.before + time.Duration(c.suspended.Load()) + d
-	c.suspension = func() (time.Duration, bool) { return total, true }
-	c.drift.Add(-int64(d)) // as if the wall clock had advanced
-}
-
-// Covers M32.
-func TestP33KeysAgeWhileSuspended(t *testing.T) {
-	withTestbed(t, nil, func(b *testbed) {
-		s := b.far.connectFromDevice()
-		b.far.writeMessage(s.Keepalive())
-		b.suspendSystem(rejectAfterTime - time.Second)
-		b.far.wantReceivedUnder("keys of 179 s", sessions{s}, nil)
-		hs := b.far.wantImmediateInitiation("keys of 179 s")
-		b.suspendSystem(time.Second)
-		b.far.wantReceivedUnder("keys of 180 s", nil, sessions{s})
-		b.far.wantData("confirmation", b.far.respondTo(hs), "")
-		b.suspendSystem(rejectAfterTime)
-		b.outputTo(b.far, "must wait")
-		b.far.wantData("staged packet", b.far.respondTo(b.far.wantImmediateInitiation("keys of 180 s")), "must wait")
 	})
 }
 
