@@ -25,6 +25,19 @@ type (
 	cookie = [macSize]byte
 )
 
+// keyedMAC is the MAC of the whitepaper: keyed BLAKE2s with a 16-byte output.
+func keyedMAC(key []byte, data ...[]byte) (mac [macSize]byte) {
+	h, err := blake2s.New128(key)
+	if err != nil {
+		panic(err) // only an empty or overlong key
+	}
+	for _, d := range data {
+		h.Write(d)
+	}
+	h.Sum(mac[:0])
+	return mac
+}
+
 func labelKey(label string, static *PublicKey) [blake2s.Size]byte {
 	return blake2s.Sum256(append([]byte(label), static[:]...))
 }

@@ -77,3 +77,22 @@ func (p *peer) resolve(h hostEndpoint) {
 	p.host.turn++
 	p.setEndpoint(endpoint{addr: netip.AddrPortFrom(usable[h.turn%len(usable)], h.port)})
 }
+
+// reachable reports whether it is known where to send. p.mu is held.
+func (p *peer) reachable() bool { return p.host != nil || p.endpoint.Load() != nil }
+
+// setEndpoint makes e the place to send to. p.mu is held.
+func (p *peer) setEndpoint(e endpoint) {
+	if old := p.endpoint.Load(); old == nil || *old != e {
+		moved := e // escapes, but only now
+		p.endpoint.Store(&moved)
+	}
+}
+
+// forgetLocal lets the system choose the source address again, as the one in
+// use may be why the peer does not answer. p.mu is held.
+func (p *peer) forgetLocal() {
+	if e := p.endpoint.Load(); e != nil && e.local != (udp.Local{}) {
+		p.endpoint.Store(&endpoint{addr: e.addr})
+	}
+}

@@ -88,6 +88,47 @@ func (d *Device) admit(now time.Time, id *identity, msg []byte, from endpoint) b
 	return false
 }
 
+// initiate starts a handshake, unless one was started less than five seconds
+// ago. retry tells that the timer asks, which counts as an attempt. p.mu is
+// held.
+func (p *peer) initiate(now time.Time, retry bool) {
+	if p.stopped || p.initiating || p.device.identity.Load() == nil || !p.reachable() {
+		return
+	}
+	if !retry {
+		p.timers.retries = 0
+	}
+	if !p.handshakeSent.IsZero() && now.Sub(p.handshakeSent) < rekeyTimeout {
+		if p.timers.retransmit.IsZero() {
+			// A response of ours holds it up. If that gets lost nothing else
+			// would come back to what asks now.
+			p.timers.initiated(p.handshakeSent)
+			p.schedule(now)
+			p.ask(now)
+		}
+		return
+	}
+	p.handshakeSent = now
+	p.initiating = true
+	p.ask(now)
+	if h := p.host; h != nil && h.stale {
+		copy := *h
+		p.device.background.Go(func() {
+			p.resolve(copy)
+			p.device.handshakes.submit(handshakeJob{peer: p}, maxJobs)
+		})
+		return
+	}
+	p.device.handshakes.submit(handshakeJob{peer: p}, maxJobs)
+}
+
+// ask notes that the peer is asked for a session. p.mu is held.
+func (p *peer) ask(now time.Time) {
+	if p.unanswered.IsZero() {
+		p.unanswered = now
+	}
+}
+
 // sendInitiation makes an initiation and sends it. p.initiating is set.
 func (p *peer) sendInitiation() {
 	d := p.device
@@ -273,4 +314,60 @@ func (d *Device) receiveCookieReply(now time.Time, msg []byte) {
 	if !p.stopped {
 		p.cookies.consume(now, &p.public, msg)
 	}
+}
+
+// established notes that a handshake led to keys that both sides have: our
+// initiation was answered or our response confirmed. p.mu is held.
+func (p *peer) established(now time.Time) {
+	p.timers.completed()
+	p.completed, p.completedAt = now, time.Now()
+	p.unanswered, p.failure = time.Time{}, nil
+	p.wakeWaiters()
+}
+
+// staticSecret returns the shared secret of the static keys, computed when it
+// is first needed.
+func (p *peer) staticSecret(id *identity) (staticSecret, error) {
+	p.mu.Lock()
+	if p.ssOf == id {
+		defer p.mu.Unlock()
+		return p.ss, nil
+	}
+	p.mu.Unlock()
+	ss, err := id.staticSecret(&p.public)
+	if err != nil {
+		return ss, err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.device.identity.Load() == id && !p.stopped {
+		p.ss, p.ssOf = ss, id
+	}
+	return ss, nil
+}
+
+// setPending makes i the handshake that waits for a response, nil for none,
+// and retires the former. p.mu is held.
+func (p *peer) setPending(i *initiator) {
+	if old := p.pending; old != nil {
+		p.device.indices.release(old.index)
+		old.erase()
+	}
+	p.pending = i
+}
+
+// discard takes key pairs that left the ring out of service. p.mu is held.
+func (p *peer) discard(pairs ...*keypair) {
+	for _, k := range pairs {
+		if k != nil {
+			p.device.indices.release(k.localIndex)
+		}
+	}
+}
+
+// eraseKeys forgets the session and any handshake. p.mu is held.
+func (p *peer) eraseKeys() {
+	p.setPending(nil)
+	gone := p.keys.clear()
+	p.discard(gone[:]...)
 }

@@ -3,7 +3,6 @@ package wireguard
 import (
 	"crypto/ecdh"
 
-	"golang.org/x/crypto/blake2s"
 	"golang.org/x/crypto/chacha20poly1305"
 )
 
@@ -193,17 +192,4 @@ func (r *responder) respond(psk *PresharedKey, ephemeral PrivateKey, sender uint
 	clear(ephemeral[:])
 	b := msg.marshal()
 	return &b, keys, nil
-}
-
-// keyedMAC is the MAC of the whitepaper: keyed BLAKE2s with a 16-byte output.
-func keyedMAC(key []byte, data ...[]byte) (mac [macSize]byte) {
-	h, err := blake2s.New128(key)
-	if err != nil {
-		panic(err) // only an empty or overlong key
-	}
-	for _, d := range data {
-		h.Write(d)
-	}
-	h.Sum(mac[:0])
-	return mac
 }

@@ -191,3 +191,20 @@ func (p *peer) unreachable(now time.Time, ctx error) error {
 	}
 	return &unreachableError{peer: p.public, at: at, silent: now.Sub(p.unanswered), cause: p.failure, ctx: ctx}
 }
+
+// wakeWaiters wakes those who wait for the session to change. p.mu is held.
+func (p *peer) wakeWaiters() {
+	if p.settled != nil {
+		close(p.settled)
+		p.settled = nil
+	}
+}
+
+// change returns a channel that is closed when the session changes. p.mu is
+// held.
+func (p *peer) change() <-chan struct{} {
+	if p.settled == nil {
+		p.settled = make(chan struct{})
+	}
+	return p.settled
+}

@@ -311,3 +311,10 @@ func (p *peer) deliver(b *recvBatch) {
 		d.inner.Deliver(packets)
 	}
 }
+
+// received notes an authentic message from the given endpoint. p.mu is held.
+func (p *peer) received(now time.Time, from endpoint) {
+	p.setEndpoint(from)
+	p.timers.received(now)
+	p.awaiting.Store(false)
+}
