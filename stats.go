@@ -17,7 +17,7 @@ type Stats struct {
 // PeerStats is a snapshot of a peer.
 type PeerStats struct {
 	PublicKey           PublicKey
-	Endpoint            netip.AddrPort // where it was last heard; the zero AddrPort: unknown
+	Endpoint            netip.AddrPort // the present one; the zero AddrPort: unknown
 	AllowedIPs          []netip.Prefix // sorted
 	PersistentKeepalive time.Duration  // 0: off
 	LastHandshake       time.Time      // by the wall clock; zero: never

@@ -22,14 +22,14 @@ const (
 	// uapiDir is where wg(8) looks for sockets.
 	uapiDir = "/var/run/wireguard"
 
-	// maxUAPILine is the length of the longest line that is taken.
+	// maxUAPILine is the length of the longest line that is accepted.
 	maxUAPILine = 4096
-	// maxUAPIOperation bounds what an operation can have the device remember
-	// before its end is seen: a million prefixes fit.
+	// maxUAPIOperation limits the memory of an operation before its end is read.
+	// A million prefixes fit.
 	maxUAPIOperation = 64 << 20
 
-	// uapiAcceptPause is how long to wait when the system is short of what a
-	// connection needs.
+	// uapiAcceptPause is the pause after a temporary error of accept, such as too
+	// many open files.
 	uapiAcceptPause = 100 * time.Millisecond
 )
 
@@ -48,13 +48,13 @@ const (
 
 // ListenUAPI opens the socket at which wg(8) and wgctrl look for the device
 // called name: /var/run/wireguard/name.sock, accessible by this user alone.
-// Creating it usually takes root. A socket that nobody serves any more is
-// replaced; one that is served is left, and the error wraps EADDRINUSE.
-//
-// Closing the listener removes the socket. If somebody else removes or
-// replaces it, which is how such services are told to stop, the listener
-// closes itself within a second. On Windows the error wraps
+// Creating it usually needs root. A stale socket is replaced. If another process
+// serves the socket, the error wraps EADDRINUSE. On Windows the error wraps
 // [errors.ErrUnsupported].
+//
+// Closing the listener removes the socket. The listener closes itself within a
+// second after the socket was removed or replaced by another process, which is
+// how such services are stopped.
 func ListenUAPI(name string) (net.Listener, error) {
 	l, err := listenUAPI(uapiDir, name)
 	if err != nil {
@@ -63,14 +63,14 @@ func ListenUAPI(name string) (net.Listener, error) {
 	return l, nil
 }
 
-// ServeUAPI lets the clients of l see and change the configuration of the
-// device, secret keys included, with the protocol of wg(8): give it a listener
-// that only those can reach who may do so, such as that of [ListenUAPI].
+// ServeUAPI serves the configuration protocol of wg(8) on l. Its clients can read
+// and change the configuration of the device, secret keys included, so l must be
+// a listener that only authorised users can reach, such as that of [ListenUAPI].
 //
-// It serves until the device or l is closed, and then returns nil. On a device
-// that is closed already it returns an error wrapping [net.ErrClosed]; other
-// errors are those of l. When it returns, l and its connections are closed.
-// Several calls may serve different listeners.
+// It serves until the device or l is closed, and then returns nil. On a closed
+// device the error wraps [net.ErrClosed]; other errors are those of l. When it
+// returns, l and its connections are closed. It may be called several times at
+// once with different listeners.
 func (d *Device) ServeUAPI(l net.Listener) error {
 	d.mu.RLock()
 	if d.closed {
@@ -78,7 +78,7 @@ func (d *Device) ServeUAPI(l net.Listener) error {
 		l.Close()
 		return fmt.Errorf("wireguard: %w", errClosed)
 	}
-	d.background.Add(1) // Close waits for those that are counted while it has not begun
+	d.background.Add(1) // under the lock: Close must not be waiting already
 	d.mu.RUnlock()
 	defer d.background.Done()
 
@@ -110,8 +110,7 @@ func (d *Device) ServeUAPI(l net.Listener) error {
 	}
 }
 
-// closeWith closes c when ctx ends, or when the function it returns is called,
-// which waits for that.
+// closeWith closes c when ctx ends or end is called. end returns when c is closed.
 func closeWith(ctx context.Context, c io.Closer) (end func()) {
 	closed := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
@@ -154,7 +153,7 @@ func (d *Device) serveUAPI(conn io.ReadWriter) {
 		}
 		fmt.Fprintf(out, "errno=%d\n\n", errno)
 		err = out.Flush()
-		// There may have been secret keys in it.
+		// The output may have held secret keys.
 		clear(out.AvailableBuffer()[:out.Available()])
 		if err != nil || errno == uapiIO {
 			return
@@ -176,8 +175,8 @@ func (d *Device) applyUAPI(u update) uapiErrno {
 
 var errUAPILine = errors.New("line too long")
 
-// readUAPILine returns the next line without its end. Reading on invalidates
-// it. A line that is too long is skipped.
+// readUAPILine returns the next line without its newline. The line is valid until
+// the next read. A line that is too long is skipped and gives errUAPILine.
 func readUAPILine(in *bufio.Reader) ([]byte, error) {
 	line, err := in.ReadSlice('\n')
 	if err == nil {
@@ -194,9 +193,9 @@ func readUAPILine(in *bufio.Reader) ([]byte, error) {
 	}
 }
 
-// readUAPIBody reads the lines of an operation up to the blank one and has
-// take parse them until that fails.
-func readUAPIBody(in *bufio.Reader, take func(line []byte) uapiErrno) uapiErrno {
+// readUAPIBody reads the lines of an operation up to the blank one. It passes
+// them to parse until one fails.
+func readUAPIBody(in *bufio.Reader, parse func(line []byte) uapiErrno) uapiErrno {
 	errno, size := uapiOK, 0
 	for {
 		line, err := readUAPILine(in)
@@ -214,13 +213,13 @@ func readUAPIBody(in *bufio.Reader, take func(line []byte) uapiErrno) uapiErrno 
 		case size > maxUAPIOperation:
 			errno = uapiOther
 		default:
-			errno = take(line)
+			errno = parse(line)
 		}
 		clear(line) // it may be a secret key
 	}
 }
 
-// refuseUAPILine is the parser of a get operation, which has no lines.
+// refuseUAPILine parses the lines of a get operation, which must have none.
 func refuseUAPILine(line []byte) uapiErrno {
 	if bytes.IndexByte(line, '=') < 0 {
 		return uapiSyntax
@@ -229,8 +228,8 @@ func refuseUAPILine(line []byte) uapiErrno {
 }
 
 // A uapiSet parses the lines of a set operation into an update. The keys of a
-// block may come in any order: replace_allowed_ips, for one, applies to what
-// the peer had before, as it does in the kernel, wherever it stands.
+// block may come in any order: replace_allowed_ips, for example, always applies
+// to the prefixes from before the operation, as in the kernel.
 type uapiSet struct{ update update }
 
 func (s *uapiSet) line(line []byte) uapiErrno {
@@ -325,7 +324,7 @@ func (u *peerUpdate) setUAPI(name string, value []byte) (ok bool) {
 	return ok
 }
 
-// uapiState is what a get operation shows: all that a set operation can
+// uapiState is the answer to a get operation: everything that a set operation can
 // change, and statistics.
 type uapiState struct {
 	id     *identity // nil: no private key
