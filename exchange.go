@@ -8,12 +8,12 @@ import (
 	"github.com/wgstack/wireguard/internal/udp"
 )
 
-// The exchange of handshake messages: what is decided about them between the
-// socket and the pure functions of handshake.go, and what they change in a
-// peer once they have proved valid.
+// The exchange of handshake messages: the decisions about them between the socket
+// and the pure functions of handshake.go, and what valid messages change in a
+// peer.
 
-// handshakeJob is an initiation to make for peer or, with peer nil, a message
-// to consume.
+// handshakeJob is an initiation to make for peer or, with peer nil, a received
+// message to consume.
 type handshakeJob struct {
 	peer *peer
 	size int
@@ -21,8 +21,8 @@ type handshakeJob struct {
 	from endpoint
 }
 
-// load tells whether the handshake queue is so long that senders must prove
-// their address with a cookie. It stays so for a second.
+// handshakeLoad tells whether the handshake queue was long in the last second, so
+// that senders must prove their address with a cookie.
 type load struct{ noted atomic.Pointer[time.Time] }
 
 func (l *load) note(now time.Time) { l.noted.Store(&now) }
@@ -32,8 +32,8 @@ func (l *load) high(now time.Time) bool {
 	return noted != nil && now.Sub(*noted) < underLoadAfter
 }
 
-// queueHandshake takes a handshake message off the receive path. A full queue
-// drops it.
+// queueHandshake copies a handshake message from the receive path into the
+// handshake queue. A full queue drops it.
 func (d *Device) queueHandshake(b []byte, from endpoint) {
 	j := handshakeJob{size: len(b), from: from}
 	copy(j.raw[:], b)
@@ -69,8 +69,8 @@ func (d *Device) doHandshake(j handshakeJob) {
 	}
 }
 
-// admit decides before any expensive computation whether to go on with a
-// handshake message.
+// admitHandshake decides, before any expensive computation, whether to process a
+// handshake message. Under load it may answer with a cookie instead.
 func (d *Device) admit(now time.Time, id *identity, msg []byte, from endpoint) bool {
 	if !id.checker.validMAC1(msg) {
 		return false
@@ -88,9 +88,9 @@ func (d *Device) admit(now time.Time, id *identity, msg []byte, from endpoint) b
 	return false
 }
 
-// initiate starts a handshake, unless one was started less than five seconds
-// ago. retry tells that the timer asks, which counts as an attempt. p.mu is
-// held.
+// startHandshake sends an initiation, unless one was sent less than five seconds
+// ago. retry means that the retransmission timer asks for it; any other caller
+// starts a new series of attempts. p.mu is held.
 func (p *peer) initiate(now time.Time, retry bool) {
 	if p.stopped || p.initiating || p.device.identity.Load() == nil || !p.reachable() {
 		return
@@ -100,8 +100,8 @@ func (p *peer) initiate(now time.Time, retry bool) {
 	}
 	if !p.handshakeSent.IsZero() && now.Sub(p.handshakeSent) < rekeyTimeout {
 		if p.timers.retransmit.IsZero() {
-			// A response of ours holds it up. If that gets lost nothing else
-			// would come back to what asks now.
+			// Our recent response delays it. If the response is lost, only the
+			// timer can try again.
 			p.timers.initiated(p.handshakeSent)
 			p.schedule(now)
 			p.ask(now)
@@ -122,14 +122,15 @@ func (p *peer) initiate(now time.Time, retry bool) {
 	p.device.handshakes.submit(handshakeJob{peer: p}, maxJobs)
 }
 
-// ask notes that the peer is asked for a session. p.mu is held.
+// noteSessionRequest notes that a session is wanted of the peer. p.mu is held.
 func (p *peer) ask(now time.Time) {
 	if p.unanswered.IsZero() {
 		p.unanswered = now
 	}
 }
 
-// sendInitiation makes an initiation and sends it. p.initiating is set.
+// sendInitiation makes an initiation and sends it. startHandshake has set
+// p.initiating, so no other goroutine does so for this peer.
 func (p *peer) sendInitiation() {
 	d := p.device
 	id := d.identity.Load()
@@ -178,7 +179,7 @@ func (p *peer) sendInitiation() {
 	d.log.Debug("initiation sent", "peer", p.public.short())
 }
 
-// sendHandshake completes msg with MACs and puts it on the lane. p.mu is held.
+// sendHandshake adds the MACs to msg and pushes it onto the lane. p.mu is held.
 func (p *peer) sendHandshake(now time.Time, msg []byte) {
 	p.cookies.addMACs(now, &p.public, msg)
 	p.timers.sent(now)
@@ -225,7 +226,7 @@ func (p *peer) acceptInitiation(now time.Time, stamp tai64n, from endpoint) bool
 	return true
 }
 
-// respond answers the initiation of the given stamp.
+// respond answers the accepted initiation with the given timestamp.
 func (p *peer) respond(id *identity, r *responder, stamp tai64n) {
 	d := p.device
 	p.mu.Lock()
@@ -248,14 +249,14 @@ func (p *peer) respond(id *identity, r *responder, stamp tai64n) {
 		return
 	}
 	d.indices.assign(pair)
-	gone := p.keys.responded(pair)
-	p.discard(gone[:]...)
+	removed := p.keys.responded(pair)
+	p.discard(removed[:]...)
 	p.handshakeSent = now
 	p.timers.derived(now)
 	p.sendHandshake(now, msg[:])
 }
 
-// receiveResponse consumes the response to an initiation of ours.
+// receiveResponse consumes the response to our initiation.
 func (d *Device) receiveResponse(now time.Time, id *identity, msg []byte, from endpoint) {
 	e, ok := d.indices.lookup(binary.LittleEndian.Uint32(msg[8:]))
 	if !ok || e.pair != nil {
@@ -268,8 +269,8 @@ func (d *Device) receiveResponse(now time.Time, id *identity, msg []byte, from e
 		p.mu.Unlock()
 		return
 	}
-	// Another response may win while this one is consumed, and then erases
-	// the handshake: work on a copy.
+	// A concurrent response may complete and erase the handshake while this one
+	// is consumed, so work on a copy.
 	i, psk := *waiting, p.psk
 	p.mu.Unlock()
 	keys, remoteIndex, err := i.finish(msg, &psk)
@@ -288,21 +289,21 @@ func (d *Device) receiveResponse(now time.Time, id *identity, msg []byte, from e
 	}
 	p.pending = nil
 	waiting.erase()
-	d.indices.assign(pair) // the index goes on as the key pair's
-	gone := p.keys.initiated(pair)
-	p.discard(gone[:]...)
+	d.indices.assign(pair) // the index of the handshake becomes that of the key pair
+	removed := p.keys.initiated(pair)
+	p.discard(removed[:]...)
 	p.timers.derived(now)
 	p.received(now, from)
 	p.rx.Add(responseSize)
 	p.established(now)
 	p.schedule(now)
-	// The responder sends nothing until it has heard from us.
+	// The responder sends nothing before the first message under the new keys.
 	p.sendKeepalive(now)
 	p.mu.Unlock()
 	d.log.Debug("handshake completed", "peer", p.public.short(), "endpoint", from.addr)
 }
 
-// receiveCookieReply stores a cookie for the handshake messages to come.
+// receiveCookieReply stores a cookie for later handshake messages.
 func (d *Device) receiveCookieReply(now time.Time, msg []byte) {
 	e, ok := d.indices.lookup(binary.LittleEndian.Uint32(msg[4:]))
 	if !ok {
@@ -316,8 +317,8 @@ func (d *Device) receiveCookieReply(now time.Time, msg []byte) {
 	}
 }
 
-// established notes that a handshake led to keys that both sides have: our
-// initiation was answered or our response confirmed. p.mu is held.
+// noteSessionEstablished notes that both ends have the keys of a handshake: our
+// initiation was answered, or our response was confirmed. p.mu is held.
 func (p *peer) established(now time.Time) {
 	p.timers.completed()
 	p.completed, p.completedAt = now, time.Now()
@@ -325,8 +326,8 @@ func (p *peer) established(now time.Time) {
 	p.wakeWaiters()
 }
 
-// staticSecret returns the shared secret of the static keys, computed when it
-// is first needed.
+// staticSecretWith returns the shared secret of the static keys of id and the
+// peer. It is computed when it is first needed, outside of p.mu, and cached.
 func (p *peer) staticSecret(id *identity) (staticSecret, error) {
 	p.mu.Lock()
 	if p.ssOf == id {
@@ -346,8 +347,8 @@ func (p *peer) staticSecret(id *identity) (staticSecret, error) {
 	return ss, nil
 }
 
-// setPending makes i the handshake that waits for a response, nil for none,
-// and retires the former. p.mu is held.
+// setPendingHandshake makes i the handshake that waits for a response, nil for
+// none, and erases the former one. p.mu is held.
 func (p *peer) setPending(i *initiator) {
 	if old := p.pending; old != nil {
 		p.device.indices.release(old.index)
@@ -356,7 +357,8 @@ func (p *peer) setPending(i *initiator) {
 	p.pending = i
 }
 
-// discard takes key pairs that left the ring out of service. p.mu is held.
+// releaseKeypairs releases the receiver indices of key pairs that left the ring,
+// so that messages for them are no longer accepted. p.mu is held.
 func (p *peer) discard(pairs ...*keypair) {
 	for _, k := range pairs {
 		if k != nil {
@@ -365,9 +367,9 @@ func (p *peer) discard(pairs ...*keypair) {
 	}
 }
 
-// eraseKeys forgets the session and any handshake. p.mu is held.
+// eraseSession erases the keys and any pending handshake. p.mu is held.
 func (p *peer) eraseKeys() {
 	p.setPending(nil)
-	gone := p.keys.clear()
-	p.discard(gone[:]...)
+	removed := p.keys.clear()
+	p.discard(removed[:]...)
 }

@@ -460,7 +460,7 @@ func (z *chaos) act(op, a, b, c byte) {
 			to := z.ends[b&1]
 			z.disown(e.ip)
 			to.owns = append(to.owns, e.ip)
-			u := peerUpdate{public: to.Public, allowedIPs: []allowedIPUpdate{{prefix: netip.PrefixFrom(e.ip, 32)}}}
+			u := peerUpdate{public: to.Public, allowedIPs: []allowedIPChange{{prefix: netip.PrefixFrom(e.ip, 32)}}}
 			if err := z.dev.apply(update{peers: []peerUpdate{u}}); err != nil {
 				z.Fatal(err)
 			}

@@ -10,9 +10,9 @@ import (
 	"log/slog"
 )
 
-// Keys are 32 bytes and written as 44 characters of base64. Every kind has its
-// own type, so that one cannot be passed for another, and the secret kinds
-// print redacted.
+// Keys are 32 bytes, written as 44 characters of base64. Every kind has its own
+// type, so that one cannot be used as another, and the secret kinds print
+// redacted.
 
 const keyTextLen = 44
 
@@ -21,9 +21,9 @@ var errKeySyntax = errors.New("not 44 characters of canonical base64")
 // A PrivateKey is a Curve25519 private key. The zero PrivateKey means none.
 //
 // Formatting a PrivateKey with any fmt verb or logging it with slog prints a
-// placeholder. Only [PrivateKey.MarshalText] reveals it. (Package fmt reaches
-// no methods through unexported struct fields: do not print such structs.)
-// Use no == on private keys where timing can be observed.
+// placeholder. Only [PrivateKey.MarshalText] reveals it. (Package fmt cannot call
+// methods of unexported struct fields: do not print structs with a key in one.)
+// Do not compare private keys with == where the timing can be observed.
 type PrivateKey [32]byte
 
 // A PublicKey is a Curve25519 public key; it identifies a peer.
@@ -34,7 +34,7 @@ type PublicKey [32]byte
 // [PrivateKey] does.
 type PresharedKey [32]byte
 
-// NewPrivateKey returns a new random private key. It does not return if the
+// NewPrivateKey returns a new random private key. It crashes the program if the
 // system's random source fails.
 func NewPrivateKey() PrivateKey {
 	var k PrivateKey
@@ -43,7 +43,7 @@ func NewPrivateKey() PrivateKey {
 	return k
 }
 
-// NewPresharedKey returns a new random preshared key. It does not return if
+// NewPresharedKey returns a new random preshared key. It crashes the program if
 // the system's random source fails.
 func NewPresharedKey() PresharedKey {
 	var k PresharedKey
@@ -52,8 +52,8 @@ func NewPresharedKey() PresharedKey {
 }
 
 // ParsePrivateKey decodes the base64 form of a private key: exactly 44
-// characters, padding included, with unused bits zero. The time it takes does
-// not depend on the key.
+// characters, padding included, with unused bits zero. Decoding takes the same
+// time for every key.
 func ParsePrivateKey(s string) (PrivateKey, error) {
 	k, err := decodeKey(s, "private key")
 	return PrivateKey(k), err
@@ -73,8 +73,7 @@ func ParsePresharedKey(s string) (PresharedKey, error) {
 	return PresharedKey(k), err
 }
 
-// PublicKey returns the public key that belongs to k, the zero PublicKey if k
-// is zero.
+// PublicKey returns the public key of k, the zero PublicKey if k is zero.
 func (k PrivateKey) PublicKey() PublicKey {
 	if k.IsZero() {
 		return PublicKey{}
@@ -82,8 +81,8 @@ func (k PrivateKey) PublicKey() PublicKey {
 	return PublicKey(k.key().PublicKey().Bytes())
 }
 
-// key returns k ready for use. That computes the public key, which is why
-// curve25519.X25519, where it happens in each call, takes twice the time.
+// key returns k in the form that computes shared secrets. Making it computes the
+// public key, as costly as a shared secret, so it is made once and kept.
 func (k PrivateKey) key() *ecdh.PrivateKey {
 	key, err := ecdh.X25519().NewPrivateKey(k[:])
 	if err != nil {
@@ -92,8 +91,8 @@ func (k PrivateKey) key() *ecdh.PrivateKey {
 	return key
 }
 
-// clamp makes k a valid Curve25519 scalar. It also makes a zero key nonzero:
-// ask for IsZero first where zero means none.
+// clamp makes k a valid Curve25519 scalar. It makes a zero key nonzero, so check
+// IsZero first where zero means none.
 func (k *PrivateKey) clamp() {
 	k[0] &= 0xf8
 	k[31] = k[31]&0x7f | 0x40

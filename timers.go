@@ -12,11 +12,11 @@ type timers struct {
 	retransmit   time.Time // an initiation is unanswered
 	keepalive    time.Time // data was received and nothing sent since
 	newHandshake time.Time // data was sent and nothing received since
-	erase        time.Time // the keys are long dead
-	persistent   time.Time // nothing went either way for a while
+	erase        time.Time // the keys expired long ago
+	persistent   time.Time // no message was sent or received for interval
 
 	interval         time.Duration // of the persistent keepalive; 0: off
-	anotherKeepalive bool          // data came while keepalive was pending
+	anotherKeepalive bool          // data was received while keepalive was pending
 	retries          int           // of the initiation, by the timer
 	refreshed        bool          // on receipt, once a session
 }
@@ -29,7 +29,7 @@ type due struct {
 func jitter() time.Duration { return rand.N(maxJitter) }
 
 // setInterval changes the interval of the persistent keepalive. It reports
-// whether it was switched on, which calls for one at once.
+// whether that switched it on, which calls for a keepalive at once.
 func (t *timers) setInterval(now time.Time, interval time.Duration) (started bool) {
 	started = t.interval == 0 && interval > 0
 	t.interval = interval
@@ -42,20 +42,20 @@ func (t *timers) setInterval(now time.Time, interval time.Duration) (started boo
 	return started
 }
 
-// traversed notes any authenticated message, in or out.
+// authenticatedTraversal notes any authenticated message, sent or received.
 func (t *timers) traversed(now time.Time) {
 	if t.interval > 0 {
 		t.persistent = now.Add(t.interval)
 	}
 }
 
-// sent notes that an authenticated message of any kind goes out.
+// authenticatedSent notes that an authenticated message of any kind is sent.
 func (t *timers) sent(now time.Time) {
 	t.keepalive = time.Time{}
 	t.traversed(now)
 }
 
-// dataSent notes that a packet with content went out.
+// dataSent notes that a packet with content was sent.
 func (t *timers) dataSent(now time.Time) {
 	if t.newHandshake.IsZero() {
 		t.newHandshake = now.Add(keepaliveTimeout + rekeyTimeout + jitter())
@@ -77,13 +77,13 @@ func (t *timers) dataReceived(now time.Time) {
 	}
 }
 
-// initiated notes that an initiation goes out.
+// handshakeInitiated notes that an initiation is sent.
 func (t *timers) initiated(now time.Time) {
 	t.retransmit = now.Add(rekeyTimeout + jitter())
 }
 
-// completed notes that a session stands: a response was accepted, or the
-// initiator confirmed.
+// handshakeCompleted notes that both ends have the keys: a response was accepted,
+// or the initiator confirmed ours.
 func (t *timers) completed() {
 	t.retransmit = time.Time{}
 	t.retries = 0
@@ -93,7 +93,7 @@ func (t *timers) completed() {
 // derived notes that transport keys were derived.
 func (t *timers) derived(now time.Time) { t.erase = now.Add(eraseAfterTime) }
 
-// gaveUp notes that the peer did not answer for too long.
+// handshakeGivenUp notes that the peer did not answer any attempt.
 func (t *timers) gaveUp(now time.Time) {
 	t.keepalive = time.Time{}
 	if t.erase.IsZero() {

@@ -316,7 +316,7 @@ func (u *peerUpdate) setUAPI(name string, value []byte) (ok bool) {
 		text, remove := bytes.CutPrefix(value, []byte{'-'})
 		p, err := netip.ParsePrefix(string(text))
 		if ok = err == nil; ok {
-			u.allowedIPs = append(u.allowedIPs, allowedIPUpdate{canonicalPrefix(p), remove})
+			u.allowedIPs = append(u.allowedIPs, allowedIPChange{canonicalPrefix(p), remove})
 		}
 	case "protocol_version":
 		ok = string(value) == "1"

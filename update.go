@@ -27,10 +27,11 @@ type peerUpdate struct {
 	endpoint          string // canonical host:port; empty: stays
 	keepalive         *time.Duration
 	replaceAllowedIPs bool
-	allowedIPs        []allowedIPUpdate // in order
+	allowedIPs        []allowedIPChange // in order
 }
 
-type allowedIPUpdate struct {
+// allowedIPChange adds a prefix to a peer's allowed IPs, or removes it.
+type allowedIPChange struct {
 	prefix netip.Prefix
 	remove bool
 }
@@ -43,7 +44,7 @@ func (p *PeerConfig) update() peerUpdate {
 		endpoint:          p.Endpoint,
 		keepalive:         &p.PersistentKeepalive,
 		replaceAllowedIPs: true,
-		allowedIPs:        make([]allowedIPUpdate, len(p.AllowedIPs)),
+		allowedIPs:        make([]allowedIPChange, len(p.AllowedIPs)),
 	}
 	for i, prefix := range p.AllowedIPs {
 		u.allowedIPs[i].prefix = prefix
@@ -99,11 +100,11 @@ func (d *Device) change(u update) error {
 // apply carries out u, or nothing of it. The port and the mark come first because
 // only they can fail.
 func (d *Device) apply(u update) error {
-	gone, err := d.applyLocked(u)
-	if len(gone) > 0 {
+	removed, err := d.applyLocked(u)
+	if len(removed) > 0 {
 		defer d.background.Done()
 	}
-	for _, p := range gone {
+	for _, p := range removed {
 		p.stop()
 	}
 	return err
@@ -111,14 +112,14 @@ func (d *Device) apply(u update) error {
 
 // applyLocked returns the peers that were removed and that the caller must stop.
 // If there are any, it has added 1 to d.background, for Close to wait for that.
-func (d *Device) applyLocked(u update) (gone []*peer, err error) {
+func (d *Device) applyLocked(u update) (removed []*peer, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.closed {
 		return nil, errClosed
 	}
 	defer func() {
-		if len(gone) > 0 {
+		if len(removed) > 0 {
 			d.background.Add(1)
 		}
 	}()
@@ -129,7 +130,7 @@ func (d *Device) applyLocked(u update) (gone []*peer, err error) {
 		if p != nil {
 			delete(d.peers, p.public)
 			d.allowed.removeAll(p)
-			gone = append(gone, p)
+			removed = append(removed, p)
 		}
 	}
 	if u.replacePeers {
@@ -163,7 +164,7 @@ func (d *Device) applyLocked(u update) (gone []*peer, err error) {
 		d.setAllowedIPs(p, pu)
 		p.configure(pu)
 	}
-	return gone, nil
+	return removed, nil
 }
 
 // applySockets changes the mark and the port, or neither. d.mu is held.
