@@ -10,6 +10,9 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"time"
+
+	"github.com/wgstack/wireguard/internal/fakepeer"
 )
 
 // naiveTable is what a prefixTable must agree with.
@@ -553,4 +556,129 @@ func filled(ps []netip.Prefix) *prefixTable[*int] {
 	table := new(prefixTable[*int])
 	table.replace(new(int), ps)
 	return table
+}
+
+func TestP69LongestPrefixDecides(t *testing.T) {
+	inBed(t, nil, func(b *bed) {
+		wide, narrow, v6 := b.far, b.add("192.0.2.3:1", "10.0.0.3"), b.add("192.0.2.4:1", "10.0.0.4")
+		wide.allow("10.1.2.3/8", "10.200.0.0/16")
+		narrow.allow("10.5.77.88/16", "10.5.6.0/28")
+		v6.allow("fd00::abcd/32", "::/0")
+		wide.wantAllowed("host bits", "10.0.0.0/8", "10.200.0.0/16")
+		narrow.wantAllowed("host bits", "10.5.0.0/16", "10.5.6.0/28")
+		v6.wantAllowed("host bits", "::/0", "fd00::/32")
+		b.wantRoute("the shortest", wide, "10.4.255.255", "10.6.0.0", "10.200.1.1", "10.255.255.255")
+		b.wantRoute("the longest", narrow, "10.5.0.0", "10.5.6.15", "10.5.6.16", "10.5.255.255")
+		b.wantRoute("the other family", v6, "2001:db8::1", "fd00::1", "::a05:600")
+		b.wantRoute("no prefix", nil, "11.0.0.0", "9.255.255.255")
+		wide.allow("12.0.0.0/8", "10.0.0.0/8")
+		narrow.allow("12.0.0.0/9", "10.5.0.0/16")
+		b.wantRoute("by one bit shorter", wide, "12.128.0.0")
+		b.wantRoute("by one bit longer", narrow, "12.127.255.255")
+		wide.want("data for the shortest", fakepeer.Initiation)
+		narrow.want("data for the longest", fakepeer.Initiation)
+	})
+}
+
+func TestP70InsertedPrefixMoves(t *testing.T) {
+	inBed(t, nil, func(b *bed) {
+		other := b.add("192.0.2.3:1", "10.0.0.3")
+		b.far.allow("10.1.0.0/16", "fd01::/16")
+		other.allow("fd01::/16", "10.2.0.0/16")
+		b.far.wantAllowed("lost", "10.1.0.0/16")
+		other.wantAllowed("won", "10.2.0.0/16", "fd01::/16")
+		b.wantRoute("moved", other, "fd01::1")
+		b.far.allow()
+		b.wantRoute("removing the rest of the former owner", other, "fd01::1")
+	})
+}
+
+// Covers N13.
+func TestP72DefaultRoutes(t *testing.T) {
+	inBed(t, nil, func(b *bed) {
+		other := b.add("192.0.2.3:1", "10.0.0.3")
+		b.far.allow("0.0.0.0/0", "::/0")
+		b.wantRoute("added", b.far, "0.0.0.0", "255.255.255.255", "::", "ffff::")
+		b.wantRoute("more specific", other, "10.0.0.3")
+		other.allow("1.2.3.4/0")
+		b.wantRoute("moved", other, "0.0.0.0", "255.255.255.255")
+		b.wantRoute("not moved", b.far, "::", "ffff::")
+		other.allow("::/0")
+		b.wantRoute("removed", nil, "0.0.0.0", "255.255.255.255")
+		b.wantRoute("replaced", other, "::", "ffff::")
+		other.allow()
+		b.wantRoute("all removed", nil, "0.0.0.0", "::")
+		b.far.wantAllowed("all lost")
+	})
+}
+
+func TestP73TableAgreesWithNaiveOne(t *testing.T) {
+	inBed(t, nil, func(b *bed) {
+		random := rand.New(rand.NewPCG(73, 0))
+		peers := []*remote{b.far, b.add("192.0.2.3:1", "10.0.0.3"), b.add("192.0.2.4:1", "10.0.0.4")}
+		naive := make(map[netip.Prefix]*remote)
+		for _, r := range peers {
+			naive[netip.PrefixFrom(r.ip, 32)] = r
+		}
+		draw := func() netip.Prefix {
+			// Few distinct bits, so that prefixes meet.
+			if random.IntN(2) == 0 {
+				a := netip.AddrFrom4([4]byte{10, byte(random.IntN(4)) << 6, 0, byte(random.IntN(4))})
+				return netip.PrefixFrom(a, []int{0, 1, 8, 9, 10, 31, 32}[random.IntN(7)]).Masked()
+			}
+			a := netip.AddrFrom16([16]byte{0xfd, byte(random.IntN(4)) << 6, 7: byte(random.IntN(4)), 15: byte(random.IntN(4))})
+			return netip.PrefixFrom(a, []int{0, 8, 9, 10, 63, 64, 65, 127, 128}[random.IntN(9)]).Masked()
+		}
+		for range 300 {
+			p, r := draw(), peers[random.IntN(len(peers))]
+			remove := random.IntN(3) == 0
+			if !remove {
+				naive[p] = r
+			} else if naive[p] == r {
+				delete(naive, p)
+			}
+			if err := b.dev.apply(update{peers: []peerUpdate{{public: r.Public, allowedIPs: []allowedIPChange{{prefix: p, remove: remove}}}}}); err != nil {
+				t.Fatal(err)
+			}
+			for range 20 {
+				a := draw().Addr()
+				var want *peer
+				longest := -1
+				for q, owner := range naive {
+					if q.Contains(a) && q.Bits() > longest {
+						want, longest = owner.peer(), q.Bits()
+					}
+				}
+				if got := b.dev.allowed.lookup(a); got != want {
+					t.Fatalf("%v: owned by the wrong peer", a)
+				}
+			}
+		}
+		for _, r := range peers {
+			n := 0
+			for _, owner := range naive {
+				if owner == r {
+					n++
+				}
+			}
+			if got := len(r.stats().AllowedIPs); got != n {
+				t.Errorf("%d allowed IPs, want %d", got, n)
+			}
+		}
+	})
+}
+
+func TestP74PeerWithoutAllowedIPs(t *testing.T) {
+	edit := func(cfg *Config) {
+		cfg.Peers[0].AllowedIPs = nil
+		cfg.Peers[0].PersistentKeepalive = 10 * time.Second
+	}
+	inBed(t, edit, func(b *bed) {
+		s := b.far.respond(b.far.wantInitiation("at once"))
+		b.far.wantData("completion", s, "")
+		b.wantRoute("no data to it", nil, farInner.String())
+		b.far.data(s, "no data from it")
+		b.wantDelivered("from nowhere")
+		b.far.wantData("persistent keepalive", s, "")
+	})
 }

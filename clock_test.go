@@ -24,15 +24,3 @@ func TestTimersAfterSuspension(t *testing.T) {
 		}
 	})
 }
-
-func TestLoadIgnoresTheWallClock(t *testing.T) {
-	var l load
-	now := time.Now()
-	l.note(now)
-	if !l.high(now.Add(underLoadAfter - 1)) {
-		t.Error("not high within a second")
-	}
-	if l.high(now.Add(underLoadAfter)) {
-		t.Error("high after a second")
-	}
-}

@@ -9,13 +9,6 @@ import (
 	"time"
 )
 
-func prefixes(ss ...string) (ps []netip.Prefix) {
-	for _, s := range ss {
-		ps = append(ps, netip.MustParsePrefix(s))
-	}
-	return ps
-}
-
 func TestCanonicalConfig(t *testing.T) {
 	key := PublicKey{1}
 	cfg := Config{

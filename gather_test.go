@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net/netip"
 	"runtime"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -467,43 +466,5 @@ func TestStreamsTakeTurns(t *testing.T) {
 	}
 	if most > 4*turnPackets || most < turnPackets/2 {
 		t.Errorf("others ran after %d packets of a stream, at the latest", most)
-	}
-}
-
-func TestOpeningTakesTurns(t *testing.T) {
-	d, _, pair, _, _ := steadyDevice(t)
-	plain := packet(farInner, devInner, strings.Repeat("x", 1000))
-	run := sealedRun(pair, 0, 16, plain)
-	e, _ := d.indices.lookup(pair.localIndex)
-	newBatch := func(messages int) *recvBatch {
-		buf := newBuffer(maxMessage)
-		copy(buf.b, run)
-		b := recvBatches.Get().(*recvBatch)
-		b.peer, b.pair, b.bufs = e.peer, e.pair, append(b.bufs, buf)
-		size := dataOverhead + len(plain)
-		for m := range slices.Chunk(buf.b[:messages*size], size) {
-			b.msgs = append(b.msgs, m)
-			b.bytes += len(m)
-		}
-		e.peer.in.push(b, b.pinned())
-		d.held.Add(int64(b.pinned()))
-		return b
-	}
-	// Whether others run can be by chance, but not as a rule.
-	const tries = 10
-	large, small := 0, 0
-	for range tries {
-		if b := newBatch(16); onOneCore(func() { d.openBatch(b) }) {
-			large++
-		}
-		if b := newBatch(1); onOneCore(func() { d.openBatch(b) }) {
-			small++
-		}
-	}
-	if large < tries/2 {
-		t.Errorf("others ran after %d of %d large batches", large, tries)
-	}
-	if small > tries/2 {
-		t.Errorf("others ran after %d of %d small batches", small, tries)
 	}
 }

@@ -11,6 +11,8 @@ import (
 	"math/rand/v2"
 	"strings"
 	"testing"
+
+	"github.com/wgstack/wireguard/internal/fakepeer"
 )
 
 func mustPrivateKey(t testing.TB, s string) PrivateKey {
@@ -244,4 +246,30 @@ func TestShortKey(t *testing.T) {
 	if got, want := k.short(), "HIgo…8ykw"; got != want {
 		t.Errorf("short form %s, want %s", got, want)
 	}
+}
+
+func TestP95PrivateKeyIsClamped(t *testing.T) {
+	var key PrivateKey
+	for i := range key {
+		key[i] = 0xff
+	}
+	want := key
+	want[0], want[31] = 0xf8, 0x7f
+	check := func(b *bed) {
+		b.Helper()
+		if got := b.dev.identity.Load().private; got != want {
+			b.Errorf("stored private key %x, want %x", [32]byte(got), [32]byte(want))
+		}
+		if got := b.dev.Stats().PublicKey; got != PublicKey(fakepeer.PublicKey(key)) {
+			b.Errorf("public key %v", got)
+		}
+		b.far.Remote = b.dev.Stats().PublicKey
+		s := b.far.accept()
+		b.far.wantSends("session", s)
+	}
+	inBed(t, func(c *Config) { c.PrivateKey = key }, check)
+	inBed(t, nil, func(b *bed) {
+		b.setPrivateKey(key)
+		check(b)
+	})
 }

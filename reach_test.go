@@ -11,6 +11,7 @@ import (
 
 	"github.com/wgstack/wireguard/internal/fakepeer"
 	"github.com/wgstack/wireguard/internal/simnet"
+	"github.com/wgstack/wireguard/netstack"
 )
 
 func TestReachGivesUpWithTheCause(t *testing.T) {
@@ -97,69 +98,6 @@ func TestReachNamesTheLatestFailure(t *testing.T) {
 	}
 }
 
-func TestEndpointByName(t *testing.T) {
-	inBed(t, func(c *Config) { c.Peers[0].Endpoint = "vpn.example:51820" }, func(b *bed) {
-		addrs := []netip.Addr{netip.MustParseAddr("192.0.2.99"), farOuter.Addr()}
-		var lookups int
-		b.dev.lookupHost = func(_ context.Context, host string) ([]netip.Addr, error) {
-			lookups++
-			if host != "vpn.example" {
-				t.Errorf("looked up %q", host)
-			}
-			return addrs, nil
-		}
-		b.far.wantSilence("looked up only when needed", time.Minute)
-		if lookups != 0 {
-			t.Errorf("%d lookups", lookups)
-		}
-		// The first address is dead; the second is tried when it stays silent.
-		b.output(b.far, "hello")
-		s := b.far.respond(b.far.wantInitiation("to the second address"))
-		b.far.wantData("staged meanwhile", s, "hello")
-		if lookups != 2 {
-			t.Errorf("%d lookups", lookups)
-		}
-		// What answers is not looked up again.
-		b.far.write(s.Keepalive())
-		time.Sleep(rejectAfterTime)
-		b.output(b.far, "later")
-		b.far.wantData("later", b.far.respond(b.far.wantInitiation("keys expired")), "later")
-		if lookups != 2 {
-			t.Errorf("%d lookups", lookups)
-		}
-	})
-}
-
-func TestEndpointByNameIsReplaced(t *testing.T) {
-	byName := func(c *Config) { c.Peers[0].Endpoint = "old.example:51820" }
-	inBed(t, byName, func(b *bed) {
-		b.dev.lookupHost = func(_ context.Context, host string) ([]netip.Addr, error) {
-			if host == "old.example" {
-				time.Sleep(time.Second)
-				return []netip.Addr{netip.MustParseAddr("192.0.2.99")}, nil
-			}
-			return []netip.Addr{farOuter.Addr()}, nil
-		}
-		b.output(b.far, "hello")
-		cfg := b.far.config()
-		cfg.Endpoint = "new.example:51820"
-		b.setPeer(cfg)
-		time.Sleep(2 * time.Second)
-		b.far.wantEndpoint("an answer for the former name", netip.AddrPort{})
-		b.far.wantData("new name", b.far.respond(b.far.wantInitiation("new name")), "hello")
-	})
-	inBed(t, byName, func(b *bed) {
-		b.dev.lookupHost = func(_ context.Context, host string) ([]netip.Addr, error) {
-			t.Errorf("%s looked up, which an address replaced", host)
-			return nil, errors.New("no such host")
-		}
-		b.setPeer(b.far.config())
-		b.output(b.far, "hello")
-		b.far.wantInitiation("address")
-		b.far.wantInitiation("address, again")
-	})
-}
-
 func TestHandshake(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		done := make(chan error, 1)
@@ -229,6 +167,23 @@ func TestReachOfPeerThatOnlyInitiates(t *testing.T) {
 		defer cancel()
 		if err := b.dev.reach(ctx, farInner); !errors.Is(err, ErrNoHandshake) {
 			t.Errorf("error %v", err)
+		}
+	})
+}
+
+func TestP101NobodyToSendTo(t *testing.T) {
+	inBed(t, nil, func(b *bed) {
+		b.setPeer(PeerConfig{PublicKey: NewPrivateKey().PublicKey(), AllowedIPs: prefixes("10.7.0.0/16", "fd07::/16")})
+		for _, dst := range []string{"10.7.0.1", "10.8.0.1", "fd07::1", "fd08::1"} {
+			b.wantRoute("no peer or no endpoint", nil, "10.8.0.1", "fd08::1")
+			addr := netip.MustParseAddr(dst)
+			src := devInner
+			if addr.Is6() {
+				src = devInner6
+			}
+			if err := b.outputPacket(packet(src, addr, "x")); !errors.Is(err, netstack.ErrNoRoute) {
+				t.Errorf("packet to %s: error %v", dst, err)
+			}
 		}
 	})
 }

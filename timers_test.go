@@ -1,9 +1,554 @@
 package wireguard
 
 import (
+	"slices"
+	"syscall"
 	"testing"
 	"time"
+
+	"github.com/wgstack/wireguard/internal/fakepeer"
+	"github.com/wgstack/wireguard/internal/simnet"
 )
+
+// ignored reads initiations that the device repeats, and returns when each
+// came. It ends with silence.
+func (r *remote) ignored() (at []time.Time) {
+	r.bed.Helper()
+	for {
+		msg, _, ok := r.read(retry + 2*maxJitter)
+		if !ok {
+			return at
+		}
+		if k := fakepeer.KindOf(msg); k != fakepeer.Initiation {
+			r.bed.Fatalf("got %v between initiations", k)
+		}
+		at = append(at, time.Now())
+	}
+}
+
+// wantLost waits for the initiations that lost data causes.
+func (r *remote) wantLost() []time.Time {
+	r.bed.Helper()
+	r.want("lost data", fakepeer.Initiation)
+	at := time.Now()
+	return slices.Insert(r.ignored(), 0, at)
+}
+
+func TestP40InitiationIsRepeatedUntilAnswered(t *testing.T) {
+	inBed(t, nil, func(b *bed) {
+		b.output(b.far, "staged")
+		first := b.far.want("packet", fakepeer.Initiation)
+		at := time.Now()
+		second := b.far.wantAfter("no answer", fakepeer.Initiation, at, retry, retry+maxJitter)
+		at = time.Now()
+		third := b.far.wantAfter("still none", fakepeer.Initiation, at, retry, retry+maxJitter)
+		if fakepeer.Sender(first) == fakepeer.Sender(second) || fakepeer.Sender(second) == fakepeer.Sender(third) {
+			t.Fatal("a repeated initiation keeps its index")
+		}
+		hs, _, err := b.far.ConsumeInitiation(third)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := b.far.respond(hs)
+		b.far.wantData("completion", s, "staged")
+		b.far.wantSilence("nothing is repeated after completion", lost-moment)
+	})
+}
+
+func TestP40ConfirmationEndsRetransmission(t *testing.T) {
+	inBed(t, nil, func(b *bed) {
+		b.output(b.far, "staged")
+		b.far.want("packet", fakepeer.Initiation)
+		time.Sleep(time.Second)
+		s := b.far.initiate("crossing initiation")
+		b.far.wantSilence("no session yet", time.Second)
+		b.far.keepalive(s)
+		b.far.wantData("confirmation", s, "staged")
+		b.far.wantSilence("nothing is repeated after confirmation", lost-moment)
+	})
+}
+
+func TestP40InitiationIsRepeatedWhileResponseIsUnconfirmed(t *testing.T) {
+	inBed(t, nil, func(b *bed) {
+		b.output(b.far, "staged")
+		b.far.want("packet", fakepeer.Initiation)
+		at := time.Now()
+		time.Sleep(time.Second)
+		b.far.initiate("crossing initiation, never confirmed")
+		b.far.wantAfter("no session", fakepeer.Initiation, at, retry, 2*(retry+maxJitter))
+	})
+}
+
+func TestP41CompletionAndTriggersResetAttempts(t *testing.T) {
+	inBed(t, nil, func(b *bed) {
+		b.output(b.far, "first")
+		for range 10 {
+			b.far.want("no answer", fakepeer.Initiation)
+		}
+		if n := b.far.timers().retries; n != 9 {
+			t.Fatalf("%d retries counted, want 9", n)
+		}
+		b.output(b.far, "fresh trigger")
+		if n := len(b.far.ignored()); n != allTries-1 {
+			t.Fatalf("%d initiations after a fresh trigger, want %d", n, allTries-1)
+		}
+
+		b.output(b.far, "again")
+		b.far.want("packet", fakepeer.Initiation)
+		b.far.respond(b.far.wantInitiation("retry"))
+		if n := b.far.timers().retries; n != 0 {
+			t.Fatalf("%d retries counted after completion", n)
+		}
+	})
+}
+
+func TestP41ConfirmationResetsAttempts(t *testing.T) {
+	inBed(t, nil, func(b *bed) {
+		b.output(b.far, "first")
+		b.far.want("packet", fakepeer.Initiation)
+		b.far.want("retry", fakepeer.Initiation)
+		b.far.accept()
+		if n := b.far.timers().retries; n != 0 {
+			t.Fatalf("%d retries counted after confirmation", n)
+		}
+	})
+}
+
+func TestP42GivingUpPurgesWhatIsStaged(t *testing.T) {
+	inBed(t, nil, func(b *bed) {
+		start := time.Now()
+		b.output(b.far, "one")
+		b.output(b.far, "two")
+		b.output(b.far, "three")
+		at := b.far.ignored()
+		if len(at) != allTries {
+			t.Fatalf("%d initiations, want %d", len(at), allTries)
+		}
+		if d := at[len(at)-1].Sub(start); d < (allTries-1)*retry || d > (allTries-1)*(retry+maxJitter) {
+			t.Fatalf("the last one after %v", d)
+		}
+		if n := b.far.stats().Dropped; n != 3 {
+			t.Fatalf("%d packets dropped, want 3", n)
+		}
+		b.far.wantSilence("given up", 2*time.Hour)
+
+		b.output(b.far, "later")
+		s := b.far.respond(b.far.wantInitiation("a new packet"))
+		b.far.wantData("what was purged is gone", s, "later")
+	})
+}
+
+func TestP42GivingUpStopsPassiveKeepalive(t *testing.T) {
+	inBed(t, nil, func(b *bed) {
+		s := b.far.connect()
+		for range allTries {
+			b.far.want("lost data", fakepeer.Initiation)
+		}
+		time.Sleep(time.Second)
+		b.far.data(s, "the session lives")
+		b.wantDelivered("data", "the session lives")
+		b.far.wantSilence("given up", time.Minute)
+	})
+}
+
+func TestP42GivingUpArmsErasure(t *testing.T) {
+	inBed(t, nil, func(b *bed) {
+		b.output(b.far, "unanswered")
+		b.far.ignored() // ends less than a second after giving up
+		time.Sleep(eraseAfterTime - time.Second)
+		if n := b.dev.indices.len(); n != 1 {
+			t.Fatalf("%d indices, want that of the handshake", n)
+		}
+		time.Sleep(2 * time.Second)
+		if n := b.dev.indices.len(); n != 0 {
+			t.Fatalf("%d indices after erasure", n)
+		}
+	})
+}
+
+func TestP42GivingUpDoesNotPutOffErasure(t *testing.T) {
+	inBed(t, nil, func(b *bed) {
+		derived := time.Now()
+		b.far.connect()
+		if n := len(b.far.wantLost()); n != allTries {
+			t.Fatalf("%d initiations, want %d", n, allTries)
+		}
+		time.Sleep(eraseAfterTime - time.Since(derived) - moment)
+		if n := b.dev.indices.len(); n != 2 {
+			t.Fatalf("%d indices, want those of session and handshake", n)
+		}
+		time.Sleep(2 * moment)
+		if n := b.dev.indices.len(); n != 0 {
+			t.Fatalf("%d indices after erasure", n)
+		}
+	})
+}
+
+func TestP43UnansweredDataBringsNewHandshake(t *testing.T) {
+	inBed(t, nil, func(b *bed) {
+		s := b.far.connect()
+		b.far.keepalive(s)
+		b.output(b.far, "one")
+		at := time.Now()
+		b.far.wantData("data", s, "one")
+		time.Sleep(10 * time.Second)
+		b.output(b.far, "two")
+		b.far.wantData("data", s, "two")
+		b.far.wantAfter("the first packet counts", fakepeer.Initiation, at, lost, lost+maxJitter)
+	})
+}
+
+func TestP43AnyReceiptPreventsNewHandshake(t *testing.T) {
+	for name, answer := range map[string]func(*bed, *fakepeer.Session){
+		"keepalive": func(b *bed, s *fakepeer.Session) { b.far.keepalive(s) },
+		"initiation": func(b *bed, _ *fakepeer.Session) {
+			b.far.initiate("initiation")
+		},
+		"response": func(b *bed, _ *fakepeer.Session) {
+			s := b.far.respond(b.far.handshake("on demand"))
+			b.far.wantData("completion", s, "")
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBed(t, nil, func(b *bed) {
+				s := b.far.connect()
+				time.Sleep(10 * time.Second)
+				answer(b, s)
+				b.far.wantSilence("answered", 100*time.Second)
+			})
+		})
+	}
+}
+
+func TestP43NewHandshakeIsArmedAnew(t *testing.T) {
+	inBed(t, nil, func(b *bed) {
+		s := b.far.connect()
+		for range 3 {
+			b.far.keepalive(s)
+			b.output(b.far, "again")
+			at := time.Now()
+			b.far.wantData("data", s, "again")
+			hs, _, err := b.far.ConsumeInitiation(b.far.wantAfter("lost", fakepeer.Initiation, at, lost, lost+maxJitter))
+			if err != nil {
+				t.Fatal(err)
+			}
+			s = b.far.respond(hs)
+			b.far.wantData("completion", s, "")
+		}
+	})
+}
+
+func TestP43NewHandshakeIsArmedAgainAfterGivingUp(t *testing.T) {
+	inBed(t, nil, func(b *bed) {
+		start := time.Now()
+		s := b.far.accept()
+		b.output(b.far, "lost")
+		b.far.wantData("data", s, "lost")
+		b.far.wantLost()
+		time.Sleep(rekeyAfterTime + 10*time.Second - time.Since(start))
+		b.output(b.far, "lost too")
+		at := time.Now()
+		b.far.wantData("the session lives", s, "lost too")
+		b.far.wantAfter("lost again", fakepeer.Initiation, at, lost, lost+maxJitter)
+	})
+}
+
+func TestP44SentKeepalivesExpectNoAnswer(t *testing.T) {
+	inBed(t, nil, func(b *bed) {
+		s := b.far.respond(b.far.handshake("on demand"))
+		b.far.wantData("completion", s, "")
+		b.far.wantSilence("after the keepalive of completion", 100*time.Second)
+		b.far.data(s, "arms the passive one")
+		b.far.wantData("passive keepalive", s, "")
+		b.far.wantSilence("after a passive keepalive", 100*time.Second)
+	})
+	inBed(t, persistent(10*time.Second), func(b *bed) {
+		s := b.far.respond(b.far.wantInitiation("at once"))
+		for range 11 {
+			b.far.wantData("persistent keepalive", s, "")
+		}
+	})
+}
+
+// persistent configures a persistent keepalive.
+func persistent(interval time.Duration) func(*Config) {
+	return func(cfg *Config) { cfg.Peers[0].PersistentKeepalive = interval }
+}
+
+func TestP45DataReceivedIsAnsweredByKeepalive(t *testing.T) {
+	inBed(t, nil, func(b *bed) {
+		s := b.far.connect()
+		b.far.data(s, "one")
+		at := time.Now()
+		b.far.wantKeepalive("passive keepalive", s, at, 10*time.Second)
+		b.far.wantSilence("one packet, one keepalive", time.Minute)
+
+		b.far.data(s, "two")
+		at = time.Now()
+		time.Sleep(4 * time.Second)
+		b.far.data(s, "three")
+		time.Sleep(4 * time.Second)
+		b.far.data(s, "four")
+		b.far.wantKeepalive("not put off by more data", s, at, 10*time.Second)
+		b.far.wantKeepalive("another for what came meanwhile", s, at, 20*time.Second)
+		b.far.wantSilence("and no third", time.Minute)
+	})
+}
+
+func TestP46AnySendServesAsKeepalive(t *testing.T) {
+	after := 6 * time.Second // more than a handshake must wait for the former
+	for name, send := range map[string]func(*bed, *fakepeer.Session){
+		"data": func(b *bed, s *fakepeer.Session) {
+			b.output(b.far, "data")
+			b.far.wantData("data", s, "data")
+			b.far.wantSilence("data was sent", lost-moment)
+		},
+		"keepalive": func(b *bed, s *fakepeer.Session) {
+			cfg := b.far.config()
+			cfg.PersistentKeepalive = 8 * time.Second
+			b.setPeer(cfg)
+			at := time.Now()
+			b.far.wantKeepalive("just configured", s, at, 0)
+			b.far.wantKeepalive("persistent keepalive", s, at, 8*time.Second)
+		},
+		"initiation": func(b *bed, _ *fakepeer.Session) {
+			at := time.Now()
+			b.far.handshake("on demand")
+			b.far.wantAfter("initiation was sent", fakepeer.Initiation, at, retry, retry+maxJitter)
+		},
+		"response": func(b *bed, _ *fakepeer.Session) {
+			b.far.initiate("initiation")
+			b.far.wantSilence("response was sent", 100*time.Second)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBed(t, nil, func(b *bed) {
+				s := b.far.connect()
+				b.far.data(s, "arms the keepalive")
+				time.Sleep(after)
+				send(b, s)
+			})
+		})
+	}
+}
+
+// Covers M23.
+func TestP47KeepalivesAreNotAnswered(t *testing.T) {
+	inBed(t, nil, func(b *bed) {
+		s := b.far.connect()
+		for range 6 {
+			b.far.keepalive(s)
+			b.far.wantSilence("keepalive", 20*time.Second)
+		}
+	})
+}
+
+// Covers M17.
+func TestP48TimersRunWhenSendingFails(t *testing.T) {
+	var outer *simnet.Conn
+	inBed(t, capture(&outer), func(b *bed) {
+		outer.FailWrites(syscall.ENETUNREACH)
+		b.output(b.far, "staged")
+		at := time.Now()
+		b.far.wantSilence("no network", time.Second)
+		outer.FailWrites(nil)
+		hs, _, err := b.far.ConsumeInitiation(b.far.wantAfter("retry of what was not sent", fakepeer.Initiation, at, retry, retry+maxJitter))
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := b.far.respond(hs)
+		b.far.wantData("completion", s, "staged")
+
+		b.far.data(s, "arms the keepalive")
+		time.Sleep(5 * time.Second)
+		outer.FailWrites(syscall.ENETUNREACH)
+		b.output(b.far, "lost")
+		b.far.wantSilence("no network", time.Second)
+		outer.FailWrites(nil)
+		b.far.wantSilence("the attempt cleared the keepalive, and expects no answer", 100*time.Second)
+	})
+}
+
+// Covers M17.
+func TestP48PersistentKeepaliveGoesOnWhenSendingFails(t *testing.T) {
+	var outer *simnet.Conn
+	edit := func(cfg *Config) {
+		capture(&outer)(cfg)
+		persistent(20 * time.Second)(cfg)
+	}
+	inBed(t, edit, func(b *bed) {
+		s := b.far.respond(b.far.wantInitiation("at once"))
+		at := time.Now()
+		b.far.wantKeepalive("completion", s, at, 0)
+		outer.FailWrites(syscall.ENETUNREACH)
+		time.Sleep(30 * time.Second)
+		outer.FailWrites(nil)
+		b.far.wantKeepalive("the one after the lost one", s, at, 40*time.Second)
+	})
+}
+
+func TestP50InvalidInnerPacketsCountForTimers(t *testing.T) {
+	inBed(t, nil, func(b *bed) {
+		s := b.far.connect()
+		time.Sleep(10 * time.Second)
+		garbage := make([]byte, 64)
+		b.far.write(s.Seal(garbage))
+		at := time.Now()
+		b.wantDelivered("garbage")
+		b.far.wantKeepalive("garbage is content", s, at, keepaliveTimeout)
+		b.far.wantSilence("and a sign of life", 100*time.Second)
+	})
+}
+
+func TestP51PersistentKeepaliveFollowsAnyTraffic(t *testing.T) {
+	const interval = 12 * time.Second
+	inBed(t, persistent(interval), func(b *bed) {
+		s := b.far.respond(b.far.wantInitiation("at once"))
+		at := time.Now()
+		b.far.wantKeepalive("completion", s, at, 0)
+		b.far.wantKeepalive("nothing else happened", s, at, interval)
+
+		time.Sleep(8 * time.Second)
+		b.far.keepalive(s)
+		at = time.Now()
+		b.far.wantKeepalive("put off by a keepalive received", s, at, interval)
+
+		time.Sleep(8 * time.Second)
+		b.output(b.far, "data")
+		at = time.Now()
+		b.far.wantData("data", s, "data")
+		b.far.wantKeepalive("put off by data sent", s, at, interval)
+		b.far.keepalive(s)
+
+		time.Sleep(8 * time.Second)
+		b.far.data(s, "data")
+		at = time.Now()
+		b.far.wantKeepalive("data received is answered", s, at, keepaliveTimeout)
+		b.far.wantKeepalive("put off by the keepalive sent", s, at, keepaliveTimeout+interval)
+
+		time.Sleep(8 * time.Second)
+		b.far.initiate("initiation")
+		at = time.Now()
+		b.far.wantKeepalive("put off by initiation and response", s, at, interval)
+
+		b.setPeer(b.far.config())
+		b.far.wantSilence("turned off", time.Hour)
+	})
+}
+
+// Covers M31.
+func TestP51PersistentKeepaliveOutlastsAnOutage(t *testing.T) {
+	inBed(t, persistent(25*time.Second), func(b *bed) {
+		b.far.respond(b.far.wantInitiation("at once"))
+		b.net.Cut(devOuter, farOuter.Addr())
+		time.Sleep(10 * time.Minute)
+		b.far.drain()
+		b.net.Heal(devOuter, farOuter.Addr())
+		at := time.Now()
+		b.far.wantAfter("after an outage", fakepeer.Initiation, at, 0, 25*time.Second)
+	})
+}
+
+// Covers M36.
+func TestP51PersistentKeepaliveWaitsForEndpoint(t *testing.T) {
+	edit := func(cfg *Config) {
+		persistent(25 * time.Second)(cfg)
+		cfg.Peers[0].Endpoint = ""
+	}
+	inBed(t, edit, func(b *bed) {
+		time.Sleep(time.Hour)
+		p := b.far.peer()
+		p.mu.Lock()
+		n := len(p.staged.batches)
+		p.mu.Unlock()
+		if n > 0 {
+			t.Fatalf("%d keepalives staged", n)
+		}
+		at := time.Now()
+		if err := b.dev.apply(update{peers: []peerUpdate{{public: b.far.Public, endpoint: farOuter.String()}}}); err != nil {
+			t.Fatal(err)
+		}
+		b.far.wantAfter("endpoint known", fakepeer.Initiation, at, 0, 25*time.Second)
+	})
+}
+
+func TestP51NoPersistentKeepaliveByDefault(t *testing.T) {
+	inBed(t, nil, func(b *bed) {
+		s := b.far.connect()
+		b.far.keepalive(s)
+		b.far.wantSilence("idle", 3*time.Hour)
+	})
+}
+
+func TestP52TurningPersistentKeepaliveOnSendsAtOnce(t *testing.T) {
+	set := func(b *bed, interval time.Duration) {
+		cfg := b.far.config()
+		cfg.PersistentKeepalive = interval
+		b.setPeer(cfg)
+	}
+	inBed(t, nil, func(b *bed) {
+		set(b, 25*time.Second)
+		at := time.Now()
+		b.far.wantAfter("on without a session", fakepeer.Initiation, at, 0, 0)
+	})
+	inBed(t, nil, func(b *bed) {
+		s := b.far.connect()
+		b.far.keepalive(s)
+		time.Sleep(time.Second)
+		set(b, 25*time.Second)
+		at := time.Now()
+		b.far.wantKeepalive("on in a session", s, at, 0)
+		time.Sleep(time.Second)
+		set(b, 30*time.Second)
+		b.far.wantSilence("another interval", 20*time.Second)
+		set(b, 0)
+		b.far.wantSilence("off", time.Minute)
+		set(b, 30*time.Second)
+		at = time.Now()
+		b.far.wantKeepalive("on again", s, at, 0)
+		b.far.wantKeepalive("the new interval", s, at, 30*time.Second)
+		set(b, 5*time.Second)
+		b.far.wantKeepalive("a shorter one holds from now on", s, at, 35*time.Second)
+	})
+	inBed(t, persistent(25*time.Second), func(b *bed) {
+		at := time.Now()
+		b.far.wantAfter("a new device", fakepeer.Initiation, at, 0, 0)
+	})
+}
+
+func TestP53JitterIsDrawnAnew(t *testing.T) {
+	varied := func(what string, delays []time.Duration, least time.Duration) {
+		t.Helper()
+		low, high := slices.Min(delays), slices.Max(delays)
+		if low < least || high >= least+maxJitter {
+			t.Errorf("%s: delays from %v to %v", what, low, high)
+		}
+		if high-low < maxJitter/20 {
+			t.Errorf("%s: all of %d delays between %v and %v", what, len(delays), low, high)
+		}
+	}
+	inBed(t, nil, func(b *bed) {
+		b.output(b.far, "unanswered")
+		var delays []time.Duration
+		at := b.far.ignored()
+		for i := range at[1:] {
+			delays = append(delays, at[i+1].Sub(at[i]))
+		}
+		varied("retransmission", delays, retry)
+
+		b.far.connect()
+		delays = nil
+		for range 10 {
+			at := time.Now()
+			s := b.far.respond(b.far.wantInitiation("lost"))
+			delays = append(delays, time.Since(at))
+			b.far.wantData("completion", s, "")
+			b.output(b.far, "lost")
+			b.far.wantData("data", s, "lost")
+		}
+		varied("new handshake", delays, lost)
+	})
+}
 
 // What the deadlines mean, the transcripts show; these are the rules by which
 // they are kept.

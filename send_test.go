@@ -1,13 +1,19 @@
 package wireguard
 
 import (
+	"bytes"
 	"fmt"
+	"net/netip"
+	"runtime"
+	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/wgstack/wireguard/internal/fakepeer"
 	"github.com/wgstack/wireguard/internal/simnet"
+	"github.com/wgstack/wireguard/netstack"
 )
 
 func TestP34PacketsWaitForASessionInOrder(t *testing.T) {
@@ -250,5 +256,132 @@ func TestP39CloseDropsStagedPackets(t *testing.T) {
 			b.Error("packets are staged in a closed device")
 		}
 		b.far.wantSilence("closed", time.Hour)
+	})
+}
+
+func TestP88OnlyIPPacketsGoOut(t *testing.T) {
+	for _, b := range [][]byte{
+		nil, {}, {0x45}, make([]byte, 64),
+		ipHeader(4, devInner, farInner, 20, 19), ipHeader(6, devInner6, devInner6, 0, 39), ipHeader(5, devInner, farInner, 32, 32),
+		ipHeader(4, devInner, farInner, 33, 32), ipHeader(4, devInner, farInner, 31, 32), ipHeader(6, devInner6, devInner6, 65535, 64),
+	} {
+		if netstack.NewPacket(b) != nil {
+			t.Errorf("%x taken for a packet", b)
+		}
+	}
+}
+
+// Covers M21.
+func TestN04PaddingEndsAtMTU(t *testing.T) {
+	for _, c := range []struct{ mtu, packet, payload int }{{1299, 1297, 1331}, {1299, 1299, 1331}, {1420, 1409, 1452}, {1420, 1408, 1440}, {1420, 1400, 1440}} {
+		inBed(t, func(cfg *Config) { cfg.MTU = c.mtu }, func(b *bed) {
+			b.output(b.far, string(make([]byte, c.packet-28)))
+			b.far.respond(b.far.wantInitiation("packet"))
+			if n := len(b.far.want("data", fakepeer.Data)); n != c.payload {
+				t.Errorf("a packet of %d bytes at MTU %d makes %d, want %d", c.packet, c.mtu, n, c.payload)
+			}
+		})
+	}
+}
+
+func TestPaddingIsZero(t *testing.T) {
+	inBed(t, nil, func(b *bed) {
+		s := b.far.connect()
+		// The memory of messages is used again.
+		var used []*buffer
+		for range 64 {
+			buf := newBuffer(1)
+			for i := range buf.b {
+				buf.b[i] = 0xff
+			}
+			used = append(used, buf)
+		}
+		for _, buf := range used {
+			buf.release()
+		}
+		for range 64 {
+			pkt := packet(devInner, farInner, "short")
+			if err := b.outputPacket(pkt); err != nil {
+				t.Fatal(err)
+			}
+			_, plain, err := s.Open(b.far.want("packet", fakepeer.Data))
+			if err != nil || len(plain) != 48 || !bytes.Equal(plain, append(pkt, make([]byte, 48-len(pkt))...)) {
+				t.Fatalf("%x, error %v, want zeros after the %d bytes of the packet", plain, err, len(pkt))
+			}
+		}
+	})
+}
+
+func TestP29PacketsLeaveInTheOrderOfTheirCounters(t *testing.T) {
+	edit := func(c *Config) { c.MTU = 9000 }
+	inBed(t, edit, func(b *bed) {
+		b.dev.sealers.limit = 8
+		s := b.far.connect()
+		const senders, packets = 8, 40
+		var wg sync.WaitGroup
+		for sender := range senders {
+			wg.Go(func() {
+				for i := range packets {
+					// Small ones are sealed sooner than those before them.
+					payload := fmt.Sprint(sender) + strings.Repeat("x", i%3*4000)
+					if err := b.dev.output(netstack.NewPacket(packet(devInner, farInner, payload))); err != nil {
+						b.Error(err)
+					}
+				}
+			})
+		}
+		wg.Wait()
+		for want := uint64(1); want <= senders*packets; want++ {
+			msg := b.far.want("data", fakepeer.Data)
+			if n, _, err := s.Open(msg); err != nil || n != want {
+				b.Fatalf("counter %d, %v, want %d", n, err, want)
+			}
+		}
+	})
+}
+
+// TestP29CounterAndPlaceAreTakenTogether holds a sender up on its way to the
+// lane: until it is there no other may take a counter.
+func TestP29CounterAndPlaceAreTakenTogether(t *testing.T) {
+	inBed(t, nil, func(b *bed) {
+		s := b.far.connect()
+		p := b.far.peer()
+		p.out.mu.Lock()
+		go p.send(newKeepalive(p))
+		for waiting := 0; waiting < 100; waiting++ {
+			if p.mu.TryLock() {
+				waiting = 0
+				taken := p.keys.current.counter > 1
+				p.mu.Unlock()
+				if taken {
+					b.Error("the counter was taken before the place")
+					break
+				}
+			}
+			runtime.Gosched()
+		}
+		p.out.mu.Unlock()
+		b.far.wantData("keepalive", s, "")
+	})
+}
+
+// TestP29StagedPacketsKeepTheirPlace has packets come while staged ones are
+// being flushed.
+func TestP29StagedPacketsKeepTheirPlace(t *testing.T) {
+	inBed(t, nil, func(b *bed) {
+		b.dev.sealers.limit = 8
+		for i := range 50 {
+			b.output(b.far, fmt.Sprint(i))
+		}
+		msg, s := b.far.Response(b.far.wantInitiation("packet"), fakepeer.ResponseOptions{})
+		b.net.Inject(simnet.Datagram{From: b.far.sock.AddrPort(), To: netip.AddrPortFrom(devOuter, devPort), Payload: msg})
+		for i := 50; i < 100; i++ {
+			b.output(b.far, fmt.Sprint(i))
+		}
+		for i := range 100 {
+			if n := b.far.wantData("in order", s, fmt.Sprint(i)); n != uint64(i) {
+				b.Fatalf("packet %d has counter %d", i, n)
+			}
+		}
 	})
 }

@@ -1,8 +1,11 @@
 package wireguard
 
 import (
+	"bytes"
 	"context"
+	"crypto/rand"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -597,5 +600,55 @@ func TestN14ClosedDeviceIsLetGo(t *testing.T) {
 			t.Fatalf("%d closed devices are kept in memory", kept.Load())
 		}
 		runtime.GC()
+	}
+}
+
+// TestBothWays echoes a stream in each family at once, and ends it by halves.
+//
+// Covers N01.
+func TestBothWays(t *testing.T) {
+	near, far := devices(t)
+	l, err := far.Listen(background, "tcp", ":7")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer c.Close()
+				io.Copy(c, c)
+			}()
+		}
+	}()
+	var wg sync.WaitGroup
+	for _, host := range []string{"10.0.0.2:7", "[fd00::2]:7"} {
+		wg.Go(func() {
+			c, err := near.DialContext(timeout(t, 20*time.Second), "tcp", host)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer c.Close()
+			sent := make([]byte, 4<<20)
+			rand.Read(sent)
+			go func() {
+				c.Write(sent)
+				c.(interface{ CloseWrite() error }).CloseWrite()
+			}()
+			if got, err := io.ReadAll(c); err != nil || !bytes.Equal(got, sent) {
+				t.Errorf("%s: %d of %d bytes came back, %v", host, len(got), len(sent), err)
+			}
+		})
+	}
+	wg.Wait()
+	for _, host := range []string{"10.0.0.2", "fd00::2"} {
+		if _, err := near.Ping(timeout(t, 10*time.Second), netip.MustParseAddr(host)); err != nil {
+			t.Error(err)
+		}
 	}
 }

@@ -56,8 +56,11 @@ func realWorld(t *testing.T) *world {
 }
 
 func outer4(n byte) netip.Addr { return netip.AddrFrom4([4]byte{192, 0, 2, n}) }
+
 func inner4(n byte) netip.Addr { return netip.AddrFrom4([4]byte{10, 0, 0, n}) }
+
 func inner6(n byte) netip.Addr { return netip.AddrFrom16([16]byte{0xfd, 15: n}) }
+
 func outer6(n byte) netip.Addr {
 	return netip.AddrFrom16([16]byte{0x20, 0x01, 0x0d, 0xb8, 15: n})
 }
@@ -293,4 +296,69 @@ func datagrams(t testing.TB, from, to *Device, host netip.Addr) error {
 		}
 	}
 	return nil
+}
+
+// Devices with the real stack and real sockets, over loopback.
+
+// devices returns two devices of which the first knows where the second is.
+func devices(t testing.TB) (near, far *Device) {
+	t.Helper()
+	start := func(cfg Config) *Device {
+		d, err := New(cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { d.Close() })
+		return d
+	}
+	addresses := func(host string) []netip.Prefix {
+		return []netip.Prefix{netip.MustParsePrefix("10.0.0." + host + "/32"), netip.MustParsePrefix("fd00::" + host + "/128")}
+	}
+	nearKey, farKey := NewPrivateKey(), NewPrivateKey()
+	far = start(Config{
+		PrivateKey: farKey,
+		Address:    addresses("2"),
+		Peers:      []PeerConfig{{PublicKey: nearKey.PublicKey(), AllowedIPs: addresses("1")}},
+	})
+	near = start(Config{
+		PrivateKey: nearKey,
+		Address:    addresses("1"),
+		Peers: []PeerConfig{{
+			PublicKey:  farKey.PublicKey(),
+			Endpoint:   netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), far.Stats().ListenPort).String(),
+			AllowedIPs: addresses("2"),
+		}},
+	})
+	return near, far
+}
+
+func timeout(t testing.TB, d time.Duration) context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), d)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// simDevices returns two devices on a simulated network that know each other:
+// 10.0.0.1 and 10.0.0.2.
+func simDevices(t *testing.T, net *simnet.Network) (near, far *Device) {
+	t.Helper()
+	keys := [2]PrivateKey{NewPrivateKey(), NewPrivateKey()}
+	outer := [2]netip.Addr{devOuter, farOuter.Addr()}
+	var devs [2]*Device
+	for i := range devs {
+		d, err := New(Config{
+			PrivateKey: keys[i], ListenPort: devPort, ListenPacket: net.ListenPacket(outer[i]),
+			Address: prefixes(fmt.Sprintf("10.0.0.%d/32", 1+i)),
+			Peers: []PeerConfig{{
+				PublicKey: keys[1-i].PublicKey(), Endpoint: netip.AddrPortFrom(outer[1-i], devPort).String(),
+				AllowedIPs: prefixes(fmt.Sprintf("10.0.0.%d/32", 2-i)),
+			}},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { d.Close() })
+		devs[i] = d
+	}
+	return devs[0], devs[1]
 }

@@ -28,31 +28,6 @@ import (
 
 var soakTime = flag.Duration("soak", time.Second, "how long the streams of TestStreamsOnBadNetwork last")
 
-// simDevices returns two devices on a simulated network that know each other:
-// 10.0.0.1 and 10.0.0.2.
-func simDevices(t *testing.T, net *simnet.Network) (near, far *Device) {
-	t.Helper()
-	keys := [2]PrivateKey{NewPrivateKey(), NewPrivateKey()}
-	outer := [2]netip.Addr{devOuter, farOuter.Addr()}
-	var devs [2]*Device
-	for i := range devs {
-		d, err := New(Config{
-			PrivateKey: keys[i], ListenPort: devPort, ListenPacket: net.ListenPacket(outer[i]),
-			Address: prefixes(fmt.Sprintf("10.0.0.%d/32", 1+i)),
-			Peers: []PeerConfig{{
-				PublicKey: keys[1-i].PublicKey(), Endpoint: netip.AddrPortFrom(outer[1-i], devPort).String(),
-				AllowedIPs: prefixes(fmt.Sprintf("10.0.0.%d/32", 2-i)),
-			}},
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { d.Close() })
-		devs[i] = d
-	}
-	return devs[0], devs[1]
-}
-
 // TestStreamsOnBadNetwork compares every byte of TCP streams on a network that
 // delays, loses, doubles and reorders.
 func TestStreamsOnBadNetwork(t *testing.T) {
@@ -187,16 +162,6 @@ func echo(t *testing.T, ctx context.Context, d *Device, address string, b []byte
 		err = io.ErrUnexpectedEOF
 	}
 	return err
-}
-
-// uapi sends text to a device and returns its answer.
-func uapi(d *Device, text string) string {
-	var out strings.Builder
-	d.serveUAPI(struct {
-		io.Reader
-		io.Writer
-	}{strings.NewReader(text), &out})
-	return out.String()
 }
 
 // TestStorm changes all that can be changed under sixteen flows, and then

@@ -1,17 +1,73 @@
 package wireguard
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"net"
 	"net/netip"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/wgstack/wireguard/internal/fakepeer"
 	"github.com/wgstack/wireguard/internal/ratelimit"
+	"golang.org/x/crypto/blake2s"
 )
+
+func TestVectorsKeyedMAC(t *testing.T) {
+	type vector struct {
+		Source             string
+		Size               int
+		Key, Input, Output hexBytes
+	}
+	tried := 0
+	for _, v := range loadVectors[[]vector](t, "blake2s.json") {
+		if v.Size != macSize || len(v.Key) == 0 {
+			continue
+		}
+		tried++
+		sum := keyedMAC(v.Key, v.Input)
+		wantBytes(t, v.Source, sum[:], v.Output)
+		half := len(v.Input) / 2
+		sum = keyedMAC(v.Key, v.Input[:half], v.Input[half:])
+		wantBytes(t, v.Source+", in two pieces", sum[:], v.Output)
+	}
+	if tried == 0 {
+		t.Error("no vector of a keyed MAC")
+	}
+}
+
+func TestVectorsCookie(t *testing.T) {
+	now := time.Now()
+	for _, v := range loadVectors[[]*exchangeVector](t, "wireguard.json") {
+		t.Run(v.Name, func(t *testing.T) {
+			responderID := newIdentity(PrivateKey(v.ResponderPrivate))
+			jar := cookieJar{secret: [blake2s.Size]byte(v.Cookie.Secret), born: now}
+			ck := jar.cookie(now, v.Cookie.Source)
+			wantBytes(t, "cookie", ck[:], v.Cookie.Cookie)
+
+			own := responderID.checker.reply(v.Initiation, &ck)
+			for name, reply := range map[string][]byte{"vector": v.Cookie.Reply, "own": own[:]} {
+				var macs cookieGenerator
+				msg := bytes.Clone(v.Initiation)
+				clear(msg[len(msg)-2*macSize:])
+				macs.addMACs(now, &responderID.public, msg)
+				wantBytes(t, "initiation before the cookie", msg, v.Initiation)
+				if validMAC2(msg, &ck) {
+					t.Error("mac2 without a cookie")
+				}
+				if !macs.consume(now, &responderID.public, reply) {
+					t.Fatalf("%s reply refused", name)
+				}
+				macs.addMACs(now, &responderID.public, msg)
+				wantBytes(t, "initiation with mac2", msg, v.Cookie.InitiationWithMAC2)
+				if !validMAC2(msg, &ck) {
+					t.Error("mac2 refused")
+				}
+			}
+		})
+	}
+}
 
 // wantCookie expects a cookie reply to msg and returns the cookie.
 func (r *remote) wantCookie(what string, msg []byte) [16]byte {
@@ -466,68 +522,6 @@ func TestP63CookieServesFor115Seconds(t *testing.T) {
 	})
 }
 
-// holdHandshakes keeps the device from working on handshakes until release is
-// called.
-func (b *bed) holdHandshakes() (release func()) {
-	synctest.Wait()
-	gate := make(chan struct{})
-	do := b.dev.handshakes.do
-	b.dev.handshakes.do = func(j handshakeJob) {
-		<-gate
-		do(j)
-	}
-	return func() { close(gate) }
-}
-
-// Covers M33.
-func TestP64HandshakesQueueUpWithoutHoldingData(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
-		s := b.far.connect()
-		release := b.holdHandshakes()
-		for range maxQueuedHandshakes + 100 {
-			b.far.write(make([]byte, 0))
-			b.far.write([]byte{typeInitiation, initiationSize - 1: 0})
-		}
-		if n := b.dev.handshakes.waiting(); n != maxQueuedHandshakes {
-			t.Errorf("%d handshakes wait, want %d", n, maxQueuedHandshakes)
-		}
-		b.far.data(s, "in")
-		b.wantDelivered("behind a flood", "in")
-		b.output(b.far, "out")
-		b.far.wantData("behind a flood", s, "out")
-		release()
-		synctest.Wait()
-		if n := b.dev.handshakes.waiting(); n != 0 {
-			t.Errorf("%d handshakes wait after the flood", n)
-		}
-	})
-}
-
-func TestP64LongQueueMeansLoadForASecond(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
-		release := b.holdHandshakes()
-		flood := func(n int) {
-			for range n {
-				b.far.write([]byte{typeInitiation, initiationSize - 1: 0})
-			}
-		}
-		flood(underLoadHandshakes)
-		if b.dev.load.high(b.dev.now()) {
-			t.Fatal("under load below an eighth of the queue")
-		}
-		flood(b.dev.handshakes.limit + 1)
-		release()
-		synctest.Wait()
-		time.Sleep(underLoadAfter - moment)
-		b.far.learnCookie()
-		b.far.Cookie = nil
-		time.Sleep(moment)
-		if !b.far.knock() {
-			t.Fatal("under load for longer than a second")
-		}
-	})
-}
-
 func TestP65PrivateKeyChangesMACKeys(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
 		key := NewPrivateKey()
@@ -551,5 +545,38 @@ func TestP65PrivateKeyChangesMACKeys(t *testing.T) {
 			}
 			time.Sleep(initiationInterval)
 		}
+	})
+}
+
+func TestP65PrivateKeyChangesTheMACKeys(t *testing.T) {
+	inBed(t, nil, func(b *bed) {
+		former := b.far.Remote
+		b.setPrivateKey(NewPrivateKey(), b.far)
+
+		// mac1 under the former key, and everything else right.
+		msg, _ := b.far.Initiation(fakepeer.InitiationOptions{})
+		b.far.Remote = former
+		macs := b.far.Stamp(append([]byte(nil), msg...))
+		old := append(msg[:len(msg)-32:len(msg)-32], macs[len(macs)-32:]...)
+		b.far.Remote = b.dev.Stats().PublicKey
+		b.far.write(old)
+		b.far.wantSilence("mac1 under the former key", time.Second)
+		b.dev.load.note(b.dev.now())
+		b.far.write(old)
+		b.far.wantSilence("mac1 under the former key, under load", time.Second)
+
+		b.dev.load.note(b.dev.now())
+		msg, hs := b.far.Initiation(fakepeer.InitiationOptions{})
+		b.far.write(msg)
+		reply := b.far.want("mac1 under the new key, under load", fakepeer.CookieReply)
+		cookie, err := b.far.ConsumeCookieReply(reply, hs.MAC1)
+		if err != nil {
+			b.Fatal("cookie reply under the new key:", err)
+		}
+		b.far.Cookie = cookie[:]
+		b.far.write(b.far.Stamp(msg))
+		b.far.want("mac2", fakepeer.Response)
+		time.Sleep(underLoadAfter)
+		b.far.initiate("mac1 under the new key")
 	})
 }

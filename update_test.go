@@ -1,47 +1,18 @@
 package wireguard
 
 import (
+	"errors"
+	"fmt"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/wgstack/wireguard/internal/fakepeer"
+	"github.com/wgstack/wireguard/netstack"
 )
-
-func TestP65PrivateKeyChangesTheMACKeys(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
-		former := b.far.Remote
-		b.setPrivateKey(NewPrivateKey(), b.far)
-
-		// mac1 under the former key, and everything else right.
-		msg, _ := b.far.Initiation(fakepeer.InitiationOptions{})
-		b.far.Remote = former
-		macs := b.far.Stamp(append([]byte(nil), msg...))
-		old := append(msg[:len(msg)-32:len(msg)-32], macs[len(macs)-32:]...)
-		b.far.Remote = b.dev.Stats().PublicKey
-		b.far.write(old)
-		b.far.wantSilence("mac1 under the former key", time.Second)
-		b.dev.load.note(b.dev.now())
-		b.far.write(old)
-		b.far.wantSilence("mac1 under the former key, under load", time.Second)
-
-		b.dev.load.note(b.dev.now())
-		msg, hs := b.far.Initiation(fakepeer.InitiationOptions{})
-		b.far.write(msg)
-		reply := b.far.want("mac1 under the new key, under load", fakepeer.CookieReply)
-		cookie, err := b.far.ConsumeCookieReply(reply, hs.MAC1)
-		if err != nil {
-			b.Fatal("cookie reply under the new key:", err)
-		}
-		b.far.Cookie = cookie[:]
-		b.far.write(b.far.Stamp(msg))
-		b.far.want("mac2", fakepeer.Response)
-		time.Sleep(underLoadAfter)
-		b.far.initiate("mac1 under the new key")
-	})
-}
 
 func TestP93SamePrivateKeyChangesNothing(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
@@ -269,28 +240,183 @@ func TestP94OwnPublicKeyIsNoPeer(t *testing.T) {
 	})
 }
 
-func TestP95PrivateKeyIsClamped(t *testing.T) {
-	var key PrivateKey
-	for i := range key {
-		key[i] = 0xff
-	}
-	want := key
-	want[0], want[31] = 0xf8, 0x7f
-	check := func(b *bed) {
-		b.Helper()
-		if got := b.dev.identity.Load().private; got != want {
-			b.Errorf("stored private key %x, want %x", [32]byte(got), [32]byte(want))
+// Covers M12.
+func TestP96RemovedPeerIsGone(t *testing.T) {
+	inBed(t, persistent(time.Second), func(b *bed) {
+		s := b.far.respond(b.far.wantInitiation("at once"))
+		b.far.wantData("completion", s, "")
+		b.far.data(s, "arms the keepalive")
+		b.wantDelivered("data", "arms the keepalive")
+		time.Sleep(6 * time.Second)
+		b.far.drain()
+		next := b.far.initiate("a pair to be confirmed")
+		time.Sleep(6 * time.Second)
+		waiting := make(chan error, 1)
+		go func() { waiting <- b.dev.Handshake(background, b.far.Public) }()
+		synctest.Wait()
+		if n := b.dev.indices.len(); n < 3 {
+			t.Fatalf("%d indices, want those of two pairs and a handshake", n)
 		}
-		if got := b.dev.Stats().PublicKey; got != PublicKey(fakepeer.PublicKey(key)) {
-			b.Errorf("public key %v", got)
+		if err := b.dev.RemovePeer(b.far.Public); err != nil {
+			t.Fatal(err)
 		}
-		b.far.Remote = b.dev.Stats().PublicKey
-		s := b.far.accept()
-		b.far.wantSends("session", s)
+		b.far.drain()
+		if err := <-waiting; !errors.Is(err, ErrNoPeer) {
+			t.Errorf("handshake with a removed peer: error %v", err)
+		}
+		b.wantBare("removed")
+		b.far.write(s.Seal(packet(b.far.ip, devInner, "late")))
+		b.far.write(next.Seal(packet(b.far.ip, devInner, "late")))
+		msg, _ := b.far.Initiation(fakepeer.InitiationOptions{})
+		b.far.write(msg)
+		b.far.wantSilence("removed", aeon)
+		b.wantDelivered("removed")
+		if err := b.outputPacket(packet(devInner, b.far.ip, "x")); !errors.Is(err, netstack.ErrNoRoute) {
+			t.Errorf("packet to a removed peer: error %v", err)
+		}
+		if err := b.dev.RemovePeer(b.far.Public); !errors.Is(err, ErrNoPeer) {
+			t.Errorf("removing again: error %v", err)
+		}
+		b.setPeer(b.far.config())
+		b.far.connect()
+	})
+}
+
+func TestP96RemovedPeerIsStopped(t *testing.T) {
+	for what, change := range map[string]func(r *remote) update{
+		"removed":               func(r *remote) update { return update{peers: []peerUpdate{{public: r.Public, remove: true}}} },
+		"replaced":              func(r *remote) update { return update{replacePeers: true} },
+		"now the device itself": func(r *remote) update { k := PrivateKey(r.Private); return update{private: &k} },
+	} {
+		inBed(t, nil, func(b *bed) {
+			b.far.connect()
+			p := b.far.peer()
+			if err := b.dev.apply(change(b.far)); err != nil {
+				t.Fatal(err)
+			}
+			b.wantBare(what)
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			if !p.stopped {
+				t.Errorf("%s: the peer is still at work", what)
+			}
+		})
 	}
-	inBed(t, func(c *Config) { c.PrivateKey = key }, check)
+}
+
+func TestP96WorkUnderWayEndsHarmlessly(t *testing.T) {
+	for name, begin := range map[string]func(b *bed){
+		"our initiation":   func(b *bed) { b.output(b.far, "x") },
+		"their initiation": func(b *bed) { msg, _ := b.far.Initiation(fakepeer.InitiationOptions{}); b.far.write(msg) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBed(t, nil, func(b *bed) {
+				release := b.holdHandshakes()
+				begin(b)
+				if err := b.dev.RemovePeer(b.far.Public); err != nil {
+					t.Fatal(err)
+				}
+				release()
+				b.far.wantSilence("removed meanwhile", aeon)
+				b.wantBare("removed meanwhile")
+			})
+		})
+	}
+	t.Run("their response", func(t *testing.T) {
+		inBed(t, nil, func(b *bed) {
+			b.output(b.far, "x")
+			hs := b.far.wantInitiation("packet")
+			release := b.holdHandshakes()
+			b.far.respond(hs)
+			if err := b.dev.RemovePeer(b.far.Public); err != nil {
+				t.Fatal(err)
+			}
+			release()
+			b.far.wantSilence("removed meanwhile", aeon)
+			b.wantBare("removed meanwhile")
+		})
+	})
+	t.Run("sealing", func(t *testing.T) {
+		inBed(t, nil, func(b *bed) {
+			b.output(b.far, "x")
+			hs := b.far.wantInitiation("packet")
+			synctest.Wait()
+			gate, seal := make(chan struct{}), b.dev.sealers.do
+			b.dev.sealers.do = func(batch *sendBatch) {
+				<-gate
+				seal(batch)
+			}
+			b.far.respond(hs)
+			if err := b.dev.RemovePeer(b.far.Public); err != nil {
+				t.Fatal(err)
+			}
+			close(gate)
+			b.far.wantSilence("removed meanwhile", aeon)
+		})
+	})
+}
+
+func TestP96RemovalWaitsForDelivery(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
-		b.setPrivateKey(key)
-		check(b)
+		s := b.far.connect()
+		b.stack.block = make(chan struct{})
+		b.far.data(s, "being delivered")
+		b.far.data(s, "behind it")
+		var removed atomic.Bool
+		go func() {
+			b.dev.RemovePeer(b.far.Public)
+			removed.Store(true)
+		}()
+		synctest.Wait()
+		if removed.Load() {
+			t.Error("returned while a packet was being delivered")
+		}
+		close(b.stack.block)
+		synctest.Wait()
+		if !removed.Load() {
+			t.Error("did not return")
+		}
+		b.wantDelivered("only what was under way", "being delivered")
+	})
+}
+
+// Covers M19.
+func TestP96StormOfChanges(t *testing.T) {
+	inBed(t, nil, func(b *bed) {
+		var peers []*remote
+		for i := range 16 {
+			peers = append(peers, b.add(fmt.Sprintf("192.0.2.100:%d", 1000+i), fmt.Sprintf("10.1.0.%d", i)))
+		}
+		var wg sync.WaitGroup
+		for i, r := range peers {
+			cfg := r.config()
+			cfg.PersistentKeepalive = time.Second
+			msg, _ := r.Initiation(fakepeer.InitiationOptions{})
+			wg.Go(func() {
+				for range 4 {
+					b.dev.RemovePeer(r.Public)
+					b.dev.SetPeer(cfg)
+					r.sock.WriteToUDPAddrPort(msg, netip.AddrPortFrom(devOuter, devPort))
+					b.outputPacket(packet(devInner, r.ip, "x"))
+					b.dev.Stats()
+					time.Sleep(time.Duration(i) * time.Millisecond)
+				}
+			})
+			wg.Go(func() {
+				for range 4 {
+					b.dev.RemovePeer(r.Public)
+					time.Sleep(7 * time.Millisecond)
+				}
+			})
+		}
+		wg.Wait()
+		for _, r := range append(peers, b.far) {
+			b.dev.RemovePeer(r.Public)
+		}
+		time.Sleep(time.Second)
+		b.wantBare("all removed")
+		if n := len(b.dev.Stats().Peers); n != 0 {
+			t.Errorf("%d peers left", n)
+		}
 	})
 }

@@ -1,90 +1,70 @@
 package wireguard
 
 import (
-	"fmt"
-	"net/netip"
-	"runtime"
-	"strings"
-	"sync"
+	"bytes"
+	"crypto/cipher"
+	"encoding/binary"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/wgstack/wireguard/internal/fakepeer"
-	"github.com/wgstack/wireguard/internal/simnet"
 	"github.com/wgstack/wireguard/internal/udp"
-	"github.com/wgstack/wireguard/netstack"
+	"golang.org/x/crypto/chacha20poly1305"
 )
 
-// wantReceives expects the device to take a packet under each of the given
-// sessions, and under none of the dead ones. No one may wait for an answer.
-func (r *remote) wantReceives(what string, live, dead []*fakepeer.Session) {
-	r.bed.Helper()
-	for i, s := range dead {
-		r.data(s, fmt.Sprintf("dead %d", i))
-	}
-	r.bed.wantDelivered(what + ": dead keys")
-	for i, s := range live {
-		payload := fmt.Sprintf("live %d", i)
-		r.data(s, payload)
-		r.bed.wantDelivered(what, payload)
+func TestVectorsData(t *testing.T) {
+	for _, v := range loadVectors[[]*exchangeVector](t, "wireguard.json") {
+		t.Run(v.Name, func(t *testing.T) {
+			keys := transportKeys{send: [32]byte(v.InitiatorToResponder), receive: [32]byte(v.ResponderToInitiator)}
+			initiatorPair := newKeypair(&keys, time.Now(), true, v.InitiatorIndex, v.ResponderIndex)
+			keys = transportKeys{send: keys.receive, receive: keys.send}
+			responderPair := newKeypair(&keys, time.Now(), false, v.ResponderIndex, v.InitiatorIndex)
+			for _, m := range v.Data {
+				from, to := initiatorPair, responderPair
+				if m.From == "responder" {
+					from, to = to, from
+				}
+				wantBytes(t, "message", sealVector(from, m.Counter, m.Plaintext), m.Message)
+				if index := dataReceiver(m.Message); index != to.localIndex {
+					t.Errorf("receiver index %d, want %d", index, to.localIndex)
+				}
+				if counter := dataCounter(m.Message); counter != m.Counter {
+					t.Errorf("counter %d, want %d", counter, m.Counter)
+				}
+				wantBytes(t, "plaintext", openVector(t, to.receive, m.Message), m.Plaintext)
+			}
+		})
 	}
 }
 
-// wantSends expects the device to send under s.
-func (r *remote) wantSends(what string, s *fakepeer.Session) {
-	r.bed.Helper()
-	r.bed.output(r, what)
-	r.wantData(what, s, what)
-}
-
-// pass lets time pass, in which the device sends nothing but keepalives.
-func (r *remote) pass(what string, d time.Duration) {
-	r.bed.Helper()
-	for end := time.Now().Add(d); time.Now().Before(end); {
-		if msg, _, ok := r.read(time.Until(end)); ok && !fakepeer.IsKeepalive(msg) {
-			r.bed.Fatalf("%s: got %v of %d bytes, want keepalives at most", what, fakepeer.KindOf(msg), len(msg))
+// sealVector has a device seal one message.
+func sealVector(pair *keypair, counter uint64, plaintext []byte) (msg []byte) {
+	p := new(peer)
+	p.out.init(func(ready []*sendBatch, _ bool) {
+		for _, b := range ready {
+			msg = bytes.Clone(b.data)
+			b.free()
 		}
-	}
+	})
+	b := newSendBatch(p, dataOverhead+len(plaintext))
+	b.stride, b.count, b.pair, b.counter = len(b.data), 1, pair, counter
+	copy(b.data[dataHeaderSize:], plaintext)
+	p.out.push(b, len(b.data))
+	new(Device).seal(b)
+	return msg
 }
 
-// wantInitiationNow expects an initiation without any delay, that is one that
-// no timer caused, and consumes it.
-func (r *remote) wantInitiationNow(what string) *fakepeer.Handshake {
-	r.bed.Helper()
-	msg, _, ok := r.read(time.Nanosecond)
-	if !ok {
-		r.bed.Fatalf("%s: no immediate initiation", what)
-	}
-	hs, _, err := r.ConsumeInitiation(msg)
+func openVector(t *testing.T, c cipher.AEAD, msg []byte) []byte {
+	t.Helper()
+	var nonce [chacha20poly1305.NonceSize]byte
+	binary.LittleEndian.PutUint64(nonce[4:], dataCounter(msg))
+	plain, err := c.Open(nil, nonce[:], msg[dataHeaderSize:], nil)
 	if err != nil {
-		r.bed.Fatalf("%s: %v", what, err)
+		t.Fatal(err)
 	}
-	return hs
+	return plain
 }
-
-// edit changes the device's side of r.
-func (r *remote) edit(change func(p *peer)) {
-	p := r.peer()
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	change(p)
-}
-
-// rekey has the device begin a handshake, by making much use of its keys, and
-// completes it.
-func (r *remote) rekey(old *fakepeer.Session) *fakepeer.Session {
-	r.bed.Helper()
-	r.write(old.Keepalive())
-	r.pass("until a handshake is due", rekeyTimeout)
-	r.edit(func(p *peer) { p.keys.current.counter = rekeyAfterMessages })
-	r.wantSends("last packet under old keys", old)
-	s := r.respond(r.wantInitiationNow("rekey"))
-	r.wantData("confirmation", s, "")
-	return s
-}
-
-type sessions = []*fakepeer.Session
 
 func TestP21OnlyCurrentKeysSend(t *testing.T) {
 	inBed(t, nil, func(b *bed) {
@@ -382,80 +362,6 @@ func TestP28CountersStartAtZeroAndNeverRepeat(t *testing.T) {
 		b.output(b.far, "as responder")
 		if n := b.far.wantData("as responder", responder, "as responder"); n != 0 {
 			b.Errorf("first counter of a responder %d", n)
-		}
-	})
-}
-
-func TestP29PacketsLeaveInTheOrderOfTheirCounters(t *testing.T) {
-	edit := func(c *Config) { c.MTU = 9000 }
-	inBed(t, edit, func(b *bed) {
-		b.dev.sealers.limit = 8
-		s := b.far.connect()
-		const senders, packets = 8, 40
-		var wg sync.WaitGroup
-		for sender := range senders {
-			wg.Go(func() {
-				for i := range packets {
-					// Small ones are sealed sooner than those before them.
-					payload := fmt.Sprint(sender) + strings.Repeat("x", i%3*4000)
-					if err := b.dev.output(netstack.NewPacket(packet(devInner, farInner, payload))); err != nil {
-						b.Error(err)
-					}
-				}
-			})
-		}
-		wg.Wait()
-		for want := uint64(1); want <= senders*packets; want++ {
-			msg := b.far.want("data", fakepeer.Data)
-			if n, _, err := s.Open(msg); err != nil || n != want {
-				b.Fatalf("counter %d, %v, want %d", n, err, want)
-			}
-		}
-	})
-}
-
-// TestP29CounterAndPlaceAreTakenTogether holds a sender up on its way to the
-// lane: until it is there no other may take a counter.
-func TestP29CounterAndPlaceAreTakenTogether(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
-		s := b.far.connect()
-		p := b.far.peer()
-		p.out.mu.Lock()
-		go p.send(newKeepalive(p))
-		for waiting := 0; waiting < 100; waiting++ {
-			if p.mu.TryLock() {
-				waiting = 0
-				taken := p.keys.current.counter > 1
-				p.mu.Unlock()
-				if taken {
-					b.Error("the counter was taken before the place")
-					break
-				}
-			}
-			runtime.Gosched()
-		}
-		p.out.mu.Unlock()
-		b.far.wantData("keepalive", s, "")
-	})
-}
-
-// TestP29StagedPacketsKeepTheirPlace has packets come while staged ones are
-// being flushed.
-func TestP29StagedPacketsKeepTheirPlace(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
-		b.dev.sealers.limit = 8
-		for i := range 50 {
-			b.output(b.far, fmt.Sprint(i))
-		}
-		msg, s := b.far.Response(b.far.wantInitiation("packet"), fakepeer.ResponseOptions{})
-		b.net.Inject(simnet.Datagram{From: b.far.sock.AddrPort(), To: netip.AddrPortFrom(devOuter, devPort), Payload: msg})
-		for i := 50; i < 100; i++ {
-			b.output(b.far, fmt.Sprint(i))
-		}
-		for i := range 100 {
-			if n := b.far.wantData("in order", s, fmt.Sprint(i)); n != uint64(i) {
-				b.Fatalf("packet %d has counter %d", i, n)
-			}
 		}
 	})
 }

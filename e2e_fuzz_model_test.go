@@ -1,0 +1,317 @@
+package wireguard
+
+import (
+	"bytes"
+	"errors"
+	"net/netip"
+	"slices"
+	"testing/synctest"
+	"time"
+
+	"github.com/wgstack/wireguard/internal/fakepeer"
+	"github.com/wgstack/wireguard/internal/simnet"
+)
+
+// stats is what the device says of its peers.
+func (z *chaos) stats() map[PublicKey]PeerStats {
+	all := make(map[PublicKey]PeerStats)
+	for _, s := range z.dev.Stats().Peers {
+		all[s.PublicKey] = s
+	}
+	return all
+}
+
+// deliver brings m to the device and judges what it does.
+func (z *chaos) deliver(m *chaosMessage, from netip.AddrPort) {
+	z.Helper()
+	if z.hold {
+		z.hold = false
+		z.held = append(z.held, m)
+		return
+	}
+	z.history = append(z.history, m)
+	now := time.Now()
+	before := z.stats()
+	z.net.Inject(simnet.Datagram{From: from, To: netip.AddrPortFrom(devOuter, z.dev.Stats().ListenPort), Payload: m.wire})
+	synctest.Wait()
+	after := z.stats()
+	e, s := m.end, m.session
+	counted := int(after[e.Public].RxBytes - before[e.Public].RxBytes)
+	var want [][]byte // deliveries; any is all right if not must
+	must := false
+	inert := m.junk || !e.present
+	switch {
+	case inert:
+	case m.hs != nil && s != nil: // response
+		inert = m.hs.counted || m.psk != e.psk
+		if counted != 0 && counted != responseSize {
+			z.Fatalf("a response counts %d bytes", counted)
+		}
+		if counted > 0 {
+			m.hs.counted, s.born, s.confirmed, e.latest = true, now, true, s
+		}
+	case m.hs != nil:
+		inert = m.hs.counted
+		if counted != 0 && counted != initiationSize {
+			z.Fatalf("an initiation counts %d bytes", counted)
+		}
+		m.hs.counted = m.hs.counted || counted > 0
+	default:
+		inert = s.born.IsZero() || s.dead || now.Sub(s.born) >= rejectAfterTime ||
+			s.accepted[m.counter] || m.counter >= rejectAfterMessages
+		must = !inert && s == e.latest && (len(s.reached) == 0 || m.counter > s.greatest)
+		size := 0
+		if m.packet == nil {
+			size = len(m.wire)
+		} else if m.source.IsValid() && z.owner(m.source) == e {
+			size = len(m.wire)
+			want = [][]byte{m.packet}
+		}
+		if counted != 0 && counted != size || must && counted != size {
+			z.Fatalf("%d bytes of data under counter %d count %d, want %d", len(m.wire), m.counter, counted, size)
+		}
+		if counted > 0 || must {
+			s.accepted[m.counter], s.confirmed = true, true
+		} else if !inert {
+			s.confirmed = true // for all we know
+		}
+		s.reached[m.counter] = true
+		s.greatest = max(s.greatest, m.counter)
+	}
+	if at := after[e.Public].Endpoint; must && at != from {
+		z.Fatalf("authentic data from %v leave the endpoint at %v", from, at)
+	}
+	if inert {
+		want, must = nil, true
+	}
+	if got := z.stack.take(); (must || len(got) > 0) && !slices.EqualFunc(got, want, bytes.Equal) {
+		z.Fatalf("delivered %x, want %x", got, want)
+	}
+	for _, other := range z.ends {
+		b, a := before[other.Public], after[other.Public]
+		if (other != e || inert) && (a.RxBytes != b.RxBytes || a.Endpoint != b.Endpoint || a.LastHandshake != b.LastHandshake) {
+			z.Fatalf("a %v without effect changed\n%+v to\n%+v", fakepeer.KindOf(m.wire), b, a)
+		}
+		if a.Endpoint != b.Endpoint && a.Endpoint != from {
+			z.Fatalf("a message from %v moved the endpoint from %v to %v", from, b.Endpoint, a.Endpoint)
+		}
+	}
+	z.drain(m, from, before)
+}
+
+// drain reads what the device sent, in answer to m from the given address if
+// there is one.
+func (z *chaos) drain(m *chaosMessage, from netip.AddrPort, before map[PublicKey]PeerStats) {
+	z.Helper()
+	z.mu.Lock()
+	sent := z.sent
+	z.sent = nil
+	z.mu.Unlock()
+	after := z.stats()
+	for _, d := range sent {
+		if fakepeer.KindOf(d.Payload) == fakepeer.CookieReply {
+			z.hearCookieReply(d, m, from)
+			continue
+		}
+		var e *chaosEnd
+		switch kind := fakepeer.KindOf(d.Payload); kind {
+		case fakepeer.Initiation:
+			e = z.hearInitiation(d.Payload)
+		case fakepeer.Response:
+			e = z.hearResponse(d.Payload)
+		case fakepeer.Data:
+			e = z.hearData(d.Payload, d.Time)
+		}
+		if e == nil || !e.present {
+			z.Fatalf("sent %v of %d bytes to no peer", fakepeer.KindOf(d.Payload), len(d.Payload))
+		}
+		e.received += len(d.Payload)
+		if d.To != after[e.Public].Endpoint && d.To != before[e.Public].Endpoint {
+			z.Fatalf("sent to %v, endpoint %v", d.To, after[e.Public].Endpoint)
+		}
+	}
+}
+
+func (z *chaos) hearInitiation(msg []byte) *chaosEnd {
+	z.Helper()
+	for _, e := range z.ends {
+		hs, info, err := e.ConsumeInitiation(msg)
+		if errors.Is(err, fakepeer.ErrMAC1) {
+			continue
+		}
+		if err != nil || info.Static != z.dev.Stats().PublicKey {
+			z.Fatalf("initiation of %x, error %v", info.Static, err)
+		}
+		if bytes.Compare(info.Timestamp[:], e.stamp[:]) <= 0 {
+			z.Fatalf("timestamp %x after %x", info.Timestamp, e.stamp)
+		}
+		if info.MAC2 != [16]byte{} && !slices.ContainsFunc(e.cookies, func(c [16]byte) bool { return fakepeer.VerifyMAC2(msg, c) }) {
+			z.Fatal("mac2 with a cookie that nobody gave")
+		}
+		e.stamp = info.Timestamp
+		e.heard = append(e.heard, &chaosHandshake{Handshake: hs, wire: msg})
+		return e
+	}
+	return nil
+}
+
+func (z *chaos) hearResponse(msg []byte) *chaosEnd {
+	z.Helper()
+	for _, e := range z.ends {
+		for _, hs := range e.began {
+			if hs.Index != fakepeer.Receiver(msg) {
+				continue
+			}
+			if !hs.counted {
+				z.Fatal("response to an initiation that does not count")
+			}
+			e.latest = nil
+			s, err := e.ConsumeResponse(hs.Handshake, msg)
+			if (err == nil) != (e.psk == hs.psk) {
+				z.Fatalf("response: error %v, preshared keys %x and %x", err, e.psk[:1], hs.psk[:1])
+			}
+			if err == nil {
+				e.latest = e.session(s)
+				e.latest.born = time.Now()
+			}
+			return e
+		}
+	}
+	return nil
+}
+
+func (z *chaos) hearData(msg []byte, at time.Time) *chaosEnd {
+	z.Helper()
+	for _, e := range z.ends {
+		for _, s := range e.sessions {
+			if s.LocalIndex != fakepeer.Receiver(msg) {
+				continue
+			}
+			counter, plain, err := s.Open(msg)
+			if err != nil || s.opened[counter] || s.dead || s.retired || !s.confirmed || at.Sub(s.born) >= rejectAfterTime {
+				z.Fatalf("data under counter %d: error %v, used before: %t, peer removed: %t, other private key: %t, confirmed: %t, age %v",
+					counter, err, s.opened[counter], s.dead, s.retired, s.confirmed, at.Sub(s.born))
+			}
+			s.opened[counter] = true
+			if len(plain) > 0 {
+				pkt, err := fakepeer.ParseIP(plain)
+				if err != nil {
+					z.Fatal(err)
+				}
+				_, _, payload, err := pkt.UDP()
+				if arrived, known := e.output[string(payload)]; err != nil || !known || arrived {
+					z.Fatalf("data %q: error %v, for this peer: %t, arrived before: %t", payload, err, known, arrived)
+				}
+				e.output[string(payload)] = true
+			}
+			return e
+		}
+	}
+	return nil
+}
+
+func (z *chaos) hearCookieReply(d simnet.Datagram, m *chaosMessage, from netip.AddrPort) {
+	z.Helper()
+	if m == nil || d.To != from || time.Now().After(z.load) {
+		z.Fatalf("cookie reply to %v for no message, or without load", d.To)
+	}
+	if fakepeer.Receiver(d.Payload) != fakepeer.Sender(m.wire) {
+		z.Fatal("cookie reply for another index")
+	}
+	cookie, err := m.end.ConsumeCookieReply(d.Payload, fakepeer.MAC1(m.wire))
+	if err != nil {
+		z.Fatal(err)
+	}
+	m.end.Cookie = cookie[:]
+}
+
+// check holds the books of the device against those of the peers.
+func (z *chaos) check() {
+	z.Helper()
+	stats := z.stats()
+	indices := 0
+	for i, e := range z.ends {
+		p := z.dev.peer(e.Public)
+		if (p != nil) != e.present {
+			z.Fatalf("peer %d present: %t", i, p != nil)
+		}
+		if p == nil {
+			continue
+		}
+		arrived := 0
+		for _, a := range e.output {
+			if a {
+				arrived++
+			}
+		}
+		p.mu.Lock()
+		staged := 0
+		for _, b := range p.staged.batches {
+			staged += b.packets()
+		}
+		if p.pending != nil {
+			indices++
+		}
+		for _, k := range []*keypair{p.keys.previous, p.keys.current, p.keys.next} {
+			if k != nil {
+				indices++
+			}
+		}
+		p.mu.Unlock()
+		if s := stats[e.Public]; int(s.TxBytes) != e.received || len(e.output) != arrived+staged+int(s.Dropped) {
+			z.Fatalf("peer %d: %d bytes sent, %d received; %d packets sent, %d arrived, %d staged, %d dropped",
+				i, s.TxBytes, e.received, len(e.output), arrived, staged, s.Dropped)
+		}
+	}
+	if n := z.dev.indices.len(); n != indices {
+		z.Fatalf("%d indices, %d in use", n, indices)
+	}
+}
+
+// makePeace ends the chaos: from now on everybody is honest, and is served.
+func (z *chaos) makePeace() {
+	z.Helper()
+	const calm = rekeyTimeout + time.Second
+	z.hold = false
+	z.setKey(PrivateKey(key32(99)))
+	synctest.Wait() // what the key made it send leaves before endpoints change
+	z.drain(nil, netip.AddrPort{}, nil)
+	for _, e := range z.ends {
+		e.Cookie = nil
+		z.configure(e, 0)
+	}
+	time.Sleep(calm)
+	talk := func(who string, e *chaosEnd, former *chaosSession) {
+		z.Helper()
+		if e.latest == nil || e.latest == former {
+			z.Fatalf("%s: no session", who)
+		}
+		z.data(e, e.latest, e.latest.SendCounter, packet(e.ip, devInner, z.payload()), e.ip, e.from[0])
+		z.output(e.ip)
+		z.drain(nil, netip.AddrPort{}, nil)
+		for payload, arrived := range e.output {
+			if p := z.dev.peer(e.Public); !arrived && p.dropped == 0 {
+				z.Fatalf("%s: packet %s did not arrive", who, payload)
+			}
+		}
+		z.check()
+	}
+	z.drain(nil, netip.AddrPort{}, nil)
+	for _, e := range z.ends {
+		former := e.latest
+		z.initiate(e, e.from[0])
+		talk("peer initiates", e, former)
+	}
+	time.Sleep(calm)
+	z.drain(nil, netip.AddrPort{}, nil)
+	for _, e := range z.ends {
+		former, heard := e.latest, len(e.heard)
+		z.handshake(e)
+		z.drain(nil, netip.AddrPort{}, nil)
+		if len(e.heard) == heard {
+			z.Fatal("the device did not initiate")
+		}
+		z.respond(e, e.heard[len(e.heard)-1], e.from[0])
+		talk("device initiates", e, former)
+	}
+}

@@ -1,0 +1,80 @@
+package wireguard
+
+import (
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/cryptotest"
+
+	"github.com/wgstack/wireguard/internal/fakepeer"
+)
+
+func TestP01IndexIsUniqueAmongLiveOnes(t *testing.T) {
+	var table indexTable
+	var indices []uint32
+	for range 3 {
+		cryptotest.SetGlobalRandom(t, 1) // draws the same numbers again
+		indices = append(indices, table.reserve(nil))
+		table.assign(&keypair{localIndex: indices[0]})
+	}
+	if table.len() != 3 {
+		t.Errorf("indices %#x", indices)
+	}
+}
+
+func TestP20IndexOfTheHandshakeIsThatOfTheKeys(t *testing.T) {
+	inBed(t, nil, func(b *bed) {
+		b.output(b.far, "hello")
+		hs := b.far.wantInitiation("initiation")
+		index := hs.RemoteIndex
+		b.wantIndices("handshake", 1)
+		early := fakepeer.Session{RemoteIndex: index}
+		b.far.write(early.SealRaw(0, packet(farInner, devInner, "early")))
+		b.wantDelivered("data to the index of a handshake")
+		s := b.far.respond(hs)
+		if s.RemoteIndex != index {
+			b.Fatalf("session's index %#x, want %#x", s.RemoteIndex, index)
+		}
+		b.far.wantData("session", s, "hello")
+		b.far.data(s, "answer")
+		b.wantDelivered("data to the index of the handshake", "answer")
+		b.wantIndices("session", 1)
+
+		// And as responder.
+		msg, ours := b.far.Initiation(fakepeer.InitiationOptions{})
+		b.far.write(msg)
+		msg = b.far.want("response", fakepeer.Response)
+		index = fakepeer.Sender(msg)
+		if e, ok := b.dev.indices.lookup(index); !ok || e.pair == nil {
+			b.Error("responded before the index was that of the keys")
+		}
+		s, err := b.far.ConsumeResponse(ours, msg)
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.far.data(s, "confirms")
+		b.wantDelivered("data to the index of the response", "confirms")
+	})
+}
+
+func TestP20IndexIsNeverFreeInBetween(t *testing.T) {
+	var (
+		table    indexTable
+		wg       sync.WaitGroup
+		assigned atomic.Bool
+	)
+	index := table.reserve(nil)
+	wg.Go(func() {
+		for !assigned.Load() {
+			if _, ok := table.lookup(index); !ok {
+				t.Error("the index was free for a while")
+				return
+			}
+		}
+	})
+	for range 20000 {
+		table.assign(&keypair{localIndex: index})
+	}
+	assigned.Store(true)
+	wg.Wait()
+}

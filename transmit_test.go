@@ -1,0 +1,232 @@
+package wireguard
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"slices"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/wgstack/wireguard/internal/simnet"
+	"github.com/wgstack/wireguard/netstack"
+)
+
+// Covers M39.
+func TestP103TooBigDropsOnePacketOnly(t *testing.T) {
+	inBed(t, nil, func(b *bed) {
+		s := b.far.connect()
+		for _, c := range []struct{ outer, size, told int }{
+			{1300, 1400, 1280}, {1300, 1281, 1280}, {1000, 1280, 576}, {700, 700, 576}, {500, 576, 0}, {500, 480, 0},
+		} {
+			b.net.SetLink(devOuter, farOuter.Addr(), simnet.Link{MTU: c.outer})
+			b.output(b.far, "before")
+			b.output(b.far, string(make([]byte, c.size-28)))
+			b.output(b.far, "after")
+			b.far.wantData("before", s, "before")
+			b.far.wantData("after", s, "after")
+			b.far.keepalive(s)
+			var want []int
+			if c.told > 0 {
+				want = []int{c.told}
+			}
+			if got := b.stack.tooBig; !slices.Equal(got, want) {
+				t.Errorf("%d bytes on a path of %d: told %v, want %v", c.size, c.outer, got, want)
+			}
+			b.stack.tooBig = nil
+		}
+	})
+}
+
+func TestP103EachPacketIsMeasured(t *testing.T) {
+	inBed(t, nil, func(b *bed) {
+		s := b.far.connect()
+		b.net.SetLink(devOuter, farOuter.Addr(), simnet.Link{MTU: 1300})
+		for range 2 * streamPackets {
+			b.output(b.far, "to begin with")
+			b.far.wantData("stream", s, "to begin with")
+		}
+		for _, size := range []int{1400, 1350, 1200, 1400, 1100} { // two batches
+			b.output(b.far, string(make([]byte, size)))
+		}
+		b.far.wantData("smaller", s, string(make([]byte, 1200)))
+		b.far.wantData("smaller", s, string(make([]byte, 1100)))
+		if got := b.stack.tooBig; !slices.Equal(got, []int{1280, 1280, 1280}) {
+			t.Errorf("told %v", got)
+		}
+	})
+}
+
+func TestP103StagedBatchesSurviveOneTooBig(t *testing.T) {
+	inBed(t, nil, func(b *bed) {
+		b.net.SetLink(devOuter, farOuter.Addr(), simnet.Link{MTU: 1300})
+		b.output(b.far, "one")
+		b.output(b.far, string(make([]byte, 1300)))
+		b.output(b.far, "three")
+		s := b.far.respond(b.far.wantInitiation("packet"))
+		b.far.wantData("before", s, "one")
+		b.far.wantData("after", s, "three")
+	})
+}
+
+// TestP103BatchesOfOneCallSurviveOneTooBig has several leave the lane together.
+func TestP103BatchesOfOneCallSurviveOneTooBig(t *testing.T) {
+	inBed(t, nil, func(b *bed) {
+		s := b.far.connect()
+		b.net.SetLink(devOuter, farOuter.Addr(), simnet.Link{MTU: 1300})
+		p := b.far.peer()
+		var batches []*sendBatch
+		p.mu.Lock()
+		for _, payload := range []string{"one", string(make([]byte, 1300)), "three"} {
+			batch := b.dev.layOut(p, netstack.NewPacket(packet(devInner, farInner, payload)), 0, 0)
+			p.assign(batch, b.dev.now())
+			p.out.push(batch, len(batch.data))
+			batches = append(batches, batch)
+		}
+		p.mu.Unlock()
+		for _, batch := range slices.Backward(batches) {
+			b.dev.seal(batch)
+		}
+		b.far.wantData("before", s, "one")
+		b.far.wantData("after", s, "three")
+	})
+}
+
+func TestP103TellsIPv6Sender(t *testing.T) {
+	inBed(t, nil, func(b *bed) {
+		b.far.allow("fd00::2/128", "10.0.0.2/32")
+		s := b.far.connect()
+		b.net.SetLink(devOuter, farOuter.Addr(), simnet.Link{MTU: 1300})
+		for _, size := range []int{1400, 1280} {
+			if err := b.outputPacket(packet(devInner6, netip.MustParseAddr("fd00::2"), string(make([]byte, size-48)))); err != nil {
+				t.Fatal(err)
+			}
+		}
+		b.far.wantSilence("too big", time.Second)
+		if got := b.stack.tooBig; !slices.Equal(got, []int{1280}) {
+			t.Errorf("told %v", got)
+		}
+		b.far.keepalive(s)
+	})
+}
+
+// loopConn sends back into the tunnel of its own device what goes to far.
+type loopConn struct {
+	net.PacketConn
+	dev    *Device
+	closed atomic.Bool // the loop
+	copies int         // of each message, as fragments would be
+	writes atomic.Int64
+	depth  atomic.Int64
+	most   atomic.Int64 // depth
+}
+
+func (c *loopConn) WriteTo(b []byte, to net.Addr) (int, error) {
+	if !c.closed.Load() {
+		return c.PacketConn.WriteTo(b, to)
+	}
+	c.writes.Add(1)
+	c.most.Store(max(c.most.Load(), c.depth.Add(1)))
+	defer c.depth.Add(-1)
+	if len(b)+28 > 1500 {
+		return 0, syscall.EMSGSIZE
+	}
+	for range c.copies {
+		if err := c.dev.output(netstack.NewPacket(packet(devInner, farInner, string(b)))); err != nil {
+			return 0, err
+		}
+	}
+	return len(b), nil
+}
+
+func (c *loopConn) edit(cfg *Config) {
+	listen := cfg.ListenPacket
+	cfg.ListenPacket = func(ctx context.Context, network, address string) (net.PacketConn, error) {
+		pc, err := listen(ctx, network, address)
+		c.PacketConn = pc
+		return c, err
+	}
+}
+
+func TestP104LoopIsBounded(t *testing.T) {
+	c := &loopConn{copies: 1}
+	inBed(t, c.edit, func(b *bed) {
+		c.dev = b.dev
+		b.far.connect()
+		c.closed.Store(true)
+		b.output(b.far, "round and round")
+		synctest.Wait()
+		// Each round adds a header and more: some 20 of them fit 1500 bytes.
+		if n := c.writes.Load(); n < 3 || n > 25 {
+			t.Errorf("%d messages", n)
+		}
+		if n := c.most.Load(); n > 1 {
+			t.Errorf("%d deep", n)
+		}
+	})
+}
+
+func TestP104LoopWithoutSessionIsBounded(t *testing.T) {
+	c := &loopConn{copies: 1}
+	inBed(t, c.edit, func(b *bed) {
+		c.dev = b.dev
+		c.closed.Store(true)
+		b.output(b.far, "round and round")
+		time.Sleep(10 * time.Minute)
+		// Each initiation is a new packet, which makes the device try anew.
+		if n := c.writes.Load(); n < 1 || n > 10*60/5+1 {
+			t.Errorf("%d messages", n)
+		}
+		p := b.far.peer()
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if n := p.staged.packets; n > maxStagedPackets {
+			t.Errorf("%d packets staged", n)
+		}
+	})
+}
+
+func TestP104CloseEndsAnAvalanche(t *testing.T) {
+	c := &loopConn{copies: 10}
+	inBed(t, c.edit, func(b *bed) {
+		c.dev = b.dev
+		b.far.connect()
+		c.closed.Store(true)
+		go b.outputPacket(packet(devInner, farInner, "round and round"))
+		synctest.Wait()
+		if n := c.most.Load(); n > 1 {
+			t.Errorf("%d deep", n)
+		}
+		start := time.Now()
+		b.dev.Close()
+		if d := time.Since(start); d > 5*time.Second {
+			t.Errorf("Close took %v", d)
+		}
+	})
+}
+
+func TestP104EndpointThatIsTheDeviceItself(t *testing.T) {
+	inBed(t, nil, func(b *bed) {
+		cfg := b.far.config()
+		cfg.Endpoint = netip.AddrPortFrom(devOuter, devPort).String()
+		b.setPeer(cfg)
+		trace := b.net.Trace()
+		b.output(b.far, "to myself")
+		time.Sleep(10 * time.Minute)
+		if n := len(trace.All()); n != allTries {
+			t.Errorf("%d messages, want %d", n, allTries)
+		}
+	})
+}
+
+func TestP104EndpointInsideItsOwnTunnel(t *testing.T) {
+	inBed(t, nil, func(b *bed) {
+		b.far.allow("0.0.0.0/0", "::/0")
+		s := b.far.connect()
+		b.output(b.far, "x")
+		b.far.wantData("the outer socket is outside", s, "x")
+	})
+}
