@@ -96,7 +96,7 @@ func (p *peer) initiate(now time.Time, retry bool) {
 		return
 	}
 	if !retry {
-		p.timers.retries = 0
+		p.timers.resetRetries()
 	}
 	if !p.handshakeSent.IsZero() && now.Sub(p.handshakeSent) < rekeyTimeout {
 		if p.timers.retransmit.IsZero() {

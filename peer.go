@@ -16,7 +16,6 @@ type peer struct {
 
 	endpoint atomic.Pointer[endpoint] // written under mu; nil: unknown
 	tx, rx   atomic.Uint64            // bytes of UDP payload
-	awaiting atomic.Bool              // mirrors timers.newHandshake for the send path
 
 	out lane[*sendBatch]
 	in  lane[*recvBatch]
@@ -95,16 +94,12 @@ func (p *peer) tick() {
 		p.retransmit(now)
 	}
 	if due.newHandshake {
-		p.awaiting.Store(false)
 		p.forgetLocal()
 		p.initiate(now, false)
 	}
 	if due.keepalive {
 		p.sendKeepalive(now)
-		if p.timers.anotherKeepalive {
-			p.timers.anotherKeepalive = false
-			p.timers.keepalive = now.Add(keepaliveTimeout)
-		}
+		p.timers.passiveKeepaliveSent(now)
 	}
 	if due.erase {
 		p.eraseKeys()
@@ -118,12 +113,11 @@ func (p *peer) tick() {
 
 // retransmit deals with an initiation that was not answered. p.mu is held.
 func (p *peer) retransmit(now time.Time) {
-	if p.timers.retries > maxHandshakeRetries {
+	if !p.timers.countRetry() {
 		p.timers.gaveUp(now)
 		p.purge()
 		return
 	}
-	p.timers.retries++
 	p.forgetLocal()
 	if p.host != nil {
 		p.host.stale = true

@@ -29,6 +29,12 @@ type PeerStats struct {
 func (d *Device) Stats() Stats {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
+	return d.statsLocked()
+}
+
+// statsLocked returns a snapshot whose configuration is of one moment. d.mu is
+// held.
+func (d *Device) statsLocked() Stats {
 	s := Stats{FwMark: d.fwmark, ListenPort: d.binding.Load().port, Peers: make([]PeerStats, 0, len(d.peers))}
 	if id := d.identity.Load(); id != nil {
 		s.PublicKey = id.public

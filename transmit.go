@@ -63,12 +63,11 @@ func (p *peer) write(ms []udp.Message, batches []*sendBatch) {
 			ms, batches = ms[1:], batches[1:]
 		}
 	}
-	if content && !p.awaiting.Load() {
+	if content && !p.timers.isAwaitingReply() {
 		p.mu.Lock()
 		if !p.stopped {
 			now := p.device.now()
 			p.timers.dataSent(now)
-			p.awaiting.Store(true)
 			p.schedule(now)
 		}
 		p.mu.Unlock()
