@@ -502,7 +502,7 @@ func BenchmarkAllowedIPs(b *testing.B) {
 				var table *prefixTable[*int]
 				b.Run("fill/impl=own", func(b *testing.B) { table = benchmarkFill(b, ps) })
 				if table == nil { // that is not to be run
-					table = filled(ps)
+					table = newFilledTable(ps)
 				}
 				b.Run("lookup/impl=own", func(b *testing.B) { benchmarkLookup(b, table, ps) })
 				b.Run("update/impl=own", func(b *testing.B) { benchmarkUpdate(b, table, ps[0]) })
@@ -542,7 +542,7 @@ func benchmarkFill(b *testing.B, ps []netip.Prefix) *prefixTable[*int] {
 	runtime.ReadMemStats(&before)
 	var table *prefixTable[*int]
 	for b.Loop() {
-		table = filled(ps)
+		table = newFilledTable(ps)
 	}
 	runtime.GC()
 	runtime.ReadMemStats(&after)
@@ -551,71 +551,71 @@ func benchmarkFill(b *testing.B, ps []netip.Prefix) *prefixTable[*int] {
 	return table
 }
 
-// filled is a table where all prefixes have one owner.
-func filled(ps []netip.Prefix) *prefixTable[*int] {
+// newFilledTable is a table where all prefixes have one owner.
+func newFilledTable(ps []netip.Prefix) *prefixTable[*int] {
 	table := new(prefixTable[*int])
 	table.replace(new(int), ps)
 	return table
 }
 
 func TestP69LongestPrefixDecides(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
-		wide, narrow, v6 := b.far, b.add("192.0.2.3:1", "10.0.0.3"), b.add("192.0.2.4:1", "10.0.0.4")
-		wide.allow("10.1.2.3/8", "10.200.0.0/16")
-		narrow.allow("10.5.77.88/16", "10.5.6.0/28")
-		v6.allow("fd00::abcd/32", "::/0")
-		wide.wantAllowed("host bits", "10.0.0.0/8", "10.200.0.0/16")
-		narrow.wantAllowed("host bits", "10.5.0.0/16", "10.5.6.0/28")
-		v6.wantAllowed("host bits", "::/0", "fd00::/32")
+	withTestbed(t, nil, func(b *testbed) {
+		wide, narrow, v6 := b.far, b.addRemote("192.0.2.3:1", "10.0.0.3"), b.addRemote("192.0.2.4:1", "10.0.0.4")
+		wide.setAllowedIPs("10.1.2.3/8", "10.200.0.0/16")
+		narrow.setAllowedIPs("10.5.77.88/16", "10.5.6.0/28")
+		v6.setAllowedIPs("fd00::abcd/32", "::/0")
+		wide.wantAllowedIPs("host bits", "10.0.0.0/8", "10.200.0.0/16")
+		narrow.wantAllowedIPs("host bits", "10.5.0.0/16", "10.5.6.0/28")
+		v6.wantAllowedIPs("host bits", "::/0", "fd00::/32")
 		b.wantRoute("the shortest", wide, "10.4.255.255", "10.6.0.0", "10.200.1.1", "10.255.255.255")
 		b.wantRoute("the longest", narrow, "10.5.0.0", "10.5.6.15", "10.5.6.16", "10.5.255.255")
 		b.wantRoute("the other family", v6, "2001:db8::1", "fd00::1", "::a05:600")
 		b.wantRoute("no prefix", nil, "11.0.0.0", "9.255.255.255")
-		wide.allow("12.0.0.0/8", "10.0.0.0/8")
-		narrow.allow("12.0.0.0/9", "10.5.0.0/16")
+		wide.setAllowedIPs("12.0.0.0/8", "10.0.0.0/8")
+		narrow.setAllowedIPs("12.0.0.0/9", "10.5.0.0/16")
 		b.wantRoute("by one bit shorter", wide, "12.128.0.0")
 		b.wantRoute("by one bit longer", narrow, "12.127.255.255")
-		wide.want("data for the shortest", fakepeer.Initiation)
-		narrow.want("data for the longest", fakepeer.Initiation)
+		wide.wantMessage("data for the shortest", fakepeer.Initiation)
+		narrow.wantMessage("data for the longest", fakepeer.Initiation)
 	})
 }
 
 func TestP70InsertedPrefixMoves(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
-		other := b.add("192.0.2.3:1", "10.0.0.3")
-		b.far.allow("10.1.0.0/16", "fd01::/16")
-		other.allow("fd01::/16", "10.2.0.0/16")
-		b.far.wantAllowed("lost", "10.1.0.0/16")
-		other.wantAllowed("won", "10.2.0.0/16", "fd01::/16")
+	withTestbed(t, nil, func(b *testbed) {
+		other := b.addRemote("192.0.2.3:1", "10.0.0.3")
+		b.far.setAllowedIPs("10.1.0.0/16", "fd01::/16")
+		other.setAllowedIPs("fd01::/16", "10.2.0.0/16")
+		b.far.wantAllowedIPs("lost", "10.1.0.0/16")
+		other.wantAllowedIPs("won", "10.2.0.0/16", "fd01::/16")
 		b.wantRoute("moved", other, "fd01::1")
-		b.far.allow()
+		b.far.setAllowedIPs()
 		b.wantRoute("removing the rest of the former owner", other, "fd01::1")
 	})
 }
 
 // Covers N13.
 func TestP72DefaultRoutes(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
-		other := b.add("192.0.2.3:1", "10.0.0.3")
-		b.far.allow("0.0.0.0/0", "::/0")
+	withTestbed(t, nil, func(b *testbed) {
+		other := b.addRemote("192.0.2.3:1", "10.0.0.3")
+		b.far.setAllowedIPs("0.0.0.0/0", "::/0")
 		b.wantRoute("added", b.far, "0.0.0.0", "255.255.255.255", "::", "ffff::")
 		b.wantRoute("more specific", other, "10.0.0.3")
-		other.allow("1.2.3.4/0")
+		other.setAllowedIPs("1.2.3.4/0")
 		b.wantRoute("moved", other, "0.0.0.0", "255.255.255.255")
 		b.wantRoute("not moved", b.far, "::", "ffff::")
-		other.allow("::/0")
+		other.setAllowedIPs("::/0")
 		b.wantRoute("removed", nil, "0.0.0.0", "255.255.255.255")
 		b.wantRoute("replaced", other, "::", "ffff::")
-		other.allow()
+		other.setAllowedIPs()
 		b.wantRoute("all removed", nil, "0.0.0.0", "::")
-		b.far.wantAllowed("all lost")
+		b.far.wantAllowedIPs("all lost")
 	})
 }
 
 func TestP73TableAgreesWithNaiveOne(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
+	withTestbed(t, nil, func(b *testbed) {
 		random := rand.New(rand.NewPCG(73, 0))
-		peers := []*remote{b.far, b.add("192.0.2.3:1", "10.0.0.3"), b.add("192.0.2.4:1", "10.0.0.4")}
+		peers := []*remote{b.far, b.addRemote("192.0.2.3:1", "10.0.0.3"), b.addRemote("192.0.2.4:1", "10.0.0.4")}
 		naive := make(map[netip.Prefix]*remote)
 		for _, r := range peers {
 			naive[netip.PrefixFrom(r.ip, 32)] = r
@@ -673,11 +673,11 @@ func TestP74PeerWithoutAllowedIPs(t *testing.T) {
 		cfg.Peers[0].AllowedIPs = nil
 		cfg.Peers[0].PersistentKeepalive = 10 * time.Second
 	}
-	inBed(t, edit, func(b *bed) {
-		s := b.far.respond(b.far.wantInitiation("at once"))
+	withTestbed(t, edit, func(b *testbed) {
+		s := b.far.respondTo(b.far.wantInitiation("at once"))
 		b.far.wantData("completion", s, "")
 		b.wantRoute("no data to it", nil, farInner.String())
-		b.far.data(s, "no data from it")
+		b.far.sendData(s, "no data from it")
 		b.wantDelivered("from nowhere")
 		b.far.wantData("persistent keepalive", s, "")
 	})

@@ -15,7 +15,7 @@ import (
 )
 
 func TestOccupiedPort(t *testing.T) {
-	_, far := devices(t)
+	_, far := newDevicePair(t)
 	port := far.Stats().ListenPort
 	if _, err := New(Config{ListenPort: port}); !errors.Is(err, syscall.EADDRINUSE) {
 		t.Errorf("error %v, want EADDRINUSE", err)
@@ -76,17 +76,17 @@ func TestP80HostWithOneFamily(t *testing.T) {
 				AllowedIPs:          prefixes("10.0.0.9/32"),
 				PersistentKeepalive: time.Second,
 			}
-			h := onHost(t, c.peer, func(cfg *Config) {
+			h := newHostPeer(t, c.peer, func(cfg *Config) {
 				cfg.ListenPacket = func(context.Context, string, string) (net.PacketConn, error) {
 					return net.ListenPacket(c.network, c.address)
 				}
 				cfg.Peers = append(cfg.Peers, other)
 			})
-			s, dev := h.connect()
+			s, dev := h.connectFromDevice()
 			if err := h.dev.output(netstack.NewPacket(packet(devInner, netip.MustParseAddr("10.0.0.9"), "x"))); err != nil {
 				t.Error(err)
 			}
-			h.echo("beside a peer of the other family", s, dev)
+			h.exchangeData("beside a peer of the other family", s, dev)
 			for _, st := range h.dev.Stats().Peers {
 				if st.PublicKey == other.PublicKey && st.TxBytes > 0 {
 					t.Errorf("%d bytes sent to %v", st.TxBytes, st.Endpoint)
@@ -97,7 +97,7 @@ func TestP80HostWithOneFamily(t *testing.T) {
 }
 
 func TestP81AnyPortIsTheSameInBothFamilies(t *testing.T) {
-	h := onHost(t, "127.0.0.1", nil)
+	h := newHostPeer(t, "127.0.0.1", nil)
 	port := h.dev.Stats().ListenPort
 	if port == 0 {
 		t.Fatal("port 0")
@@ -107,7 +107,7 @@ func TestP81AnyPortIsTheSameInBothFamilies(t *testing.T) {
 			t.Errorf("%v is not on port %d", s.LocalAddr(), port)
 		}
 	}
-	s, dev := h.connect()
+	s, dev := h.connectFromDevice()
 	if dev.Port() != port {
 		t.Errorf("sent from %v, not from port %d", dev, port)
 	}
@@ -118,13 +118,13 @@ func TestP81AnyPortIsTheSameInBothFamilies(t *testing.T) {
 	}
 	defer sock.Close()
 	h.sock = sock
-	h.echo("the other family", s, netip.AddrPortFrom(netip.IPv6Loopback(), port))
+	h.exchangeData("the other family", s, netip.AddrPortFrom(netip.IPv6Loopback(), port))
 }
 
 // Covers M04.
 func TestP82FailedRebindLeavesTheOldSocket(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
-		s := b.far.connect()
+	withTestbed(t, nil, func(b *testbed) {
+		s := b.far.connectFromDevice()
 		taken, err := b.dev.listenPacket(background, "udp", ":4444")
 		if err != nil {
 			t.Fatal(err)
@@ -143,9 +143,9 @@ func TestP82FailedRebindLeavesTheOldSocket(t *testing.T) {
 		if got := b.dev.Stats().ListenPort; got != devPort {
 			t.Errorf("port %d, want %d", got, devPort)
 		}
-		b.far.data(s, "in")
+		b.far.sendData(s, "in")
 		b.wantDelivered("old socket", "in")
-		b.output(b.far, "out")
+		b.outputTo(b.far, "out")
 		b.far.wantData("old socket", s, "out")
 	})
 }
@@ -165,7 +165,7 @@ func (s *markedSocket) SetMark(mark uint32) error {
 }
 
 func TestP82FailedChangeLeavesTheMark(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
+	withTestbed(t, nil, func(b *testbed) {
 		v4 := b.dev.binding.Load().v4
 		first, second := &markedSocket{Socket: v4}, &markedSocket{Socket: v4}
 		b.dev.binding.Store(&binding{sockets: []udp.Socket{first, second}, v4: first, v6: second, port: devPort})
@@ -211,8 +211,8 @@ func (s *replacedSocket) WriteBatch(ms []udp.Message) (int, error) {
 }
 
 func TestP82PacketsUnderWayLeaveByTheNewSocket(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
-		tap := b.tapped()
+	withTestbed(t, nil, func(b *testbed) {
+		tap := b.installTap()
 		bound := b.dev.binding.Load()
 		old := &replacedSocket{tap, func() { b.dev.binding.Store(bound) }}
 		b.dev.binding.Store(&binding{v4: old, v6: old, port: devPort})
@@ -226,11 +226,11 @@ func TestP82PacketsUnderWayLeaveByTheNewSocket(t *testing.T) {
 			t.Fatalf("%d of 3 messages sent, error %v", n, err)
 		}
 		for _, want := range []string{"one", "two", "three"} {
-			if msg, _, _ := b.far.read(time.Second); string(msg) != want {
+			if msg, _, _ := b.far.readMessage(time.Second); string(msg) != want {
 				t.Errorf("got %q, want %q", msg, want)
 			}
 		}
-		for i, m := range tap.take() {
+		for i, m := range tap.takeSent() {
 			if want := []udp.Local{local, {}, {}}[i]; m.Local != want {
 				t.Errorf("message %d left from %v, want %v", i, m.Local, want)
 			}
@@ -240,8 +240,8 @@ func TestP82PacketsUnderWayLeaveByTheNewSocket(t *testing.T) {
 
 // Covers M04.
 func TestP82RebindOnTheHost(t *testing.T) {
-	h := onHost(t, "127.0.0.1", nil)
-	s, dev := h.connect()
+	h := newHostPeer(t, "127.0.0.1", nil)
+	s, dev := h.connectFromDevice()
 	taken, err := net.ListenUDP("udp", nil)
 	if err != nil {
 		t.Fatal(err)
@@ -251,11 +251,11 @@ func TestP82RebindOnTheHost(t *testing.T) {
 	if err := h.dev.apply(update{listenPort: &port}); !errors.Is(err, syscall.EADDRINUSE) {
 		t.Errorf("taken port: error %v", err)
 	}
-	h.echo("old socket", s, dev)
+	h.exchangeData("old socket", s, dev)
 	if err := h.dev.Rebind(); err != nil {
 		t.Skip(err) // where a port cannot be bound twice
 	}
-	h.echo("new socket, same port", s, dev)
+	h.exchangeData("new socket, same port", s, dev)
 }
 
 func TestP83OuterSocketsComeFromTheFactory(t *testing.T) {
@@ -267,8 +267,8 @@ func TestP83OuterSocketsComeFromTheFactory(t *testing.T) {
 			return listen(ctx, network, address)
 		}
 	}
-	inBed(t, edit, func(b *bed) {
-		b.far.connect()
+	withTestbed(t, edit, func(b *testbed) {
+		b.far.connectFromDevice()
 		port := uint16(4444)
 		if err := b.dev.apply(update{listenPort: &port}); err != nil {
 			t.Fatal(err)

@@ -72,7 +72,7 @@ func TestVectorsCookie(t *testing.T) {
 // wantCookie expects a cookie reply to msg and returns the cookie.
 func (r *remote) wantCookie(what string, msg []byte) [16]byte {
 	r.bed.Helper()
-	reply := r.want(what, fakepeer.CookieReply)
+	reply := r.wantMessage(what, fakepeer.CookieReply)
 	if got, want := fakepeer.Receiver(reply), fakepeer.Sender(msg); got != want {
 		r.bed.Fatalf("%s: for index %08x, want %08x", what, got, want)
 	}
@@ -88,18 +88,18 @@ func (r *remote) wantCookie(what string, msg []byte) [16]byte {
 func (r *remote) learnCookie() {
 	r.bed.Helper()
 	msg, _ := r.Initiation(fakepeer.InitiationOptions{})
-	r.write(msg)
+	r.writeMessage(msg)
 	ck := r.wantCookie("under load", msg)
 	r.Cookie = ck[:]
 }
 
-// knock sends an initiation and reports whether it was answered with a
+// tryInitiation sends an initiation and reports whether it was answered with a
 // response. Silence is the only other answer it expects.
-func (r *remote) knock() bool {
+func (r *remote) tryInitiation() bool {
 	r.bed.Helper()
 	msg, hs := r.Initiation(fakepeer.InitiationOptions{})
-	r.write(msg)
-	answer, _, ok := r.read(instant)
+	r.writeMessage(msg)
+	answer, _, ok := r.readMessage(noWait)
 	if !ok {
 		return false
 	}
@@ -109,38 +109,38 @@ func (r *remote) knock() bool {
 	return true
 }
 
-// crowd is n peers behind one address.
-func (b *bed) crowd(n int, addr, network string) (rs []*remote) {
+// addRemotesAt is n peers behind one address.
+func (b *testbed) addRemotesAt(n int, addr, network string) (rs []*remote) {
 	b.Helper()
 	for i := range n {
-		rs = append(rs, b.add(netip.AddrPortFrom(netip.MustParseAddr(addr), uint16(1000+i)).String(), fmt.Sprintf("%s.%d", network, i)))
+		rs = append(rs, b.addRemote(netip.AddrPortFrom(netip.MustParseAddr(addr), uint16(1000+i)).String(), fmt.Sprintf("%s.%d", network, i)))
 	}
 	return rs
 }
 
 func TestP54BadMAC1IsMetWithSilence(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
+	withTestbed(t, nil, func(b *testbed) {
 		for _, loaded := range []bool{false, true} {
 			if loaded {
-				b.loaded()
+				b.setUnderLoad()
 				b.far.learnCookie()
 			}
 			msg, _ := b.far.Initiation(fakepeer.InitiationOptions{})
 			msg[initiationSize-2*macSize] ^= 1
-			b.far.write(msg)
+			b.far.writeMessage(msg)
 			b.far.wantSilence("initiation", 500*time.Millisecond)
 		}
 		b.far.Cookie = nil
 		time.Sleep(underLoadAfter)
 
-		hs := b.far.handshake("on demand")
+		hs := b.far.startDeviceHandshake("on demand")
 		for _, loaded := range []bool{false, true} {
 			if loaded {
-				b.loaded()
+				b.setUnderLoad()
 			}
 			msg, _ := b.far.Response(hs, fakepeer.ResponseOptions{})
 			msg[responseSize-2*macSize] ^= 1
-			b.far.write(msg)
+			b.far.writeMessage(msg)
 			b.far.wantSilence("response", 500*time.Millisecond)
 		}
 	})
@@ -148,28 +148,28 @@ func TestP54BadMAC1IsMetWithSilence(t *testing.T) {
 
 // Covers M38.
 func TestP55MAC2IsIgnoredWhenCalm(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
+	withTestbed(t, nil, func(b *testbed) {
 		b.far.Cookie = []byte("no cookie at all")
-		b.far.initiate("wrong mac2 in an initiation")
+		b.far.initiateSession("wrong mac2 in an initiation")
 		time.Sleep(time.Minute)
-		hs := b.far.handshake("on demand")
-		s := b.far.respond(hs)
+		hs := b.far.startDeviceHandshake("on demand")
+		s := b.far.respondTo(hs)
 		b.far.wantData("wrong mac2 in a response", s, "")
 	})
 }
 
 func TestP56LoadedDeviceAnswersInitiationWithCookie(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
+	withTestbed(t, nil, func(b *testbed) {
 		before, indices := b.far.stats(), b.dev.indices.len()
-		b.loaded()
-		elsewhere := b.far.moved("192.0.2.77:7777")
+		b.setUnderLoad()
+		elsewhere := b.far.moveTo("192.0.2.77:7777")
 		msg, hs := elsewhere.Initiation(fakepeer.InitiationOptions{})
-		elsewhere.write(msg)
+		elsewhere.writeMessage(msg)
 		ck := elsewhere.wantCookie("no mac2", msg)
-		elsewhere.wantSilence("one reply", instant)
+		elsewhere.wantSilence("one reply", noWait)
 
 		elsewhere.Cookie = []byte("some other thing")
-		elsewhere.write(elsewhere.Stamp(msg))
+		elsewhere.writeMessage(elsewhere.Stamp(msg))
 		if again := elsewhere.wantCookie("wrong mac2", msg); again != ck {
 			t.Fatal("another cookie")
 		}
@@ -180,67 +180,67 @@ func TestP56LoadedDeviceAnswersInitiationWithCookie(t *testing.T) {
 			t.Fatalf("%d indices, had %d", n, indices)
 		}
 		elsewhere.Cookie = ck[:]
-		elsewhere.write(elsewhere.Stamp(msg))
-		if _, err := elsewhere.ConsumeResponse(hs, elsewhere.want("the same with the cookie", fakepeer.Response)); err != nil {
+		elsewhere.writeMessage(elsewhere.Stamp(msg))
+		if _, err := elsewhere.ConsumeResponse(hs, elsewhere.wantMessage("the same with the cookie", fakepeer.Response)); err != nil {
 			t.Fatal(err)
 		}
 	})
 }
 
 func TestP56CookieComesBeforeAnySecretIsComputed(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
-		b.loaded()
+	withTestbed(t, nil, func(b *testbed) {
+		b.setUnderLoad()
 		msg, _ := b.far.Initiation(fakepeer.InitiationOptions{})
 		clear(msg[8 : initiationSize-2*macSize])
 		b.far.Stamp(msg)
-		b.far.write(msg)
+		b.far.writeMessage(msg)
 		b.far.wantCookie("a message of nothing but a valid mac1", msg)
 	})
 }
 
 func TestP57LoadedDeviceAnswersResponseWithCookie(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
-		b.output(b.far, "staged")
+	withTestbed(t, nil, func(b *testbed) {
+		b.outputTo(b.far, "staged")
 		hs := b.far.wantInitiation("packet")
 		tx := b.far.stats().TxBytes
-		b.loaded()
+		b.setUnderLoad()
 		msg, s := b.far.Response(hs, fakepeer.ResponseOptions{})
-		elsewhere := b.far.moved("192.0.2.77:7777")
-		elsewhere.write(msg)
+		elsewhere := b.far.moveTo("192.0.2.77:7777")
+		elsewhere.writeMessage(msg)
 		ck := elsewhere.wantCookie("no mac2", msg)
 		b.far.wantSilence("not completed", time.Second)
 		if st := b.far.stats(); st.RxBytes != 0 || st.TxBytes != tx || !st.LastHandshake.IsZero() {
 			t.Fatalf("state changed: %+v", st)
 		}
-		b.loaded()
+		b.setUnderLoad()
 		elsewhere.Cookie = ck[:]
-		elsewhere.write(elsewhere.Stamp(msg))
+		elsewhere.writeMessage(elsewhere.Stamp(msg))
 		elsewhere.wantData("the same with the cookie", s, "staged")
 	})
 }
 
 func TestP58LimiterDecidesAboutThoseWithCookies(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
-		b.loaded()
-		peers := b.crowd(ratelimit.Burst+2, "192.0.2.50", "10.1.0")
+	withTestbed(t, nil, func(b *testbed) {
+		b.setUnderLoad()
+		peers := b.addRemotesAt(ratelimit.Burst+2, "192.0.2.50", "10.1.0")
 		for _, r := range peers {
 			r.learnCookie()
 		}
 		for i, r := range peers {
-			if got, want := r.knock(), i < ratelimit.Burst; got != want {
+			if got, want := r.tryInitiation(), i < ratelimit.Burst; got != want {
 				t.Fatalf("initiation %d of a burst: answered %v", i, got)
 			}
 		}
 		time.Sleep(time.Second / ratelimit.Rate)
-		if !peers[ratelimit.Burst].knock() {
+		if !peers[ratelimit.Burst].tryInitiation() {
 			t.Fatal("still refused when there is a token again")
 		}
-		if peers[ratelimit.Burst+1].knock() {
+		if peers[ratelimit.Burst+1].tryInitiation() {
 			t.Fatal("two for one token")
 		}
 		time.Sleep(underLoadAfter)
 		for _, r := range peers {
-			if !r.knock() {
+			if !r.tryInitiation() {
 				t.Fatal("limited when calm")
 			}
 		}
@@ -248,22 +248,22 @@ func TestP58LimiterDecidesAboutThoseWithCookies(t *testing.T) {
 }
 
 func TestP59LimiterCountsIPv6Networks(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
-		b.loaded()
+	withTestbed(t, nil, func(b *testbed) {
+		b.setUnderLoad()
 		var peers []*remote
 		for i := range ratelimit.Burst + 1 {
-			peers = append(peers, b.add(fmt.Sprintf("[2001:db8:0:1:%d::1]:1000", i), fmt.Sprintf("10.1.0.%d", i)))
+			peers = append(peers, b.addRemote(fmt.Sprintf("[2001:db8:0:1:%d::1]:1000", i), fmt.Sprintf("10.1.0.%d", i)))
 		}
-		next := b.add("[2001:db8:0:2::1]:1000", "10.1.1.0")
+		next := b.addRemote("[2001:db8:0:2::1]:1000", "10.1.1.0")
 		for _, r := range append(peers, next) {
 			r.learnCookie()
 		}
 		for i, r := range peers {
-			if got, want := r.knock(), i < ratelimit.Burst; got != want {
+			if got, want := r.tryInitiation(), i < ratelimit.Burst; got != want {
 				t.Fatalf("host %d of a /64: answered %v", i, got)
 			}
 		}
-		if !next.knock() {
+		if !next.tryInitiation() {
 			t.Fatal("the next /64 was refused")
 		}
 	})
@@ -288,37 +288,37 @@ func TestP59LimiterCountsIPv4Addresses(t *testing.T) {
 			return mappedConn{pc}, err
 		}
 	}
-	inBed(t, edit, func(b *bed) {
-		b.loaded()
-		peers := b.crowd(ratelimit.Burst+1, "192.0.2.50", "10.1.0")
-		neighbour := b.add("192.0.2.51:1000", "10.1.1.0")
+	withTestbed(t, edit, func(b *testbed) {
+		b.setUnderLoad()
+		peers := b.addRemotesAt(ratelimit.Burst+1, "192.0.2.50", "10.1.0")
+		neighbour := b.addRemote("192.0.2.51:1000", "10.1.1.0")
 		for _, r := range append(peers, neighbour) {
 			r.learnCookie()
 		}
 		for i, r := range peers {
-			if got, want := r.knock(), i < ratelimit.Burst; got != want {
+			if got, want := r.tryInitiation(), i < ratelimit.Burst; got != want {
 				t.Fatalf("port %d of a host: answered %v", i, got)
 			}
 		}
-		if !neighbour.knock() {
+		if !neighbour.tryInitiation() {
 			t.Fatal("the neighbour was refused")
 		}
 	})
 }
 
 func TestP59FullLimiterRefuses(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
-		b.loaded()
+	withTestbed(t, nil, func(b *testbed) {
+		b.setUnderLoad()
 		b.far.learnCookie()
 		for i := range ratelimit.MaxSources {
 			b.dev.limiter.Allow(b.dev.now(), netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}))
 		}
-		if b.far.knock() {
+		if b.far.tryInitiation() {
 			t.Fatal("another source found room")
 		}
 		time.Sleep(3 * ratelimit.IdleTime)
-		b.loaded()
-		if !b.far.knock() {
+		b.setUnderLoad()
+		if !b.far.tryInitiation() {
 			t.Fatal("idle sources are still remembered")
 		}
 	})
@@ -326,40 +326,40 @@ func TestP59FullLimiterRefuses(t *testing.T) {
 
 // Covers M24.
 func TestP60CookieCoversAddressAndPort(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
-		b.loaded()
+	withTestbed(t, nil, func(b *testbed) {
+		b.setUnderLoad()
 		b.far.learnCookie()
 		for _, addr := range []string{"192.0.2.2:51821", "192.0.2.3:51820"} {
-			r := b.far.moved(addr)
+			r := b.far.moveTo(addr)
 			msg, _ := r.Initiation(fakepeer.InitiationOptions{})
-			r.write(msg)
+			r.writeMessage(msg)
 			r.wantCookie("cookie of "+farOuter.String()+" at "+addr, msg)
 		}
-		if !b.far.knock() {
+		if !b.far.tryInitiation() {
 			t.Fatal("the cookie does not serve where it was given")
 		}
 	})
 }
 
 func TestP60CookieLivesTwoMinutes(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
-		b.loaded()
+	withTestbed(t, nil, func(b *testbed) {
+		b.setUnderLoad()
 		b.far.learnCookie()
-		time.Sleep(cookieLifetime - moment)
-		b.loaded()
-		if !b.far.knock() {
+		time.Sleep(cookieLifetime - shortTime)
+		b.setUnderLoad()
+		if !b.far.tryInitiation() {
 			t.Fatal("forgotten early")
 		}
-		time.Sleep(moment)
-		b.loaded()
+		time.Sleep(shortTime)
+		b.setUnderLoad()
 		msg, _ := b.far.Initiation(fakepeer.InitiationOptions{})
-		b.far.write(msg)
+		b.far.writeMessage(msg)
 		b.far.wantCookie("cookie of the former secret", msg)
 	})
 }
 
 func TestP60LimiterAndSecretAreOfOneDevice(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
+	withTestbed(t, nil, func(b *testbed) {
 		cfg, err := (&Config{
 			PrivateKey:   b.dev.identity.Load().private,
 			ListenPort:   devPort,
@@ -373,7 +373,7 @@ func TestP60LimiterAndSecretAreOfOneDevice(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer twin.Close()
-		b.loaded()
+		b.setUnderLoad()
 		twin.load.note(twin.now())
 		b.far.learnCookie()
 		msg, _ := b.far.Initiation(fakepeer.InitiationOptions{})
@@ -384,7 +384,7 @@ func TestP60LimiterAndSecretAreOfOneDevice(t *testing.T) {
 		for range ratelimit.Burst {
 			twin.limiter.Allow(twin.now(), farOuter.Addr())
 		}
-		if !b.far.knock() {
+		if !b.far.tryInitiation() {
 			t.Fatal("refused for what the twin allowed")
 		}
 	})
@@ -395,120 +395,120 @@ var (
 	otherCookie = [16]byte([]byte("another cookie! "))
 )
 
-// wantMAC2 waits for an initiation and expects it to carry the cookie, zero
+// wantInitiationWithCookie waits for an initiation and expects it to carry the cookie, zero
 // for none.
-func (r *remote) wantMAC2(what string, cookie [16]byte) []byte {
+func (r *remote) wantInitiationWithCookie(what string, cookie [16]byte) []byte {
 	r.bed.Helper()
-	msg := r.want(what, fakepeer.Initiation)
+	msg := r.wantMessage(what, fakepeer.Initiation)
 	if none := fakepeer.MAC2(msg) == noCookie; none != (cookie == noCookie) || !none && !fakepeer.VerifyMAC2(msg, cookie) {
 		r.bed.Fatalf("%s: wrong mac2 %x", what, fakepeer.MAC2(msg))
 	}
 	return msg
 }
 
-// giveCookie answers msg with a cookie for the given index.
-func (r *remote) giveCookie(msg []byte, index uint32, cookie [16]byte) {
+// sendCookieReply answers msg with a cookie for the given index.
+func (r *remote) sendCookieReply(msg []byte, index uint32, cookie [16]byte) {
 	r.bed.Helper()
-	r.write(r.CookieReply(msg, index, cookie, [24]byte{}))
+	r.writeMessage(r.CookieReply(msg, index, cookie, [24]byte{}))
 }
 
 var noCookie [16]byte
 
 func TestP61CookieIsAcceptedForTheLatestMessageOnce(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
-		b.output(b.far, "unanswered")
-		first := b.far.wantMAC2("no cookie", noCookie)
-		b.far.giveCookie(first, fakepeer.Sender(first)+1, goodCookie)
-		second := b.far.wantMAC2("reply for no index of ours", noCookie)
-		b.far.giveCookie(first, fakepeer.Sender(second), goodCookie)
-		third := b.far.wantMAC2("reply to a former message", noCookie)
-		b.far.giveCookie(third, fakepeer.Sender(second), goodCookie)
-		fourth := b.far.wantMAC2("reply for a former index", noCookie)
+	withTestbed(t, nil, func(b *testbed) {
+		b.outputTo(b.far, "unanswered")
+		first := b.far.wantInitiationWithCookie("no cookie", noCookie)
+		b.far.sendCookieReply(first, fakepeer.Sender(first)+1, goodCookie)
+		second := b.far.wantInitiationWithCookie("reply for no index of ours", noCookie)
+		b.far.sendCookieReply(first, fakepeer.Sender(second), goodCookie)
+		third := b.far.wantInitiationWithCookie("reply to a former message", noCookie)
+		b.far.sendCookieReply(third, fakepeer.Sender(second), goodCookie)
+		fourth := b.far.wantInitiationWithCookie("reply for a former index", noCookie)
 		reply := b.far.CookieReply(fourth, fakepeer.Sender(fourth), goodCookie, [24]byte{})
 		reply[cookieReplySize-1] ^= 1
-		b.far.write(reply)
-		b.far.giveCookie(fourth, fakepeer.Sender(fourth), goodCookie)
-		b.far.giveCookie(fourth, fakepeer.Sender(fourth), otherCookie)
-		fifth := b.far.wantMAC2("a forgery, a reply and another reply", goodCookie)
-		b.far.giveCookie(fifth, fakepeer.Sender(fifth), otherCookie)
-		b.far.wantMAC2("one reply to each", otherCookie)
+		b.far.writeMessage(reply)
+		b.far.sendCookieReply(fourth, fakepeer.Sender(fourth), goodCookie)
+		b.far.sendCookieReply(fourth, fakepeer.Sender(fourth), otherCookie)
+		fifth := b.far.wantInitiationWithCookie("a forgery, a reply and another reply", goodCookie)
+		b.far.sendCookieReply(fifth, fakepeer.Sender(fifth), otherCookie)
+		b.far.wantInitiationWithCookie("one reply to each", otherCookie)
 	})
 }
 
 func TestP61CookieForAnotherPeerIsRefused(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
-		other := b.add("192.0.2.3:51820", "10.0.0.3")
-		b.output(b.far, "unanswered")
-		b.output(other, "unanswered")
-		msg := b.far.wantMAC2("no cookie", noCookie)
-		index := fakepeer.Sender(other.wantMAC2("no cookie", noCookie))
-		b.far.giveCookie(msg, index, goodCookie)
-		b.far.wantMAC2("reply for the index of another peer", noCookie)
-		other.wantMAC2("reply to another peer's message", noCookie)
+	withTestbed(t, nil, func(b *testbed) {
+		other := b.addRemote("192.0.2.3:51820", "10.0.0.3")
+		b.outputTo(b.far, "unanswered")
+		b.outputTo(other, "unanswered")
+		msg := b.far.wantInitiationWithCookie("no cookie", noCookie)
+		index := fakepeer.Sender(other.wantInitiationWithCookie("no cookie", noCookie))
+		b.far.sendCookieReply(msg, index, goodCookie)
+		b.far.wantInitiationWithCookie("reply for the index of another peer", noCookie)
+		other.wantInitiationWithCookie("reply to another peer's message", noCookie)
 	})
 }
 
 func TestP61CookieIsAcceptedForKeyPair(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
+	withTestbed(t, nil, func(b *testbed) {
 		msg, hs := b.far.Initiation(fakepeer.InitiationOptions{})
-		b.far.write(msg)
-		response := b.far.want("initiation", fakepeer.Response)
+		b.far.writeMessage(msg)
+		response := b.far.wantMessage("initiation", fakepeer.Response)
 		if _, err := b.far.ConsumeResponse(hs, response); err != nil {
 			t.Fatal(err)
 		}
-		b.far.write(b.far.CookieReply(response, fakepeer.Sender(response), goodCookie, [24]byte{}))
+		b.far.writeMessage(b.far.CookieReply(response, fakepeer.Sender(response), goodCookie, [24]byte{}))
 		time.Sleep(time.Minute)
-		b.output(b.far, "staged")
-		b.far.wantMAC2("cookie reply to a response", goodCookie)
+		b.outputTo(b.far, "staged")
+		b.far.wantInitiationWithCookie("cookie reply to a response", goodCookie)
 	})
 }
 
 // Covers M24.
 func TestP62CookieReplyOnlyStoresTheCookie(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
-		b.output(b.far, "unanswered")
-		msg := b.far.want("packet", fakepeer.Initiation)
+	withTestbed(t, nil, func(b *testbed) {
+		b.outputTo(b.far, "unanswered")
+		msg := b.far.wantMessage("packet", fakepeer.Initiation)
 		at := time.Now()
 		time.Sleep(2 * time.Second)
-		b.far.edit(func(p *peer) {
+		b.far.editPeer(func(p *peer) {
 			// Whatever a receipt would clear or put off is pending.
 			later := time.Now().Add(time.Hour)
 			p.timers.newHandshake, p.timers.keepalive, p.timers.persistent = later, later, later
 			p.timers.interval = time.Minute
 		})
-		stats, timers := b.far.stats(), b.far.timers()
-		elsewhere := b.far.moved("192.0.2.77:7777")
-		elsewhere.write(b.far.CookieReply(msg, fakepeer.Sender(msg), goodCookie, [24]byte{}))
+		stats, timers := b.far.stats(), b.far.copyTimers()
+		elsewhere := b.far.moveTo("192.0.2.77:7777")
+		elsewhere.writeMessage(b.far.CookieReply(msg, fakepeer.Sender(msg), goodCookie, [24]byte{}))
 		if got := b.far.stats(); got.Endpoint != stats.Endpoint || got.RxBytes != stats.RxBytes || got.TxBytes != stats.TxBytes {
 			t.Errorf("state changed from %+v to %+v", stats, got)
 		}
-		if got := b.far.timers(); got != timers {
+		if got := b.far.copyTimers(); got != timers {
 			t.Errorf("timers changed from %+v to %+v", timers, got)
 		}
-		again := b.far.wantAfter("no sooner than without", fakepeer.Initiation, at, retry, retry+maxJitter)
+		again := b.far.wantMessageAfter("no sooner than without", fakepeer.Initiation, at, minRetryInterval, minRetryInterval+maxJitter)
 		if !fakepeer.VerifyMAC2(again, goodCookie) {
 			t.Fatal("the cookie was not stored")
 		}
-		elsewhere.wantSilence("nothing goes where the cookie came from", instant)
+		elsewhere.wantSilence("nothing goes where the cookie came from", noWait)
 	})
 }
 
 func TestP63CookieServesFor115Seconds(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
-		b.output(b.far, "unanswered")
-		msg := b.far.want("packet", fakepeer.Initiation)
-		b.far.write(b.far.CookieReply(msg, fakepeer.Sender(msg), goodCookie, [24]byte{}))
+	withTestbed(t, nil, func(b *testbed) {
+		b.outputTo(b.far, "unanswered")
+		msg := b.far.wantMessage("packet", fakepeer.Initiation)
+		b.far.writeMessage(b.far.CookieReply(msg, fakepeer.Sender(msg), goodCookie, [24]byte{}))
 		at := time.Now()
-		b.far.wantMAC2("initiation", goodCookie)
-		b.far.wantMAC2("and the next", goodCookie)
+		b.far.wantInitiationWithCookie("initiation", goodCookie)
+		b.far.wantInitiationWithCookie("and the next", goodCookie)
 
 		respond := func(after time.Duration) []byte {
-			time.Sleep(after - moment - time.Since(at))
-			b.far.drain()
+			time.Sleep(after - shortTime - time.Since(at))
+			b.far.drainMessages()
 			time.Sleep(after - time.Since(at))
 			msg, _ := b.far.Initiation(fakepeer.InitiationOptions{})
-			b.far.write(msg)
-			return b.far.want("initiation", fakepeer.Response)
+			b.far.writeMessage(msg)
+			return b.far.wantMessage("initiation", fakepeer.Response)
 		}
 		if !fakepeer.VerifyMAC2(respond(cookieLifetime-cookieLatency-initiationInterval), goodCookie) {
 			t.Error("no mac2 in a response before 115 s")
@@ -517,13 +517,13 @@ func TestP63CookieServesFor115Seconds(t *testing.T) {
 			t.Error("mac2 in a response at 115 s")
 		}
 		time.Sleep(time.Minute)
-		b.output(b.far, "unanswered")
-		b.far.wantMAC2("initiation after 115 s", noCookie)
+		b.outputTo(b.far, "unanswered")
+		b.far.wantInitiationWithCookie("initiation after 115 s", noCookie)
 	})
 }
 
 func TestP65PrivateKeyChangesMACKeys(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
+	withTestbed(t, nil, func(b *testbed) {
 		key := NewPrivateKey()
 		if err := b.dev.SetPrivateKey(key); err != nil {
 			t.Fatal(err)
@@ -531,16 +531,16 @@ func TestP65PrivateKeyChangesMACKeys(t *testing.T) {
 		former := b.far.Remote
 		for _, loaded := range []bool{false, true} {
 			if loaded {
-				b.loaded()
+				b.setUnderLoad()
 			}
-			if b.far.Remote = former; b.far.knock() {
+			if b.far.Remote = former; b.far.tryInitiation() {
 				t.Fatal("mac1 for the former key is valid")
 			}
 			b.far.Remote = key.PublicKey()
 			if loaded {
 				b.far.learnCookie()
 			}
-			if !b.far.knock() {
+			if !b.far.tryInitiation() {
 				t.Fatal("mac1 for the new key is not valid")
 			}
 			time.Sleep(initiationInterval)
@@ -549,7 +549,7 @@ func TestP65PrivateKeyChangesMACKeys(t *testing.T) {
 }
 
 func TestP65PrivateKeyChangesTheMACKeys(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
+	withTestbed(t, nil, func(b *testbed) {
 		former := b.far.Remote
 		b.setPrivateKey(NewPrivateKey(), b.far)
 
@@ -559,24 +559,24 @@ func TestP65PrivateKeyChangesTheMACKeys(t *testing.T) {
 		macs := b.far.Stamp(append([]byte(nil), msg...))
 		old := append(msg[:len(msg)-32:len(msg)-32], macs[len(macs)-32:]...)
 		b.far.Remote = b.dev.Stats().PublicKey
-		b.far.write(old)
+		b.far.writeMessage(old)
 		b.far.wantSilence("mac1 under the former key", time.Second)
 		b.dev.load.note(b.dev.now())
-		b.far.write(old)
+		b.far.writeMessage(old)
 		b.far.wantSilence("mac1 under the former key, under load", time.Second)
 
 		b.dev.load.note(b.dev.now())
 		msg, hs := b.far.Initiation(fakepeer.InitiationOptions{})
-		b.far.write(msg)
-		reply := b.far.want("mac1 under the new key, under load", fakepeer.CookieReply)
+		b.far.writeMessage(msg)
+		reply := b.far.wantMessage("mac1 under the new key, under load", fakepeer.CookieReply)
 		cookie, err := b.far.ConsumeCookieReply(reply, hs.MAC1)
 		if err != nil {
 			b.Fatal("cookie reply under the new key:", err)
 		}
 		b.far.Cookie = cookie[:]
-		b.far.write(b.far.Stamp(msg))
-		b.far.want("mac2", fakepeer.Response)
+		b.far.writeMessage(b.far.Stamp(msg))
+		b.far.wantMessage("mac2", fakepeer.Response)
 		time.Sleep(underLoadAfter)
-		b.far.initiate("mac1 under the new key")
+		b.far.initiateSession("mac1 under the new key")
 	})
 }

@@ -15,7 +15,7 @@ import (
 // TestConnections holds TCP connections through a tunnel to what package net
 // promises of connections.
 func TestConnections(t *testing.T) {
-	near, far := devices(t)
+	near, far := newDevicePair(t)
 	for _, host := range []string{"10.0.0.2", "fd00::2"} {
 		l, err := far.Listen(background, "tcp", net.JoinHostPort(host, "0"))
 		if err != nil {
@@ -42,7 +42,7 @@ func TestSilentPeer(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer hole.Close()
-	near, _ := devices(t)
+	near, _ := newDevicePair(t)
 	peer := PeerConfig{
 		PublicKey:  NewPrivateKey().PublicKey(),
 		Endpoint:   hole.LocalAddr().String(),
@@ -51,13 +51,13 @@ func TestSilentPeer(t *testing.T) {
 	if err := near.SetPeer(peer); err != nil {
 		t.Fatal(err)
 	}
-	_, err = near.DialContext(timeout(t, 300*time.Millisecond), "tcp", "10.9.0.1:80")
+	_, err = near.DialContext(contextWithTimeout(t, 300*time.Millisecond), "tcp", "10.9.0.1:80")
 	var op *net.OpError
 	if !errors.As(err, &op) || !errors.Is(err, ErrNoHandshake) || !errors.Is(err, context.DeadlineExceeded) || !op.Timeout() {
 		t.Errorf("error %v", err)
 	}
 	// The device goes on.
-	if _, err := near.Ping(timeout(t, 10*time.Second), netip.MustParseAddr("10.0.0.2")); err != nil {
+	if _, err := near.Ping(contextWithTimeout(t, 10*time.Second), netip.MustParseAddr("10.0.0.2")); err != nil {
 		t.Error(err)
 	}
 }

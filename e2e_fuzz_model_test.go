@@ -12,8 +12,8 @@ import (
 	"github.com/wgstack/wireguard/internal/simnet"
 )
 
-// stats is what the device says of its peers.
-func (z *chaos) stats() map[PublicKey]PeerStats {
+// statsByPeer is what the device says of its peers.
+func (z *fuzzRun) statsByPeer() map[PublicKey]PeerStats {
 	all := make(map[PublicKey]PeerStats)
 	for _, s := range z.dev.Stats().Peers {
 		all[s.PublicKey] = s
@@ -21,8 +21,8 @@ func (z *chaos) stats() map[PublicKey]PeerStats {
 	return all
 }
 
-// deliver brings m to the device and judges what it does.
-func (z *chaos) deliver(m *chaosMessage, from netip.AddrPort) {
+// deliverMessage brings m to the device and judges what it does.
+func (z *fuzzRun) deliverMessage(m *fuzzMessage, from netip.AddrPort) {
 	z.Helper()
 	if z.hold {
 		z.hold = false
@@ -31,10 +31,10 @@ func (z *chaos) deliver(m *chaosMessage, from netip.AddrPort) {
 	}
 	z.history = append(z.history, m)
 	now := time.Now()
-	before := z.stats()
+	before := z.statsByPeer()
 	z.net.Inject(simnet.Datagram{From: from, To: netip.AddrPortFrom(devOuter, z.dev.Stats().ListenPort), Payload: m.wire})
 	synctest.Wait()
-	after := z.stats()
+	after := z.statsByPeer()
 	e, s := m.end, m.session
 	counted := int(after[e.Public].RxBytes - before[e.Public].RxBytes)
 	var want [][]byte // deliveries; any is all right if not must
@@ -63,7 +63,7 @@ func (z *chaos) deliver(m *chaosMessage, from netip.AddrPort) {
 		size := 0
 		if m.packet == nil {
 			size = len(m.wire)
-		} else if m.source.IsValid() && z.owner(m.source) == e {
+		} else if m.source.IsValid() && z.ownerOf(m.source) == e {
 			size = len(m.wire)
 			want = [][]byte{m.packet}
 		}
@@ -84,10 +84,10 @@ func (z *chaos) deliver(m *chaosMessage, from netip.AddrPort) {
 	if inert {
 		want, must = nil, true
 	}
-	if got := z.stack.take(); (must || len(got) > 0) && !slices.EqualFunc(got, want, bytes.Equal) {
+	if got := z.stack.takeDelivered(); (must || len(got) > 0) && !slices.EqualFunc(got, want, bytes.Equal) {
 		z.Fatalf("delivered %x, want %x", got, want)
 	}
-	for _, other := range z.ends {
+	for _, other := range z.peers {
 		b, a := before[other.Public], after[other.Public]
 		if (other != e || inert) && (a.RxBytes != b.RxBytes || a.Endpoint != b.Endpoint || a.LastHandshake != b.LastHandshake) {
 			z.Fatalf("a %v without effect changed\n%+v to\n%+v", fakepeer.KindOf(m.wire), b, a)
@@ -96,31 +96,31 @@ func (z *chaos) deliver(m *chaosMessage, from netip.AddrPort) {
 			z.Fatalf("a message from %v moved the endpoint from %v to %v", from, b.Endpoint, a.Endpoint)
 		}
 	}
-	z.drain(m, from, before)
+	z.checkSent(m, from, before)
 }
 
-// drain reads what the device sent, in answer to m from the given address if
+// checkSent reads what the device sent, in answer to m from the given address if
 // there is one.
-func (z *chaos) drain(m *chaosMessage, from netip.AddrPort, before map[PublicKey]PeerStats) {
+func (z *fuzzRun) checkSent(m *fuzzMessage, from netip.AddrPort, before map[PublicKey]PeerStats) {
 	z.Helper()
 	z.mu.Lock()
 	sent := z.sent
 	z.sent = nil
 	z.mu.Unlock()
-	after := z.stats()
+	after := z.statsByPeer()
 	for _, d := range sent {
 		if fakepeer.KindOf(d.Payload) == fakepeer.CookieReply {
-			z.hearCookieReply(d, m, from)
+			z.checkCookieReply(d, m, from)
 			continue
 		}
-		var e *chaosEnd
+		var e *fuzzPeer
 		switch kind := fakepeer.KindOf(d.Payload); kind {
 		case fakepeer.Initiation:
-			e = z.hearInitiation(d.Payload)
+			e = z.checkInitiation(d.Payload)
 		case fakepeer.Response:
-			e = z.hearResponse(d.Payload)
+			e = z.checkResponse(d.Payload)
 		case fakepeer.Data:
-			e = z.hearData(d.Payload, d.Time)
+			e = z.checkData(d.Payload, d.Time)
 		}
 		if e == nil || !e.present {
 			z.Fatalf("sent %v of %d bytes to no peer", fakepeer.KindOf(d.Payload), len(d.Payload))
@@ -132,9 +132,9 @@ func (z *chaos) drain(m *chaosMessage, from netip.AddrPort, before map[PublicKey
 	}
 }
 
-func (z *chaos) hearInitiation(msg []byte) *chaosEnd {
+func (z *fuzzRun) checkInitiation(msg []byte) *fuzzPeer {
 	z.Helper()
-	for _, e := range z.ends {
+	for _, e := range z.peers {
 		hs, info, err := e.ConsumeInitiation(msg)
 		if errors.Is(err, fakepeer.ErrMAC1) {
 			continue
@@ -149,16 +149,16 @@ func (z *chaos) hearInitiation(msg []byte) *chaosEnd {
 			z.Fatal("mac2 with a cookie that nobody gave")
 		}
 		e.stamp = info.Timestamp
-		e.heard = append(e.heard, &chaosHandshake{Handshake: hs, wire: msg})
+		e.fromDevice = append(e.fromDevice, &fuzzHandshake{Handshake: hs, wire: msg})
 		return e
 	}
 	return nil
 }
 
-func (z *chaos) hearResponse(msg []byte) *chaosEnd {
+func (z *fuzzRun) checkResponse(msg []byte) *fuzzPeer {
 	z.Helper()
-	for _, e := range z.ends {
-		for _, hs := range e.began {
+	for _, e := range z.peers {
+		for _, hs := range e.fromPeer {
 			if hs.Index != fakepeer.Receiver(msg) {
 				continue
 			}
@@ -171,7 +171,7 @@ func (z *chaos) hearResponse(msg []byte) *chaosEnd {
 				z.Fatalf("response: error %v, preshared keys %x and %x", err, e.psk[:1], hs.psk[:1])
 			}
 			if err == nil {
-				e.latest = e.session(s)
+				e.latest = e.addSession(s)
 				e.latest.born = time.Now()
 			}
 			return e
@@ -180,9 +180,9 @@ func (z *chaos) hearResponse(msg []byte) *chaosEnd {
 	return nil
 }
 
-func (z *chaos) hearData(msg []byte, at time.Time) *chaosEnd {
+func (z *fuzzRun) checkData(msg []byte, at time.Time) *fuzzPeer {
 	z.Helper()
-	for _, e := range z.ends {
+	for _, e := range z.peers {
 		for _, s := range e.sessions {
 			if s.LocalIndex != fakepeer.Receiver(msg) {
 				continue
@@ -210,7 +210,7 @@ func (z *chaos) hearData(msg []byte, at time.Time) *chaosEnd {
 	return nil
 }
 
-func (z *chaos) hearCookieReply(d simnet.Datagram, m *chaosMessage, from netip.AddrPort) {
+func (z *fuzzRun) checkCookieReply(d simnet.Datagram, m *fuzzMessage, from netip.AddrPort) {
 	z.Helper()
 	if m == nil || d.To != from || time.Now().After(z.load) {
 		z.Fatalf("cookie reply to %v for no message, or without load", d.To)
@@ -225,12 +225,12 @@ func (z *chaos) hearCookieReply(d simnet.Datagram, m *chaosMessage, from netip.A
 	m.end.Cookie = cookie[:]
 }
 
-// check holds the books of the device against those of the peers.
-func (z *chaos) check() {
+// checkCounters holds the books of the device against those of the peers.
+func (z *fuzzRun) checkCounters() {
 	z.Helper()
-	stats := z.stats()
+	stats := z.statsByPeer()
 	indices := 0
-	for i, e := range z.ends {
+	for i, e := range z.peers {
 		p := z.dev.peer(e.Public)
 		if (p != nil) != e.present {
 			z.Fatalf("peer %d present: %t", i, p != nil)
@@ -268,50 +268,50 @@ func (z *chaos) check() {
 	}
 }
 
-// makePeace ends the chaos: from now on everybody is honest, and is served.
-func (z *chaos) makePeace() {
+// wantHonestPeersServed ends the chaos: from now on everybody is honest, and is served.
+func (z *fuzzRun) wantHonestPeersServed() {
 	z.Helper()
 	const calm = rekeyTimeout + time.Second
 	z.hold = false
-	z.setKey(PrivateKey(key32(99)))
+	z.changePrivateKey(PrivateKey(key32(99)))
 	synctest.Wait() // what the key made it send leaves before endpoints change
-	z.drain(nil, netip.AddrPort{}, nil)
-	for _, e := range z.ends {
+	z.checkSent(nil, netip.AddrPort{}, nil)
+	for _, e := range z.peers {
 		e.Cookie = nil
-		z.configure(e, 0)
+		z.configurePeer(e, 0)
 	}
 	time.Sleep(calm)
-	talk := func(who string, e *chaosEnd, former *chaosSession) {
+	talk := func(who string, e *fuzzPeer, former *fuzzSession) {
 		z.Helper()
 		if e.latest == nil || e.latest == former {
 			z.Fatalf("%s: no session", who)
 		}
-		z.data(e, e.latest, e.latest.SendCounter, packet(e.ip, devInner, z.payload()), e.ip, e.from[0])
-		z.output(e.ip)
-		z.drain(nil, netip.AddrPort{}, nil)
+		z.sendData(e, e.latest, e.latest.SendCounter, packet(e.ip, devInner, z.newPayload()), e.ip, e.sources[0])
+		z.outputToIP(e.ip)
+		z.checkSent(nil, netip.AddrPort{}, nil)
 		for payload, arrived := range e.output {
 			if p := z.dev.peer(e.Public); !arrived && p.dropped == 0 {
 				z.Fatalf("%s: packet %s did not arrive", who, payload)
 			}
 		}
-		z.check()
+		z.checkCounters()
 	}
-	z.drain(nil, netip.AddrPort{}, nil)
-	for _, e := range z.ends {
+	z.checkSent(nil, netip.AddrPort{}, nil)
+	for _, e := range z.peers {
 		former := e.latest
-		z.initiate(e, e.from[0])
+		z.sendInitiation(e, e.sources[0])
 		talk("peer initiates", e, former)
 	}
 	time.Sleep(calm)
-	z.drain(nil, netip.AddrPort{}, nil)
-	for _, e := range z.ends {
-		former, heard := e.latest, len(e.heard)
-		z.handshake(e)
-		z.drain(nil, netip.AddrPort{}, nil)
-		if len(e.heard) == heard {
+	z.checkSent(nil, netip.AddrPort{}, nil)
+	for _, e := range z.peers {
+		former, heard := e.latest, len(e.fromDevice)
+		z.startHandshake(e)
+		z.checkSent(nil, netip.AddrPort{}, nil)
+		if len(e.fromDevice) == heard {
 			z.Fatal("the device did not initiate")
 		}
-		z.respond(e, e.heard[len(e.heard)-1], e.from[0])
+		z.sendResponse(e, e.fromDevice[len(e.fromDevice)-1], e.sources[0])
 		talk("device initiates", e, former)
 	}
 }

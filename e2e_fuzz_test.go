@@ -63,17 +63,17 @@ func FuzzReceive(f *testing.F) {
 		const most = 100 // acts
 		cryptotest.SetGlobalRandom(t, 1)
 		buffers := trackBuffers()
-		inBed(t, func(cfg *Config) { cfg.Peers = nil }, func(b *bed) {
-			z := newChaos(b)
+		withTestbed(t, func(cfg *Config) { cfg.Peers = nil }, func(b *testbed) {
+			z := newFuzzRun(b)
 			for act := range slices.Chunk(script[:min(len(script), 4*most)], 4) {
 				if len(act) == 4 {
-					z.act(act[0], act[1], act[2], act[3])
-					z.check()
+					z.runAct(act[0], act[1], act[2], act[3])
+					z.checkCounters()
 				}
 			}
-			z.makePeace()
+			z.wantHonestPeersServed()
 			b.dev.Close()
-			b.wantBare("closed")
+			b.wantIndices("closed", 0)
 			if !b.stack.closed {
 				t.Error("the stack was not closed")
 			}
@@ -82,32 +82,32 @@ func FuzzReceive(f *testing.F) {
 	})
 }
 
-// A chaos is a device in the hands of a script.
-type chaos struct {
-	*bed
-	ends    [2]*chaosEnd
+// A fuzzRun is a device in the hands of a script.
+type fuzzRun struct {
+	*testbed
+	peers   [2]*fuzzPeer
 	key     PrivateKey
 	load    time.Time // until when the device may ask for cookies
 	hold    bool      // keep the next message back
-	held    []*chaosMessage
-	history []*chaosMessage // that reached the device
-	packets int             // made so far, to tell them apart
+	held    []*fuzzMessage
+	history []*fuzzMessage // that reached the device
+	packets int            // made so far, to tell them apart
 
 	mu   sync.Mutex
 	sent []simnet.Datagram // by the device
 }
 
-// A chaosEnd is a peer that the script plays.
-type chaosEnd struct {
+// A fuzzPeer is a peer that the script plays.
+type fuzzPeer struct {
 	*fakepeer.Peer
-	ip       netip.Addr
-	from     [3]netip.AddrPort // where it speaks from
-	began    []*chaosHandshake // by it
-	heard    []*chaosHandshake // begun by the device
-	sessions []*chaosSession
-	latest   *chaosSession // that the device derived, if we know it
-	stamp    [12]byte      // of the device's latest initiation
-	cookies  [][16]byte    // given to the device
+	ip         netip.Addr
+	sources    [3]netip.AddrPort // where it speaks from
+	fromPeer   []*fuzzHandshake  // by it
+	fromDevice []*fuzzHandshake  // begun by the device
+	sessions   []*fuzzSession
+	latest     *fuzzSession // that the device derived, if we know it
+	stamp      [12]byte     // of the device's latest initiation
+	cookies    [][16]byte   // given to the device
 
 	// What the device has of it.
 	present bool
@@ -119,14 +119,14 @@ type chaosEnd struct {
 	output   map[string]bool // by the stack; whether it has arrived
 }
 
-type chaosHandshake struct {
+type fuzzHandshake struct {
 	*fakepeer.Handshake
 	counted bool     // its initiation or response, whichever is for the device, was accepted
 	psk     [32]byte // of ours
 	wire    []byte   // the device's initiation
 }
 
-type chaosSession struct {
+type fuzzSession struct {
 	*fakepeer.Session
 	born      time.Time // at the device; zero: not yet
 	dead      bool      // its peer was removed
@@ -138,22 +138,22 @@ type chaosSession struct {
 	opened    map[uint64]bool
 }
 
-// A chaosMessage is for the device.
-type chaosMessage struct {
+// A fuzzMessage is for the device.
+type fuzzMessage struct {
 	wire    []byte
-	end     *chaosEnd
+	end     *fuzzPeer
 	junk    bool // it must have no effect
 	mutant  bool
-	hs      *chaosHandshake // of an initiation or a response
-	psk     [32]byte        // of a response
-	session *chaosSession   // of a response or data
+	hs      *fuzzHandshake // of an initiation or a response
+	psk     [32]byte       // of a response
+	session *fuzzSession   // of a response or data
 	counter uint64
 	packet  []byte     // of data; nil: a keepalive
 	source  netip.Addr // of packet; invalid: it is no packet
 }
 
-func newChaos(b *bed) *chaos {
-	z := &chaos{bed: b, key: b.dev.identity.Load().private}
+func newFuzzRun(b *testbed) *fuzzRun {
+	z := &fuzzRun{testbed: b, key: b.dev.identity.Load().private}
 	b.net.SetFilter(func(d simnet.Datagram) simnet.Verdict {
 		z.mu.Lock()
 		defer z.mu.Unlock()
@@ -161,39 +161,39 @@ func newChaos(b *bed) *chaos {
 		z.sent = append(z.sent, d)
 		return simnet.Verdict{Drop: true}
 	})
-	for i := range z.ends {
-		z.ends[i] = &chaosEnd{
+	for i := range z.peers {
+		z.peers[i] = &fuzzPeer{
 			Peer: fakepeer.New(key32(byte(i+1)), b.dev.Stats().PublicKey),
 			ip:   netip.AddrFrom4([4]byte{10, 0, 0, byte(i + 2)}),
-			from: [3]netip.AddrPort{
+			sources: [3]netip.AddrPort{
 				netip.AddrPortFrom(netip.AddrFrom4([4]byte{198, 51, 100, byte(i)}), 1),
 				netip.AddrPortFrom(netip.AddrFrom4([4]byte{198, 51, 100, byte(i)}), 2),
 				netip.AddrPortFrom(netip.AddrFrom4([4]byte{203, 0, 113, 1}), 3), // both do
 			},
 		}
 	}
-	for _, e := range z.ends {
-		z.configure(e, 0)
+	for _, e := range z.peers {
+		z.configurePeer(e, 0)
 	}
 	return z
 }
 
-// configure adds e, or makes it again what it was.
-func (z *chaos) configure(e *chaosEnd, keepalive time.Duration) {
+// configurePeer adds e, or makes it again what it was.
+func (z *fuzzRun) configurePeer(e *fuzzPeer, keepalive time.Duration) {
 	z.Helper()
 	if !e.present {
 		e.present, e.received, e.output = true, 0, make(map[string]bool)
 	}
 	e.psk = e.PSK
-	z.disown(e.ip)
+	z.removeOwner(e.ip)
 	e.owns = []netip.Addr{e.ip}
 	z.setPeer(PeerConfig{
-		PublicKey: e.Public, PresharedKey: e.psk, Endpoint: e.from[0].String(),
+		PublicKey: e.Public, PresharedKey: e.psk, Endpoint: e.sources[0].String(),
 		AllowedIPs: []netip.Prefix{netip.PrefixFrom(e.ip, 32)}, PersistentKeepalive: keepalive,
 	})
 }
 
-func (z *chaos) remove(e *chaosEnd) {
+func (z *fuzzRun) removePeer(e *fuzzPeer) {
 	z.Helper()
 	if err := z.dev.RemovePeer(e.Public); err != nil {
 		z.Fatal(err)
@@ -202,21 +202,21 @@ func (z *chaos) remove(e *chaosEnd) {
 	for _, s := range e.sessions {
 		s.dead = true
 	}
-	for _, hs := range e.began {
+	for _, hs := range e.fromPeer {
 		hs.counted = false // a device that forgets a peer forgets its timestamp
 	}
 }
 
-// disown takes ip from whoever owns it.
-func (z *chaos) disown(ip netip.Addr) {
-	for _, e := range z.ends {
+// removeOwner takes ip from whoever owns it.
+func (z *fuzzRun) removeOwner(ip netip.Addr) {
+	for _, e := range z.peers {
 		e.owns = slices.DeleteFunc(e.owns, func(a netip.Addr) bool { return a == ip })
 	}
 }
 
-// owner is to whom packets for ip go.
-func (z *chaos) owner(ip netip.Addr) *chaosEnd {
-	for _, e := range z.ends {
+// ownerOf is to whom packets for ip go.
+func (z *fuzzRun) ownerOf(ip netip.Addr) *fuzzPeer {
+	for _, e := range z.peers {
 		if slices.Contains(e.owns, ip) {
 			return e
 		}
@@ -224,14 +224,14 @@ func (z *chaos) owner(ip netip.Addr) *chaosEnd {
 	return nil
 }
 
-func (z *chaos) setKey(key PrivateKey) {
+func (z *fuzzRun) changePrivateKey(key PrivateKey) {
 	z.Helper()
 	if err := z.dev.SetPrivateKey(key); err != nil {
 		z.Fatal(err)
 	}
 	if key != z.key {
 		z.key = key
-		for _, e := range z.ends {
+		for _, e := range z.peers {
 			for _, s := range e.sessions {
 				s.retired = true
 			}
@@ -242,23 +242,23 @@ func (z *chaos) setKey(key PrivateKey) {
 	}
 }
 
-// act plays one act. a says who does it, and from where.
-func (z *chaos) act(op, a, b, c byte) {
+// runAct plays one act. a says who does it, and from where.
+func (z *fuzzRun) runAct(op, a, b, c byte) {
 	z.Helper()
-	e, other := z.ends[a&1], z.ends[a&1^1]
-	from := e.from[a>>1&1]
+	e, other := z.peers[a&1], z.peers[a&1^1]
+	from := e.sources[a>>1&1]
 	if a&0x80 != 0 {
-		from = e.from[2]
+		from = e.sources[2]
 	}
 	switch op % 18 {
 	case 0:
-		z.initiate(e, from)
+		z.sendInitiation(e, from)
 		if b&1 == 1 && e.latest != nil {
-			z.data(e, e.latest, e.latest.SendCounter, nil, netip.Addr{}, from)
+			z.sendData(e, e.latest, e.latest.SendCounter, nil, netip.Addr{}, from)
 		}
 	case 1:
-		if n := len(e.heard); n > 0 {
-			z.respond(e, e.heard[n-1-int(b)%n], from)
+		if n := len(e.fromDevice); n > 0 {
+			z.sendResponse(e, e.fromDevice[n-1-int(b)%n], from)
 		}
 	case 2, 3:
 		n := len(e.sessions)
@@ -278,26 +278,26 @@ func (z *chaos) act(op, a, b, c byte) {
 			counter += 8200
 		}
 		if op%18 == 3 {
-			z.data(e, s, counter, nil, netip.Addr{}, from)
+			z.sendData(e, s, counter, nil, netip.Addr{}, from)
 			break
 		}
 		source := [...]netip.Addr{e.ip, other.ip, devInner, netip.AddrFrom4([4]byte{192, 168, 0, 1})}[a>>2&3]
-		pkt := packet(source, devInner, z.payload())
+		pkt := packet(source, devInner, z.newPayload())
 		switch a >> 4 & 3 {
 		case 2:
 			pkt[0], source = c&0x0f, netip.Addr{} // IP version 0
 		case 3:
 			pkt[2], source = 0xff, netip.Addr{} // longer than it is
 		}
-		z.data(e, s, counter, pkt, source, from)
+		z.sendData(e, s, counter, pkt, source, from)
 	case 4:
-		if n := len(e.heard); n > 0 {
-			hs := e.heard[n-1-int(b)%n]
+		if n := len(e.fromDevice); n > 0 {
+			hs := e.fromDevice[n-1-int(b)%n]
 			about := bytes.Clone(hs.wire)
 			about[initiationSize-2*macSize] ^= a >> 2 & 1 // is mac1 right?
 			cookie := [16]byte{c, 1}
 			e.cookies = append(e.cookies, cookie)
-			z.deliver(&chaosMessage{end: e, junk: true, wire: e.CookieReply(about, hs.RemoteIndex, cookie, [24]byte{b})}, from)
+			z.deliverMessage(&fuzzMessage{end: e, junk: true, wire: e.CookieReply(about, hs.RemoteIndex, cookie, [24]byte{b})}, from)
 		}
 	case 5:
 		z.hold = true
@@ -306,20 +306,20 @@ func (z *chaos) act(op, a, b, c byte) {
 			i := int(b) % n
 			m := z.held[i]
 			z.held = slices.Delete(z.held, i, i+1)
-			z.deliver(m, from)
+			z.deliverMessage(m, from)
 		}
 	case 7:
 		if n := len(z.history); n > 0 {
-			z.deliver(z.history[n-1-int(b)%n], from)
+			z.deliverMessage(z.history[n-1-int(b)%n], from)
 		}
 	case 8:
 		// Prefer what never came, lest it be a mere replay.
 		if l := append(slices.Clone(z.history), z.held...); len(l) > 0 {
-			z.mutate(l[len(l)-1-int(b&15)%len(l)], a>>2&3, 1<<(b>>4&7), int(c), from)
+			z.sendMutant(l[len(l)-1-int(b&15)%len(l)], a>>2&3, 1<<(b>>4&7), int(c), from)
 		}
 	case 9:
 		for range 1 + int(b>>7)*50 {
-			z.output(e.ip)
+			z.outputToIP(e.ip)
 		}
 	case 10:
 		time.Sleep([...]time.Duration{
@@ -334,14 +334,14 @@ func (z *chaos) act(op, a, b, c byte) {
 	case 12:
 		if b&1 == 0 {
 			if e.present {
-				z.remove(e)
+				z.removePeer(e)
 			}
 			break
 		}
 		if b&2 != 0 {
 			e.PSK[0] = c
 		}
-		z.configure(e, time.Duration(b>>2&1)*25*time.Second)
+		z.configurePeer(e, time.Duration(b>>2&1)*25*time.Second)
 		if b&8 != 0 {
 			e.PSK[0]++ // the device has the former
 		}
@@ -350,14 +350,14 @@ func (z *chaos) act(op, a, b, c byte) {
 		if b%16 == 0 {
 			key = PrivateKey{}
 		}
-		z.setKey(key)
+		z.changePrivateKey(key)
 	case 14:
-		z.loaded()
+		z.setUnderLoad()
 		z.load = time.Now().Add(underLoadAfter)
 	case 15:
 		if e.present && other.present {
-			to := z.ends[b&1]
-			z.disown(e.ip)
+			to := z.peers[b&1]
+			z.removeOwner(e.ip)
 			to.owns = append(to.owns, e.ip)
 			u := peerUpdate{public: to.Public, allowedIPs: []allowedIPChange{{prefix: netip.PrefixFrom(e.ip, 32)}}}
 			if err := z.dev.apply(update{peers: []peerUpdate{u}}); err != nil {
@@ -369,64 +369,64 @@ func (z *chaos) act(op, a, b, c byte) {
 		if len(junk) >= 4 {
 			copy(junk, []byte{b % 6, 0, 0, 0})
 		}
-		z.deliver(&chaosMessage{wire: junk, end: e, junk: true}, from)
+		z.deliverMessage(&fuzzMessage{wire: junk, end: e, junk: true}, from)
 	case 17:
-		z.handshake(e)
+		z.startHandshake(e)
 	}
 	synctest.Wait()
-	if got := z.stack.take(); len(got) != 0 {
+	if got := z.stack.takeDelivered(); len(got) != 0 {
 		z.Fatalf("delivered %d packets, unasked", len(got))
 	}
-	z.drain(nil, netip.AddrPort{}, nil)
+	z.checkSent(nil, netip.AddrPort{}, nil)
 }
 
-// payload is content that was not there before.
-func (z *chaos) payload() string {
+// newPayload is content that was not there before.
+func (z *fuzzRun) newPayload() string {
 	z.packets++
 	return fmt.Sprintf("%0*d", 6+z.packets%32, z.packets)
 }
 
-func (z *chaos) initiate(e *chaosEnd, from netip.AddrPort) {
+func (z *fuzzRun) sendInitiation(e *fuzzPeer, from netip.AddrPort) {
 	z.Helper()
 	msg, hs := e.Initiation(fakepeer.InitiationOptions{})
-	h := &chaosHandshake{Handshake: hs, psk: e.PSK}
-	e.began = append(e.began, h)
-	z.deliver(&chaosMessage{wire: msg, end: e, hs: h}, from)
+	h := &fuzzHandshake{Handshake: hs, psk: e.PSK}
+	e.fromPeer = append(e.fromPeer, h)
+	z.deliverMessage(&fuzzMessage{wire: msg, end: e, hs: h}, from)
 }
 
-func (z *chaos) respond(e *chaosEnd, hs *chaosHandshake, from netip.AddrPort) {
+func (z *fuzzRun) sendResponse(e *fuzzPeer, hs *fuzzHandshake, from netip.AddrPort) {
 	z.Helper()
 	msg, s := e.Response(hs.Handshake, fakepeer.ResponseOptions{})
-	z.deliver(&chaosMessage{wire: msg, end: e, hs: hs, psk: e.PSK, session: e.session(s)}, from)
+	z.deliverMessage(&fuzzMessage{wire: msg, end: e, hs: hs, psk: e.PSK, session: e.addSession(s)}, from)
 }
 
-// session keeps s.
-func (e *chaosEnd) session(s *fakepeer.Session) *chaosSession {
-	c := &chaosSession{
+// addSession keeps s.
+func (e *fuzzPeer) addSession(s *fakepeer.Session) *fuzzSession {
+	c := &fuzzSession{
 		Session: s, reached: make(map[uint64]bool), accepted: make(map[uint64]bool), opened: make(map[uint64]bool),
 	}
 	e.sessions = append(e.sessions, c)
 	return c
 }
 
-func (z *chaos) data(e *chaosEnd, s *chaosSession, counter uint64, pkt []byte, source netip.Addr, from netip.AddrPort) {
+func (z *fuzzRun) sendData(e *fuzzPeer, s *fuzzSession, counter uint64, pkt []byte, source netip.Addr, from netip.AddrPort) {
 	z.Helper()
 	plain := append(bytes.Clone(pkt), make([]byte, -len(pkt)&15)...)
 	s.SendCounter = max(s.SendCounter, counter+1)
-	z.deliver(&chaosMessage{
+	z.deliverMessage(&fuzzMessage{
 		wire: s.SealRaw(counter, plain), end: e, session: s, counter: counter, packet: pkt, source: source,
 	}, from)
 }
 
-// mutate delivers a message like m but for a bit, or its length.
-func (z *chaos) mutate(m *chaosMessage, how, bit byte, at int, from netip.AddrPort) {
+// sendMutant delivers a message like m but for a bit, or its length.
+func (z *fuzzRun) sendMutant(m *fuzzMessage, how, bit byte, at int, from netip.AddrPort) {
 	z.Helper()
 	wire := bytes.Clone(m.wire)
 	handshake := fakepeer.KindOf(wire) == fakepeer.Initiation || fakepeer.KindOf(wire) == fakepeer.Response
 	if len(wire) == 0 || m.mutant { // twice may be not at all
 		return
 	}
-	mutant := &chaosMessage{end: m.end, junk: true}
+	mutant := &fuzzMessage{end: m.end, junk: true}
 	switch i := at * len(wire) / 256; {
 	case how == 1:
 		wire = wire[:i]
@@ -440,18 +440,18 @@ func (z *chaos) mutate(m *chaosMessage, how, bit byte, at int, from netip.AddrPo
 	default:
 		wire[i] ^= bit
 		if handshake && i >= len(wire)-macSize {
-			copy := *m // mac2 is only looked at under load
-			mutant = &copy
+			clone := *m // mac2 is only looked at under load
+			mutant = &clone
 		}
 	}
 	mutant.wire, mutant.mutant = wire, true
-	z.deliver(mutant, from)
+	z.deliverMessage(mutant, from)
 }
 
-func (z *chaos) output(ip netip.Addr) {
+func (z *fuzzRun) outputToIP(ip netip.Addr) {
 	z.Helper()
-	payload := z.payload()
-	owner := z.owner(ip)
+	payload := z.newPayload()
+	owner := z.ownerOf(ip)
 	if owner != nil {
 		owner.output[payload] = false
 	}
@@ -461,8 +461,8 @@ func (z *chaos) output(ip netip.Addr) {
 	synctest.Wait()
 }
 
-// handshake asks the device for one, and does not wait for it.
-func (z *chaos) handshake(e *chaosEnd) {
+// startHandshake asks the device for one, and does not wait for it.
+func (z *fuzzRun) startHandshake(e *fuzzPeer) {
 	ctx, cancel := context.WithCancel(background)
 	done := make(chan struct{})
 	go func() {

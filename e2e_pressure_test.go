@@ -15,20 +15,20 @@ import (
 // What happens when one side is faster than the other: senders wait, and what
 // arrives is dropped.
 
-// slowConn is a socket whose writes wait for the gate.
-type slowConn struct {
+// gatedConn is a socket whose writes wait for the gate.
+type gatedConn struct {
 	net.PacketConn
 	gate atomic.Pointer[chan struct{}] // nil: open
 }
 
-func (c *slowConn) WriteTo(b []byte, to net.Addr) (int, error) {
+func (c *gatedConn) WriteTo(b []byte, to net.Addr) (int, error) {
 	if gate := c.gate.Load(); gate != nil {
 		<-*gate
 	}
 	return c.PacketConn.WriteTo(b, to)
 }
 
-func (c *slowConn) edit(cfg *Config) {
+func (c *gatedConn) wrapSocket(cfg *Config) {
 	listen := cfg.ListenPacket
 	cfg.ListenPacket = func(ctx context.Context, network, address string) (net.PacketConn, error) {
 		pc, err := listen(ctx, network, address)
@@ -39,10 +39,10 @@ func (c *slowConn) edit(cfg *Config) {
 
 func TestFastSenderWaitsForTheSocket(t *testing.T) {
 	const packets = 100 // of 10 KB, and as many of 1 KB
-	conn := new(slowConn)
-	inBed(t, conn.edit, func(b *bed) {
-		other := b.add("192.0.2.3:1", "10.0.0.3")
-		s, so := b.far.connect(), other.connect()
+	conn := new(gatedConn)
+	withTestbed(t, conn.wrapSocket, func(b *testbed) {
+		other := b.addRemote("192.0.2.3:1", "10.0.0.3")
+		s, so := b.far.connectFromDevice(), other.connectFromDevice()
 		gate := make(chan struct{})
 		conn.gate.Store(&gate)
 		var sent atomic.Int32
@@ -75,7 +75,7 @@ func TestFastSenderWaitsForTheSocket(t *testing.T) {
 		close(gate)
 		next := uint64(1) // after hello
 		for range 2 * packets {
-			msg, _, ok := b.far.read(time.Second)
+			msg, _, ok := b.far.readMessage(time.Second)
 			if !ok {
 				t.Fatalf("message %d is lost", next)
 			}
@@ -85,21 +85,21 @@ func TestFastSenderWaitsForTheSocket(t *testing.T) {
 			}
 			next++
 		}
-		b.far.keepalive(s)
-		b.output(other, "others are not held up")
+		b.far.sendKeepalive(s)
+		b.outputTo(other, "others are not held up")
 		other.wantData("other peer", so, "others are not held up")
 	})
 }
 
 func TestSlowStackDropsWhatArrives(t *testing.T) {
 	const size = 60_000
-	inBed(t, nil, func(b *bed) {
+	withTestbed(t, nil, func(b *testbed) {
 		b.dev.openers.limit = 2 // one core has the reader itself wait for the stack
-		other := b.add("192.0.2.3:1", "10.0.0.3")
-		s, so := b.far.accept(), other.accept()
+		other := b.addRemote("192.0.2.3:1", "10.0.0.3")
+		s, so := b.far.connectToDevice(), other.connectToDevice()
 		b.stack.block = make(chan struct{})
 		for i := range 2 * laneBytesIn / size {
-			b.far.data(s, fmt.Sprintf("%04d%*s", i, size, ""))
+			b.far.sendData(s, fmt.Sprintf("%04d%*s", i, size, ""))
 		}
 		p := b.far.peer()
 		p.in.mu.Lock()
@@ -113,14 +113,14 @@ func TestSlowStackDropsWhatArrives(t *testing.T) {
 		}
 		// What all peers make wait is bounded too.
 		b.dev.held.Add(heldBytesIn - int64(bytes))
-		other.data(so, "out")
+		other.sendData(so, "out")
 		b.dev.held.Add(int64(bytes) - heldBytesIn)
 		close(b.stack.block)
 		synctest.Wait()
 		b.stack.mu.Lock()
 		b.stack.block = nil
 		b.stack.mu.Unlock()
-		delivered := b.stack.take()
+		delivered := b.stack.takeDelivered()
 		// Each keeps a whole buffer.
 		if n, want := len(delivered), laneBytesIn/maxMessage; n < want || n > want+2 {
 			t.Errorf("%d packets delivered, want %d", n, want)
@@ -134,8 +134,8 @@ func TestSlowStackDropsWhatArrives(t *testing.T) {
 				t.Fatalf("packet %d: out of order, error %v", i, err)
 			}
 		}
-		b.far.data(s, "in")
-		other.data(so, "in too")
+		b.far.sendData(s, "in")
+		other.sendData(so, "in too")
 		b.wantDelivered("afterwards", "in", "in too")
 		if n := b.dev.held.Load(); n != 0 {
 			t.Errorf("%d bytes are held, nothing waits", n)

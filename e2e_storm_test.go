@@ -26,7 +26,7 @@ import (
 
 // Whole devices, with the real stack, in real time and in trouble.
 
-var soakTime = flag.Duration("soak", time.Second, "how long the streams of TestStreamsOnBadNetwork last")
+var streamTime = flag.Duration("soak", time.Second, "how long the streams of TestStreamsOnBadNetwork last")
 
 // TestStreamsOnBadNetwork compares every byte of TCP streams on a network that
 // delays, loses, doubles and reorders.
@@ -36,8 +36,8 @@ func TestStreamsOnBadNetwork(t *testing.T) {
 		Duplicate: 0.01, Reorder: 0.02, ReorderDelay: 3 * time.Millisecond,
 	}))
 	defer sim.Close()
-	near, far := simDevices(t, sim)
-	end := time.Now().Add(*soakTime)
+	near, far := newSimulatedPair(t, sim)
+	end := time.Now().Add(*streamTime)
 	var wg sync.WaitGroup
 	var total atomic.Int64
 	for i, d := range []*Device{near, far, near, far} {
@@ -53,7 +53,7 @@ func TestStreamsOnBadNetwork(t *testing.T) {
 		seed := [32]byte{byte(i)}
 		var sent atomic.Int64
 		wg.Go(func() {
-			c, err := d.DialContext(timeout(t, 20*time.Second), "tcp", l.Addr().String())
+			c, err := d.DialContext(contextWithTimeout(t, 20*time.Second), "tcp", l.Addr().String())
 			if err != nil {
 				t.Error(err)
 				l.Close()
@@ -111,8 +111,8 @@ func TestStreamsOnBadNetwork(t *testing.T) {
 	}
 }
 
-// census counts what devices may leave behind.
-func census() (goroutines int, heap uint64) {
+// measureLeftovers counts what devices may leave behind.
+func measureLeftovers() (goroutines int, heap uint64) {
 	for range 3 { // pools give up what they hold by and by
 		runtime.GC()
 	}
@@ -121,12 +121,12 @@ func census() (goroutines int, heap uint64) {
 	return runtime.NumGoroutine(), m.HeapAlloc
 }
 
-// wantCensus expects all to be as it was, give or take what the runtime keeps.
-func wantCensus(t *testing.T, goroutines int, heap uint64) {
+// wantNoLeftovers expects all to be as it was, give or take what the runtime keeps.
+func wantNoLeftovers(t *testing.T, goroutines int, heap uint64) {
 	t.Helper()
 	const slack = 4 << 20
 	for end := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
-		g, h := census()
+		g, h := measureLeftovers()
 		if g <= goroutines && h <= heap+slack {
 			return
 		}
@@ -137,9 +137,9 @@ func wantCensus(t *testing.T, goroutines int, heap uint64) {
 	}
 }
 
-// echo sends b through a new connection and expects it to come back. It
+// echoBytes sends b through a new connection and expects it to come back. It
 // returns an error if it did not, and fails if something else came.
-func echo(t *testing.T, ctx context.Context, d *Device, address string, b []byte) error {
+func echoBytes(t *testing.T, ctx context.Context, d *Device, address string, b []byte) error {
 	t.Helper()
 	c, err := d.DialContext(ctx, "tcp", address)
 	if err != nil {
@@ -167,13 +167,13 @@ func echo(t *testing.T, ctx context.Context, d *Device, address string, b []byte
 // TestStorm changes all that can be changed under sixteen flows, and then
 // closes everything, which leaves nothing.
 func TestStorm(t *testing.T) {
-	storm(t, 50*time.Millisecond) // what is made once
-	goroutines, heap := census()
-	storm(t, time.Second)
-	wantCensus(t, goroutines, heap)
+	runStorm(t, 50*time.Millisecond) // what is made once
+	goroutines, heap := measureLeftovers()
+	runStorm(t, time.Second)
+	wantNoLeftovers(t, goroutines, heap)
 }
 
-func storm(t *testing.T, length time.Duration) {
+func runStorm(t *testing.T, length time.Duration) {
 	const flows = 16
 	occupied, err := net.ListenUDP("udp", nil)
 	if err != nil {
@@ -239,7 +239,7 @@ func storm(t *testing.T, length time.Duration) {
 				default:
 				}
 				ctx, cancel := context.WithTimeout(background, 300*time.Millisecond)
-				if echo(t, ctx, near, "10.0.0.2:7", b) == nil {
+				if echoBytes(t, ctx, near, "10.0.0.2:7", b) == nil {
 					whole.Add(1)
 				}
 				cancel()
@@ -290,10 +290,10 @@ func storm(t *testing.T, length time.Duration) {
 	})
 	change(40*ms, func(int) error { return errors.Join(near.Rebind(), far.Rebind()) })
 	change(30*ms, func(i int) error {
-		if got, want := uapi(near, fmt.Sprintf("set=1\nlisten_port=%d\n\n", taken)), fmt.Sprintf("errno=%d\n\n", -int(syscall.EADDRINUSE)); runtime.GOOS == "linux" && got != want {
+		if got, want := runUAPI(near, fmt.Sprintf("set=1\nlisten_port=%d\n\n", taken)), fmt.Sprintf("errno=%d\n\n", -int(syscall.EADDRINUSE)); runtime.GOOS == "linux" && got != want {
 			return fmt.Errorf("occupied port: %q", got)
 		}
-		if got := uapi(near, "set=1\nlisten_port=0\n\n"); got != "errno=0\n\n" {
+		if got := runUAPI(near, "set=1\nlisten_port=0\n\n"); got != "errno=0\n\n" {
 			return fmt.Errorf("any port: %q", got)
 		}
 		return nil
@@ -304,7 +304,7 @@ func storm(t *testing.T, length time.Duration) {
 			"set=1\n" + strings.Repeat("a", 1+i*100) + "\n\n", "set=1\npersistent_keepalive_interval=1\n\n", "set=2\n\n", "get=1\nx\n\n", "set=1\n",
 		} {
 			for _, d := range []*Device{near, far} {
-				if got := uapi(d, bad); strings.HasPrefix(got, "errno=0") {
+				if got := runUAPI(d, bad); strings.HasPrefix(got, "errno=0") {
 					return fmt.Errorf("%.40q: %q", bad, got)
 				}
 			}
@@ -312,7 +312,7 @@ func storm(t *testing.T, length time.Duration) {
 		return nil
 	})
 	change(ms, func(int) error {
-		if s := uapi(far, "get=1\n\n"); !strings.HasSuffix(s, "errno=0\n\n") {
+		if s := runUAPI(far, "get=1\n\n"); !strings.HasSuffix(s, "errno=0\n\n") {
 			return fmt.Errorf("get: %q", s)
 		}
 		near.Stats()
@@ -327,7 +327,7 @@ func storm(t *testing.T, length time.Duration) {
 	}
 	b := make([]byte, 100_000)
 	rand.Read(b)
-	if err := echo(t, timeout(t, 20*time.Second), near, "10.0.0.2:7", b); err != nil {
+	if err := echoBytes(t, contextWithTimeout(t, 20*time.Second), near, "10.0.0.2:7", b); err != nil {
 		t.Errorf("after the storm: %v", err)
 	}
 	t.Logf("%d flows were whole", whole.Load())
@@ -357,7 +357,7 @@ func TestFlood(t *testing.T) {
 	)
 	sim := simnet.New(1, simnet.WithQueue(4096))
 	defer sim.Close()
-	near, far := simDevices(t, sim)
+	near, far := newSimulatedPair(t, sim)
 	far.handshakes.mu.Lock()
 	far.handshakes.limit = 1 // however many cores there are
 	far.handshakes.mu.Unlock()
@@ -376,7 +376,7 @@ func TestFlood(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	out, err := near.DialContext(timeout(t, 20*time.Second), "tcp", l.Addr().String())
+	out, err := near.DialContext(contextWithTimeout(t, 20*time.Second), "tcp", l.Addr().String())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -415,7 +415,7 @@ func TestFlood(t *testing.T) {
 		}
 	}
 	moves("at first") // windows grow
-	_, heap := census()
+	_, heap := measureLeftovers()
 
 	// Whoever knows the device's public key can make these.
 	attacker := fakepeer.New(NewPrivateKey(), far.Stats().PublicKey)
@@ -481,12 +481,12 @@ func TestFlood(t *testing.T) {
 			break
 		}
 	}
-	_, under := census()
+	_, under := measureLeftovers()
 	const most = 32 << 20
 	if under > heap+most {
 		t.Errorf("%d bytes in use, %d before the flood", under, heap)
 	}
-	if !join(t, newcomer, sock) {
+	if !wantHandshakeWithCookie(t, newcomer, sock) {
 		t.Error("the newcomer got no handshake with a cookie")
 	}
 	near.Close()
@@ -499,9 +499,9 @@ func TestFlood(t *testing.T) {
 	t.Logf("%.2f of the rate under the flood, the median of %d; %d initiations, of which %d waited at once", kept[len(kept)/2], len(kept), sent, queued)
 }
 
-// join has p, a peer of the device at farOuter, try for a while to get a
+// wantHandshakeWithCookie has p, a peer of the device at farOuter, try for a while to get a
 // handshake that takes a cookie.
-func join(t *testing.T, p *fakepeer.Peer, sock *simnet.Conn) bool {
+func wantHandshakeWithCookie(t *testing.T, p *fakepeer.Peer, sock *simnet.Conn) bool {
 	t.Helper()
 	type attempt struct {
 		*fakepeer.Handshake

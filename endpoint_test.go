@@ -17,62 +17,62 @@ import (
 	"github.com/wgstack/wireguard/internal/udp"
 )
 
-const elsewhere = "192.0.2.77:7777"
+const otherEndpoint = "192.0.2.77:7777"
 
-// roamed expects the device to send to r, and the former address of the peer
+// wantRoamed expects the device to send to r, and the former address of the peer
 // to hear nothing.
-func (r *remote) roamed(what string, s *fakepeer.Session, former *remote) {
+func (r *remote) wantRoamed(what string, s *fakepeer.Session, former *remote) {
 	r.bed.Helper()
 	r.wantEndpoint(what, r.sock.AddrPort())
-	r.bed.output(r, "follows")
+	r.bed.outputTo(r, "follows")
 	r.wantData(what, s, "follows")
-	former.wantSilence(what, instant)
+	former.wantSilence(what, noWait)
 }
 
 // Covers M27.
 func TestP75AuthenticMessagesMoveTheEndpoint(t *testing.T) {
-	for name, from := range map[string]func(b *bed, moved *remote) *fakepeer.Session{
-		"initiation": func(b *bed, moved *remote) *fakepeer.Session {
-			s := moved.initiate("initiation")
+	for name, from := range map[string]func(b *testbed, moved *remote) *fakepeer.Session{
+		"initiation": func(b *testbed, moved *remote) *fakepeer.Session {
+			s := moved.initiateSession("initiation")
 			moved.wantEndpoint("before confirmation", moved.sock.AddrPort())
-			moved.keepalive(s)
+			moved.sendKeepalive(s)
 			return s
 		},
-		"response": func(b *bed, moved *remote) *fakepeer.Session {
-			s := moved.respond(b.far.handshake("on demand"))
+		"response": func(b *testbed, moved *remote) *fakepeer.Session {
+			s := moved.respondTo(b.far.startDeviceHandshake("on demand"))
 			moved.wantData("completion", s, "")
 			return s
 		},
-		"data": func(b *bed, moved *remote) *fakepeer.Session {
-			s := b.far.accept()
-			moved.data(s, "data")
+		"data": func(b *testbed, moved *remote) *fakepeer.Session {
+			s := b.far.connectToDevice()
+			moved.sendData(s, "data")
 			b.wantDelivered("data", "data")
 			return s
 		},
-		"keepalive": func(b *bed, moved *remote) *fakepeer.Session {
-			s := b.far.accept()
-			moved.keepalive(s)
+		"keepalive": func(b *testbed, moved *remote) *fakepeer.Session {
+			s := b.far.connectToDevice()
+			moved.sendKeepalive(s)
 			return s
 		},
-		"garbage": func(b *bed, moved *remote) *fakepeer.Session {
-			s := b.far.accept()
-			moved.raw(s, make([]byte, 48))
+		"garbage": func(b *testbed, moved *remote) *fakepeer.Session {
+			s := b.far.connectToDevice()
+			moved.sendRawData(s, make([]byte, 48))
 			b.wantDelivered("garbage")
 			return s
 		},
-		"foreign source": func(b *bed, moved *remote) *fakepeer.Session {
-			s := b.far.accept()
-			moved.raw(s, packet(netip.MustParseAddr("10.9.9.9"), devInner, "x"))
+		"foreign source": func(b *testbed, moved *remote) *fakepeer.Session {
+			s := b.far.connectToDevice()
+			moved.sendRawData(s, packet(netip.MustParseAddr("10.9.9.9"), devInner, "x"))
 			b.wantDelivered("foreign source")
 			return s
 		},
 	} {
-		for _, to := range []string{elsewhere, "192.0.2.2:7777", "[2001:db8::77]:7777"} {
+		for _, to := range []string{otherEndpoint, "192.0.2.2:7777", "[2001:db8::77]:7777"} {
 			t.Run(name+" from "+to, func(t *testing.T) {
-				inBed(t, nil, func(b *bed) {
-					moved := b.far.moved(to)
+				withTestbed(t, nil, func(b *testbed) {
+					moved := b.far.moveTo(to)
 					s := from(b, moved)
-					moved.roamed(name, s, b.far)
+					moved.wantRoamed(name, s, b.far)
 				})
 			})
 		}
@@ -81,14 +81,14 @@ func TestP75AuthenticMessagesMoveTheEndpoint(t *testing.T) {
 
 // Covers M06.
 func TestP75AddressFamiliesAlternate(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
-		v6 := b.far.moved("[2001:db8::77]:7777")
-		s := b.far.accept()
+	withTestbed(t, nil, func(b *testbed) {
+		v6 := b.far.moveTo("[2001:db8::77]:7777")
+		s := b.far.connectToDevice()
 		for range 3 {
-			v6.data(s, "x")
-			v6.roamed("IPv6", s, b.far)
-			b.far.data(s, "x")
-			b.far.roamed("IPv4", s, v6)
+			v6.sendData(s, "x")
+			v6.wantRoamed("IPv6", s, b.far)
+			b.far.sendData(s, "x")
+			b.far.wantRoamed("IPv4", s, v6)
 		}
 	})
 }
@@ -99,94 +99,94 @@ func TestP76NothingElseMovesTheEndpoint(t *testing.T) {
 		msg[(len(msg)+i)%len(msg)] ^= 1
 		return msg
 	}
-	inBed(t, nil, func(b *bed) {
-		moved := b.far.moved(elsewhere)
+	withTestbed(t, nil, func(b *testbed) {
+		moved := b.far.moveTo(otherEndpoint)
 		expect := func(what string) {
 			t.Helper()
 			b.far.wantEndpoint(what, farOuter)
-			moved.wantSilence(what, instant)
+			moved.wantSilence(what, noWait)
 		}
 		initiation, hs := b.far.Initiation(fakepeer.InitiationOptions{})
-		moved.write(flip(initiation, -2*macSize))
+		moved.writeMessage(flip(initiation, -2*macSize))
 		expect("initiation with a wrong mac1")
-		moved.write(b.far.Stamp(flip(initiation, 88)))
+		moved.writeMessage(b.far.Stamp(flip(initiation, 88)))
 		expect("initiation with a wrong timestamp")
-		b.far.write(initiation)
-		s, err := b.far.ConsumeResponse(hs, b.far.want("initiation", fakepeer.Response))
+		b.far.writeMessage(initiation)
+		s, err := b.far.ConsumeResponse(hs, b.far.wantMessage("initiation", fakepeer.Response))
 		if err != nil {
 			t.Fatal(err)
 		}
-		moved.write(initiation)
+		moved.writeMessage(initiation)
 		expect("replayed initiation")
 		time.Sleep(time.Second)
-		moved.write(initiation)
+		moved.writeMessage(initiation)
 		expect("replayed initiation, later")
 
 		data := s.Seal(packet(b.far.ip, devInner, "once"))
-		moved.write(flip(data, -1))
+		moved.writeMessage(flip(data, -1))
 		expect("forged data")
-		b.far.write(data)
+		b.far.writeMessage(data)
 		b.wantDelivered("data", "once")
-		moved.write(data)
+		moved.writeMessage(data)
 		expect("replayed data")
-		moved.write(s.SealRaw(rejectAfterMessages, nil))
+		moved.writeMessage(s.SealRaw(rejectAfterMessages, nil))
 		expect("data beyond the limit")
 
 		time.Sleep(time.Minute)
 		b.far.wantData("passive keepalive", s, "")
-		hs = b.far.handshake("on demand")
+		hs = b.far.startDeviceHandshake("on demand")
 		response, _ := b.far.Response(hs, fakepeer.ResponseOptions{})
-		moved.write(flip(response, -1-macSize))
+		moved.writeMessage(flip(response, -1-macSize))
 		expect("response with a wrong mac1")
-		moved.write(b.far.Stamp(flip(response, 44)))
+		moved.writeMessage(b.far.Stamp(flip(response, 44)))
 		expect("response with a wrong seal")
-		moved.write(b.far.CookieReply(make([]byte, initiationSize), hs.RemoteIndex, goodCookie, [24]byte{}))
+		moved.writeMessage(b.far.CookieReply(make([]byte, initiationSize), hs.RemoteIndex, goodCookie, [24]byte{}))
 		expect("cookie reply")
-		b.far.write(response)
-		moved.write(response)
+		b.far.writeMessage(response)
+		moved.writeMessage(response)
 		expect("replayed response")
-		b.loaded()
+		b.setUnderLoad()
 		time.Sleep(initiationInterval)
 		initiation, _ = b.far.Initiation(fakepeer.InitiationOptions{})
-		moved.write(initiation)
-		moved.want("initiation under load", fakepeer.CookieReply)
+		moved.writeMessage(initiation)
+		moved.wantMessage("initiation under load", fakepeer.CookieReply)
 		expect("initiation under load")
 	})
-	inBed(t, nil, func(b *bed) {
-		moved := b.far.moved(elsewhere)
-		s := b.far.accept()
+	withTestbed(t, nil, func(b *testbed) {
+		moved := b.far.moveTo(otherEndpoint)
+		s := b.far.connectToDevice()
 		r := reader{device: b.dev}
-		r.take(udp.Message{Addr: moved.sock.AddrPort()}, s.Seal(packet(b.far.ip, devInner, "late")))
+		r.sortCopyOf(udp.Message{Addr: moved.sock.AddrPort()}, s.Seal(packet(b.far.ip, devInner, "late")))
 		for range 2 { // the first keys become the previous ones, and are gone
 			time.Sleep(time.Second)
-			s = b.far.accept()
+			s = b.far.connectToDevice()
 		}
 		r.flush()
 		b.far.wantEndpoint("data under keys that are gone", farOuter)
 
 		time.Sleep(rejectAfterTime)
-		moved.data(s, "expired")
+		moved.sendData(s, "expired")
 		b.far.wantEndpoint("data under expired keys", farOuter)
 		b.wantDelivered("dead keys")
 	})
 }
 
 func TestP77OlderCountersMoveTheEndpointToo(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
-		s := b.far.accept()
-		moved := b.far.moved(elsewhere)
-		b.far.at(s, 1000, "latest")
-		moved.at(s, 999, "older")
+	withTestbed(t, nil, func(b *testbed) {
+		s := b.far.connectToDevice()
+		moved := b.far.moveTo(otherEndpoint)
+		b.far.sendDataWithCounter(s, 1000, "latest")
+		moved.sendDataWithCounter(s, 999, "older")
 		b.wantDelivered("out of order", "latest", "older")
-		moved.roamed("older counter", s, b.far)
+		moved.wantRoamed("older counter", s, b.far)
 	})
 }
 
 // wantLocal expects that all that was sent since it was last asked left from
 // the given local address, and that it was something.
-func (t *tap) wantLocal(b *bed, what string, local udp.Local) {
+func (t *socketTap) wantLocal(b *testbed, what string, local udp.Local) {
 	b.Helper()
-	sent := t.take()
+	sent := t.takeSent()
 	if len(sent) == 0 {
 		b.Fatalf("%s: nothing was sent", what)
 	}
@@ -198,51 +198,51 @@ func (t *tap) wantLocal(b *bed, what string, local udp.Local) {
 }
 
 func TestP78AnswersLeaveFromWhereTheyWereAsked(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
+	withTestbed(t, nil, func(b *testbed) {
 		var (
 			first  = udp.Local{Addr: devOuter, IfIndex: 3}
 			second = udp.Local{Addr: netip.MustParseAddr("198.51.100.1"), IfIndex: 4}
 		)
-		tap := b.tapped()
-		tap.in.Local = first
-		s := b.far.accept()
+		tap := b.installTap()
+		tap.received.Local = first
+		s := b.far.connectToDevice()
 		tap.wantLocal(b, "response", first)
-		b.output(b.far, "x")
+		b.outputTo(b.far, "x")
 		b.far.wantData("data", s, "x")
 		tap.wantLocal(b, "data", first)
-		tap.in.Local = second
-		b.far.data(s, "x")
+		tap.received.Local = second
+		b.far.sendData(s, "x")
 		time.Sleep(keepaliveTimeout)
 		b.far.wantData("passive keepalive", s, "")
 		tap.wantLocal(b, "asked elsewhere", second)
-		b.loaded()
-		tap.in.Local = first
+		b.setUnderLoad()
+		tap.received.Local = first
 		b.far.learnCookie()
 		tap.wantLocal(b, "cookie reply", first)
 		b.far.Cookie = nil
 
-		b.output(b.far, "lost")
+		b.outputTo(b.far, "lost")
 		b.far.wantData("data", s, "lost")
 		tap.wantLocal(b, "data after a cookie reply", second)
-		b.far.want("lost data", fakepeer.Initiation)
+		b.far.wantMessage("lost data", fakepeer.Initiation)
 		tap.wantLocal(b, "initiation for lost data", udp.Local{})
-		s = b.far.respond(b.far.wantInitiation("retry"))
+		s = b.far.respondTo(b.far.wantInitiation("retry"))
 		b.far.wantData("completion", s, "")
 		time.Sleep(time.Minute)
 
-		tap.take()
-		hs := b.far.handshake("on demand")
+		tap.takeSent()
+		hs := b.far.startDeviceHandshake("on demand")
 		tap.wantLocal(b, "first initiation", first)
-		b.far.want("retry", fakepeer.Initiation)
+		b.far.wantMessage("retry", fakepeer.Initiation)
 		tap.wantLocal(b, "repeated initiation", udp.Local{})
 		_ = hs
 	})
 }
 
 func TestP78RebindForgetsTheLocalAddress(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
-		b.tapped().in.Local = udp.Local{Addr: devOuter, IfIndex: 3}
-		s := b.far.accept()
+	withTestbed(t, nil, func(b *testbed) {
+		b.installTap().received.Local = udp.Local{Addr: devOuter, IfIndex: 3}
+		s := b.far.connectToDevice()
 		port := uint16(devPort + 1)
 		if err := b.dev.apply(update{listenPort: &port}); err != nil {
 			t.Fatal(err)
@@ -250,9 +250,9 @@ func TestP78RebindForgetsTheLocalAddress(t *testing.T) {
 		if e := b.far.peer().endpoint.Load(); e.addr != farOuter || e.local != (udp.Local{}) {
 			t.Fatalf("endpoint %+v after a rebind", e)
 		}
-		b.output(b.far, "x")
+		b.outputTo(b.far, "x")
 		b.far.wantData("session goes on", s, "x")
-		b.far.data(s, "y")
+		b.far.sendData(s, "y")
 		b.wantDelivered("session goes on", "y")
 	})
 }
@@ -295,17 +295,17 @@ func TestP79LinkLocalScopeIsKept(t *testing.T) {
 			}
 			cfg.Peers[0].Endpoint = configured
 		}
-		inBed(t, edit, func(b *bed) {
+		withTestbed(t, edit, func(b *testbed) {
 			var s *fakepeer.Session
 			if configured == "" {
-				s = b.far.accept()
+				s = b.far.connectToDevice()
 			} else {
-				s = b.far.connect()
+				s = b.far.connectFromDevice()
 			}
 			b.far.wantEndpoint("scope", linkLocal)
-			b.output(b.far, "x")
+			b.outputTo(b.far, "x")
 			b.far.wantData("answer", s, "x")
-			b.loaded()
+			b.setUnderLoad()
 			b.far.learnCookie()
 		})
 	}
@@ -316,11 +316,11 @@ func TestP78HostAnswersFromTheAddressThatWasAsked(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("only Linux has a second loopback address from the start")
 	}
-	h := onHost(t, "127.0.0.1", nil)
+	h := newHostPeer(t, "127.0.0.1", nil)
 	dev := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.2"), h.dev.Stats().ListenPort)
 	msg, hs := h.Initiation(fakepeer.InitiationOptions{})
-	h.write(msg, dev)
-	msg, from := h.read()
+	h.writeMessage(msg, dev)
+	msg, from := h.readMessage()
 	if from != dev {
 		t.Errorf("response from %v, want %v", from, dev)
 	}
@@ -328,9 +328,9 @@ func TestP78HostAnswersFromTheAddressThatWasAsked(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h.echo("confirms", s, dev)
-	h.output("data")
-	if _, from = h.read(); from != dev {
+	h.exchangeData("confirms", s, dev)
+	h.outputPayload("data")
+	if _, from = h.readMessage(); from != dev {
 		t.Errorf("data from %v, want %v", from, dev)
 	}
 
@@ -340,8 +340,8 @@ func TestP78HostAnswersFromTheAddressThatWasAsked(t *testing.T) {
 	p.mu.Lock()
 	p.setEndpoint(e)
 	p.mu.Unlock()
-	h.output("data")
-	if _, from = h.read(); from.Addr() == e.local.Addr {
+	h.outputPayload("data")
+	if _, from = h.readMessage(); from.Addr() == e.local.Addr {
 		t.Errorf("data from %v, which is no address of this host", from)
 	}
 }
@@ -364,7 +364,7 @@ func TestP80NameIsResolvedToTheFamilyThereIs(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := &host{T: t, Peer: far, sock: sock, dev: newDevice(cfg), stack: new(fakeStack)}
+	h := &hostPeer{T: t, Peer: far, sock: sock, dev: newDevice(cfg), stack: new(fakeStack)}
 	h.dev.lookupHost = func(context.Context, string) ([]netip.Addr, error) {
 		return []netip.Addr{netip.IPv6Loopback(), netip.MustParseAddr("127.0.0.1")}, nil
 	}
@@ -381,14 +381,14 @@ func TestP80NameIsResolvedToTheFamilyThereIs(t *testing.T) {
 		t.Fatal(err)
 	}
 	start := time.Now()
-	h.connect()
+	h.connectFromDevice()
 	if d := time.Since(start); d > 4*time.Second {
 		t.Errorf("an address of the other family was tried first, for %v", d)
 	}
 }
 
 func TestEndpointByName(t *testing.T) {
-	inBed(t, func(c *Config) { c.Peers[0].Endpoint = "vpn.example:51820" }, func(b *bed) {
+	withTestbed(t, func(c *Config) { c.Peers[0].Endpoint = "vpn.example:51820" }, func(b *testbed) {
 		addrs := []netip.Addr{netip.MustParseAddr("192.0.2.99"), farOuter.Addr()}
 		var lookups int
 		b.dev.lookupHost = func(_ context.Context, host string) ([]netip.Addr, error) {
@@ -403,17 +403,17 @@ func TestEndpointByName(t *testing.T) {
 			t.Errorf("%d lookups", lookups)
 		}
 		// The first address is dead; the second is tried when it stays silent.
-		b.output(b.far, "hello")
-		s := b.far.respond(b.far.wantInitiation("to the second address"))
+		b.outputTo(b.far, "hello")
+		s := b.far.respondTo(b.far.wantInitiation("to the second address"))
 		b.far.wantData("staged meanwhile", s, "hello")
 		if lookups != 2 {
 			t.Errorf("%d lookups", lookups)
 		}
 		// What answers is not looked up again.
-		b.far.write(s.Keepalive())
+		b.far.writeMessage(s.Keepalive())
 		time.Sleep(rejectAfterTime)
-		b.output(b.far, "later")
-		b.far.wantData("later", b.far.respond(b.far.wantInitiation("keys expired")), "later")
+		b.outputTo(b.far, "later")
+		b.far.wantData("later", b.far.respondTo(b.far.wantInitiation("keys expired")), "later")
 		if lookups != 2 {
 			t.Errorf("%d lookups", lookups)
 		}
@@ -422,7 +422,7 @@ func TestEndpointByName(t *testing.T) {
 
 func TestEndpointByNameIsReplaced(t *testing.T) {
 	byName := func(c *Config) { c.Peers[0].Endpoint = "old.example:51820" }
-	inBed(t, byName, func(b *bed) {
+	withTestbed(t, byName, func(b *testbed) {
 		b.dev.lookupHost = func(_ context.Context, host string) ([]netip.Addr, error) {
 			if host == "old.example" {
 				time.Sleep(time.Second)
@@ -430,21 +430,21 @@ func TestEndpointByNameIsReplaced(t *testing.T) {
 			}
 			return []netip.Addr{farOuter.Addr()}, nil
 		}
-		b.output(b.far, "hello")
-		cfg := b.far.config()
+		b.outputTo(b.far, "hello")
+		cfg := b.far.peerConfig()
 		cfg.Endpoint = "new.example:51820"
 		b.setPeer(cfg)
 		time.Sleep(2 * time.Second)
 		b.far.wantEndpoint("an answer for the former name", netip.AddrPort{})
-		b.far.wantData("new name", b.far.respond(b.far.wantInitiation("new name")), "hello")
+		b.far.wantData("new name", b.far.respondTo(b.far.wantInitiation("new name")), "hello")
 	})
-	inBed(t, byName, func(b *bed) {
+	withTestbed(t, byName, func(b *testbed) {
 		b.dev.lookupHost = func(_ context.Context, host string) ([]netip.Addr, error) {
 			t.Errorf("%s looked up, which an address replaced", host)
 			return nil, errors.New("no such host")
 		}
-		b.setPeer(b.far.config())
-		b.output(b.far, "hello")
+		b.setPeer(b.far.peerConfig())
+		b.outputTo(b.far, "hello")
 		b.far.wantInitiation("address")
 		b.far.wantInitiation("address, again")
 	})

@@ -17,7 +17,7 @@ import (
 
 // Covers M29.
 func TestP01EphemeralsAndIndicesAreFresh(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
+	withTestbed(t, nil, func(b *testbed) {
 		seen := make(map[string]bool)
 		var indices []uint32
 		note := func(index uint32, ephemeral []byte) {
@@ -27,16 +27,16 @@ func TestP01EphemeralsAndIndicesAreFresh(t *testing.T) {
 			seen[string(ephemeral)] = true
 			indices = append(indices, index)
 		}
-		b.output(b.far, "goes unanswered")
+		b.outputTo(b.far, "goes unanswered")
 		for range 15 {
-			msg := b.far.want("initiation", fakepeer.Initiation)
+			msg := b.far.wantMessage("initiation", fakepeer.Initiation)
 			note(fakepeer.Sender(msg), msg[8:40])
 		}
 		for range 15 {
 			time.Sleep(initiationInterval)
 			msg, _ := b.far.Initiation(fakepeer.InitiationOptions{})
-			b.far.write(msg)
-			msg = b.far.want("response", fakepeer.Response)
+			b.far.writeMessage(msg)
+			msg = b.far.wantMessage("response", fakepeer.Response)
 			note(fakepeer.Sender(msg), msg[12:44])
 		}
 		steps := make(map[uint32]bool)
@@ -51,22 +51,22 @@ func TestP01EphemeralsAndIndicesAreFresh(t *testing.T) {
 
 // Covers N13.
 func TestP03LowOrderPeerCausesNoPacket(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
+	withTestbed(t, nil, func(b *testbed) {
 		trace := b.net.Trace()
 		for i, point := range lowOrderPoints(b.T) {
 			ip := netip.AddrFrom4([4]byte{10, 1, 0, byte(i)})
 			r := &remote{Peer: &fakepeer.Peer{Public: point}, bed: b, sock: b.far.sock, ip: ip}
-			cfg := r.config()
+			cfg := r.peerConfig()
 			cfg.PersistentKeepalive = time.Second
 			b.setPeer(cfg)
-			b.output(r, "never arrives")
+			b.outputTo(r, "never arrives")
 			ctx, cancel := context.WithTimeout(background, time.Minute)
 			if err := b.dev.Handshake(ctx, point); err == nil {
 				b.Errorf("handshake with %x", point)
 			}
 			cancel()
 		}
-		time.Sleep(patient)
+		time.Sleep(longTimeout)
 		if sent := trace.All(); len(sent) > 0 {
 			b.Errorf("sent %d datagrams, the first a %v", len(sent), fakepeer.KindOf(sent[0].Payload))
 		}
@@ -74,11 +74,11 @@ func TestP03LowOrderPeerCausesNoPacket(t *testing.T) {
 }
 
 func TestP04MessagesAreVerifiedInOrder(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
-		stranger := b.remoteFor(b.dev.Stats().PublicKey, netip.MustParseAddrPort("192.0.2.3:1"), netip.MustParseAddr("10.0.0.3"))
+	withTestbed(t, nil, func(b *testbed) {
+		stranger := b.newRemote(b.dev.Stats().PublicKey, netip.MustParseAddrPort("192.0.2.3:1"), netip.MustParseAddr("10.0.0.3"))
 		loaded := func(r *remote, msg []byte) {
 			b.dev.load.note(b.dev.now())
-			r.write(msg)
+			r.writeMessage(msg)
 		}
 
 		b.Log("length and type come before load")
@@ -99,39 +99,39 @@ func TestP04MessagesAreVerifiedInOrder(t *testing.T) {
 		b.Log("load comes before everything that costs")
 		low, _ := stranger.Initiation(fakepeer.InitiationOptions{EphemeralPublic: [32]byte{1}})
 		loaded(stranger, low)
-		stranger.want("unknown peer without mac2, under load", fakepeer.CookieReply)
+		stranger.wantMessage("unknown peer without mac2, under load", fakepeer.CookieReply)
 		time.Sleep(underLoadAfter)
 
 		b.Log("the stranger is unknown before his timestamp counts")
 		msg, _ = stranger.Initiation(fakepeer.InitiationOptions{})
-		stranger.write(msg)
+		stranger.writeMessage(msg)
 		stranger.wantSilence("unknown peer", time.Second)
-		b.setPeer(stranger.config())
-		stranger.write(msg)
-		stranger.want("the same initiation, now known", fakepeer.Response)
+		b.setPeer(stranger.peerConfig())
+		stranger.writeMessage(msg)
+		stranger.wantMessage("the same initiation, now known", fakepeer.Response)
 
 		b.Log("replay comes before flood")
 		first, _ := b.far.Initiation(fakepeer.InitiationOptions{})
-		b.far.write(first)
-		b.far.want("initiation", fakepeer.Response)
+		b.far.writeMessage(first)
+		b.far.wantMessage("initiation", fakepeer.Response)
 		time.Sleep(initiationInterval - 1)
-		b.far.write(first)
+		b.far.writeMessage(first)
 		b.far.wantSilence("replay", 1)
 		second, _ := b.far.Initiation(fakepeer.InitiationOptions{})
-		b.far.write(second)
-		b.far.want("a replay must not count as an initiation seen", fakepeer.Response)
+		b.far.writeMessage(second)
+		b.far.wantMessage("a replay must not count as an initiation seen", fakepeer.Response)
 
 		b.Log("flood comes before commitment")
 		third, _ := b.far.Initiation(fakepeer.InitiationOptions{})
-		b.far.write(third)
+		b.far.writeMessage(third)
 		b.far.wantSilence("initiation too soon", initiationInterval)
-		b.far.write(third)
-		b.far.want("a refused timestamp must not count as seen", fakepeer.Response)
+		b.far.writeMessage(third)
+		b.far.wantMessage("a refused timestamp must not count as seen", fakepeer.Response)
 	})
 }
 
 func TestP06TimestampIsComparedWhereItCommits(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
+	withTestbed(t, nil, func(b *testbed) {
 		p := b.far.peer()
 		from := endpoint{addr: b.far.sock.AddrPort()}
 
@@ -153,7 +153,7 @@ func TestP06TimestampIsComparedWhereItCommits(t *testing.T) {
 		id := b.dev.identity.Load()
 		time.Sleep(time.Second)
 		msg, _ := b.far.Initiation(fakepeer.InitiationOptions{})
-		r, stamp := b.far.consumed(id, msg)
+		r, stamp := b.far.consumeInitiationOnDevice(id, msg)
 		if !p.acceptInitiation(b.dev.now(), stamp.next(), from) {
 			b.Fatal("later initiation refused")
 		}
@@ -165,31 +165,31 @@ func TestP06TimestampIsComparedWhereItCommits(t *testing.T) {
 
 func TestP08InitiationsAreSpaced(t *testing.T) {
 	const interval = 20 * time.Millisecond
-	inBed(t, nil, func(b *bed) {
+	withTestbed(t, nil, func(b *testbed) {
 		initiation := func() {
 			msg, _ := b.far.Initiation(fakepeer.InitiationOptions{})
-			b.far.write(msg)
+			b.far.writeMessage(msg)
 		}
 		initiation()
-		b.far.want("initiation", fakepeer.Response)
+		b.far.wantMessage("initiation", fakepeer.Response)
 		for range 3 {
 			initiation()
 			b.far.wantSilence("too soon", interval-1)
 			initiation()
 			b.far.wantSilence("still too soon", 1)
 			initiation()
-			b.far.want("20 ms after the one accepted", fakepeer.Response)
+			b.far.wantMessage("20 ms after the one accepted", fakepeer.Response)
 		}
-		other := b.add("192.0.2.3:1", "10.0.0.3")
-		other.initiate("the interval is each peer's own")
+		other := b.addRemote("192.0.2.3:1", "10.0.0.3")
+		other.initiateSession("the interval is each peer's own")
 	})
 }
 
 // Covers M01.
 func TestP09CopiesOfAResponseMakeOneSession(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
+	withTestbed(t, nil, func(b *testbed) {
 		trace := b.net.Trace()
-		b.output(b.far, "hello")
+		b.outputTo(b.far, "hello")
 		msg, s := b.far.Response(b.far.wantInitiation("initiation"), fakepeer.ResponseOptions{})
 		id, from := b.dev.identity.Load(), endpoint{addr: b.far.sock.AddrPort()}
 		var wg sync.WaitGroup
@@ -199,8 +199,8 @@ func TestP09CopiesOfAResponseMakeOneSession(t *testing.T) {
 		wg.Wait()
 		b.far.wantData("session", s, "hello")
 		for range 3 {
-			b.output(b.far, "more")
-			b.far.write(msg)
+			b.outputTo(b.far, "more")
+			b.far.writeMessage(msg)
 			b.far.wantData("session goes on", s, "more")
 		}
 		b.far.wantSilence("copies", time.Second)
@@ -221,10 +221,10 @@ func TestP09CopiesOfAResponseMakeOneSession(t *testing.T) {
 // TestP09ResponseIsRecheckedWhereItCommits has a response win while a copy of
 // it is being consumed.
 func TestP09ResponseIsRecheckedWhereItCommits(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
+	withTestbed(t, nil, func(b *testbed) {
 		for range 20 {
 			b.setPrivateKey(NewPrivateKey(), b.far) // permits the next at once
-			b.output(b.far, "hello")
+			b.outputTo(b.far, "hello")
 			msg, s := b.far.Response(b.far.wantInitiation("initiation"), fakepeer.ResponseOptions{})
 			id, from := b.dev.identity.Load(), endpoint{addr: b.far.sock.AddrPort()}
 			start := make(chan struct{})
@@ -247,37 +247,37 @@ func TestP09ResponseIsRecheckedWhereItCommits(t *testing.T) {
 }
 
 func TestP09ResponseMustMatchAWaitingHandshake(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
-		b.output(b.far, "hello")
+	withTestbed(t, nil, func(b *testbed) {
+		b.outputTo(b.far, "hello")
 		hs := b.far.wantInitiation("initiation")
 		for _, wrong := range []uint32{hs.RemoteIndex + 1, 0} {
 			msg, _ := b.far.Response(hs, fakepeer.ResponseOptions{})
 			binary.LittleEndian.PutUint32(msg[8:], wrong)
-			b.far.write(b.far.Stamp(msg))
+			b.far.writeMessage(b.far.Stamp(msg))
 			b.far.wantSilence("response to another index", time.Second)
 		}
-		s := b.far.respond(hs)
+		s := b.far.respondTo(hs)
 		b.far.wantData("session", s, "hello")
 
 		// Another response to the same initiation is as authentic, but the
 		// index is a key pair's now.
 		completed := b.far.stats().LastHandshake
 		time.Sleep(time.Second)
-		b.far.respond(hs)
+		b.far.respondTo(hs)
 		b.far.wantSilence("response to an index of a key pair", time.Second)
 		if b.far.stats().LastHandshake != completed {
 			b.Error("the handshake completed again")
 		}
-		b.output(b.far, "same keys")
+		b.outputTo(b.far, "same keys")
 		b.far.wantData("session goes on", s, "same keys")
 	})
 }
 
 func TestP10ForgedResponseLeavesTheHandshake(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
-		b.output(b.far, "hello")
+	withTestbed(t, nil, func(b *testbed) {
+		b.outputTo(b.far, "hello")
 		hs := b.far.wantInitiation("initiation")
-		forger := b.far.elsewhere()
+		forger := b.far.openSecondSocket()
 		forger.Peer = fakepeer.New(NewPrivateKey(), b.far.Remote)
 		forged, _ := forger.Response(hs, fakepeer.ResponseOptions{})
 		garbage := bytes.Clone(forged)
@@ -287,65 +287,65 @@ func TestP10ForgedResponseLeavesTheHandshake(t *testing.T) {
 		wrongPSK := *b.far.Peer
 		wrongPSK.PSK = NewPresharedKey()
 		other, _ := wrongPSK.Response(hs, fakepeer.ResponseOptions{})
-		for _, msg := range [][]byte{b.far.corrupt(forged, 50), b.far.Stamp(garbage), other} {
-			forger.write(msg)
+		for _, msg := range [][]byte{b.far.corruptHandshake(forged, 50), b.far.Stamp(garbage), other} {
+			forger.writeMessage(msg)
 		}
 		b.far.wantSilence("forged responses", time.Second)
 		forger.wantSilence("forged responses", time.Second)
-		b.far.wantData("true response", b.far.respond(hs), "hello")
+		b.far.wantData("true response", b.far.respondTo(hs), "hello")
 	})
 }
 
 func TestP11NewInitiationRetiresTheFormerIndex(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
-		b.output(b.far, "hello")
+	withTestbed(t, nil, func(b *testbed) {
+		b.outputTo(b.far, "hello")
 		former := b.far.wantInitiation("initiation")
 		latest := b.far.wantInitiation("retransmission")
 		if former.RemoteIndex == latest.RemoteIndex {
 			b.Fatal("the same index again")
 		}
 		b.wantIndices("one handshake waits", 1)
-		b.far.respond(former)
+		b.far.respondTo(former)
 		b.far.wantSilence("late response", time.Second)
-		b.far.wantData("response to the latest", b.far.respond(latest), "hello")
+		b.far.wantData("response to the latest", b.far.respondTo(latest), "hello")
 		b.wantIndices("one session", 1)
 	})
 }
 
 // Covers M37.
 func TestP12CrossedInitiationsConverge(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
-		b.output(b.far, "one")
+	withTestbed(t, nil, func(b *testbed) {
+		b.outputTo(b.far, "one")
 		theirs := b.far.wantInitiation("initiation")
 		b.wantIndices("handshake", 1)
 		msg, ours := b.far.Initiation(fakepeer.InitiationOptions{})
-		b.far.write(msg)
-		responded, err := b.far.ConsumeResponse(ours, b.far.want("crossed initiation", fakepeer.Response))
+		b.far.writeMessage(msg)
+		responded, err := b.far.ConsumeResponse(ours, b.far.wantMessage("crossed initiation", fakepeer.Response))
 		if err != nil {
 			b.Fatal(err)
 		}
 		b.wantIndices("handshake and unconfirmed keys", 2)
-		initiated := b.far.respond(theirs)
+		initiated := b.far.respondTo(theirs)
 		b.far.wantData("answered initiation", initiated, "one")
 		b.wantIndices("two sessions", 2)
 
-		b.far.data(responded, "two")
-		b.far.data(initiated, "three")
+		b.far.sendData(responded, "two")
+		b.far.sendData(initiated, "three")
 		b.wantDelivered("both sessions receive", "two", "three")
-		b.output(b.far, "four")
+		b.outputTo(b.far, "four")
 		b.far.wantData("the answered one sends", initiated, "four")
-		b.far.write(initiated.Keepalive())
+		b.far.writeMessage(initiated.Keepalive())
 		b.far.wantSilence("converged", time.Minute)
 	})
 }
 
 func TestP12InitiationOfAPeerLeavesNoIndex(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
+	withTestbed(t, nil, func(b *testbed) {
 		for range 10 {
 			b.setPrivateKey(NewPrivateKey(), b.far) // permits an initiation at once
-			b.output(b.far, "hello")
+			b.outputTo(b.far, "hello")
 			b.far.wantInitiation("initiation")
-			b.far.initiate("crossed")
+			b.far.initiateSession("crossed")
 			time.Sleep(initiationInterval)
 		}
 		b.wantIndices("handshake and unconfirmed keys", 2)
@@ -355,21 +355,21 @@ func TestP12InitiationOfAPeerLeavesNoIndex(t *testing.T) {
 }
 
 func TestP17NoHandshakeWithoutPrivateKey(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
-		s := b.far.connect()
-		pending := b.add("192.0.2.3:1", "10.0.0.3")
-		b.output(pending, "hello")
+	withTestbed(t, nil, func(b *testbed) {
+		s := b.far.connectFromDevice()
+		pending := b.addRemote("192.0.2.3:1", "10.0.0.3")
+		b.outputTo(pending, "hello")
 		hs := pending.wantInitiation("initiation")
 
 		b.setPrivateKey(PrivateKey{})
-		pending.respond(hs)
+		pending.respondTo(hs)
 		pending.wantSilence("response to a former key", 20*time.Second)
-		b.output(b.far, "staged")
+		b.outputTo(b.far, "staged")
 		b.far.wantSilence("packet", 20*time.Second)
 		msg, _ := b.far.Initiation(fakepeer.InitiationOptions{})
-		b.far.write(msg)
+		b.far.writeMessage(msg)
 		b.dev.load.note(b.dev.now())
-		b.far.write(msg)
+		b.far.writeMessage(msg)
 		b.far.wantSilence("initiation", 20*time.Second)
 		if err := b.dev.Handshake(background, b.far.Public); err == nil {
 			b.Error("handshake without a private key")
@@ -377,20 +377,20 @@ func TestP17NoHandshakeWithoutPrivateKey(t *testing.T) {
 		if !b.dev.Stats().PublicKey.IsZero() {
 			b.Error("a public key without a private one")
 		}
-		b.far.data(s, "old session")
+		b.far.sendData(s, "old session")
 		b.wantDelivered("sessions go on receiving", "old session")
 
 		b.setPrivateKey(NewPrivateKey(), b.far)
-		b.far.wantData("staged packet", b.far.respond(b.far.wantInitiation("key set")), "staged")
+		b.far.wantData("staged packet", b.far.respondTo(b.far.wantInitiation("key set")), "staged")
 	})
 }
 
 func TestP18StrangersMeetSilence(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
+	withTestbed(t, nil, func(b *testbed) {
 		trace := b.net.Trace()
-		stranger := b.remoteFor(b.dev.Stats().PublicKey, netip.MustParseAddrPort("192.0.2.3:1"), netip.MustParseAddr("10.0.0.3"))
+		stranger := b.newRemote(b.dev.Stats().PublicKey, netip.MustParseAddrPort("192.0.2.3:1"), netip.MustParseAddr("10.0.0.3"))
 		msg, _ := stranger.Initiation(fakepeer.InitiationOptions{})
-		stranger.write(msg)
+		stranger.writeMessage(msg)
 		hs, _, err := stranger.ConsumeInitiation(func() []byte {
 			to := *stranger.Peer
 			to.Remote = stranger.Public
@@ -401,15 +401,15 @@ func TestP18StrangersMeetSilence(t *testing.T) {
 			b.Fatal(err)
 		}
 		msg, s := stranger.Response(hs, fakepeer.ResponseOptions{})
-		stranger.write(stranger.Stamp(msg))
-		stranger.write(s.Keepalive())
+		stranger.writeMessage(stranger.Stamp(msg))
+		stranger.writeMessage(s.Keepalive())
 
 		for _, at := range []int{8, 40, 88} {
 			msg, _ = b.far.Initiation(fakepeer.InitiationOptions{})
-			b.far.write(b.far.corrupt(msg, at))
+			b.far.writeMessage(b.far.corruptHandshake(msg, at))
 		}
 		b.far.PSK = NewPresharedKey() // not part of an initiation
-		time.Sleep(patient)
+		time.Sleep(longTimeout)
 		if sent := trace.Select(func(d simnet.Datagram) bool { return d.From.Addr() == devOuter }); len(sent) > 0 {
 			b.Errorf("sent %d datagrams, the first a %v", len(sent), fakepeer.KindOf(sent[0].Payload))
 		}
@@ -422,7 +422,7 @@ func TestP18StrangersMeetSilence(t *testing.T) {
 //
 // Covers M15.
 func TestP20ResponderIsReadyWhenItResponds(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
+	withTestbed(t, nil, func(b *testbed) {
 		msg, hs := b.far.Initiation(fakepeer.InitiationOptions{})
 		var err error
 		b.net.SetFilter(func(d simnet.Datagram) simnet.Verdict {
@@ -435,7 +435,7 @@ func TestP20ResponderIsReadyWhenItResponds(t *testing.T) {
 			}
 			return simnet.Verdict{}
 		})
-		b.far.write(msg)
+		b.far.writeMessage(msg)
 		b.wantDelivered("confirmation", "at once")
 		if err != nil {
 			b.Fatal(err)
@@ -444,16 +444,16 @@ func TestP20ResponderIsReadyWhenItResponds(t *testing.T) {
 }
 
 func TestInitiator(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
+	withTestbed(t, nil, func(b *testbed) {
 		b.far.wantSilence("idle device", time.Hour)
-		b.output(b.far, "one")
-		b.output(b.far, "two")
-		s := b.far.respond(b.far.wantInitiation("packet without session"))
+		b.outputTo(b.far, "one")
+		b.outputTo(b.far, "two")
+		s := b.far.respondTo(b.far.wantInitiation("packet without session"))
 		if n := b.far.wantData("staged", s, "one"); n != 0 {
 			t.Fatalf("first counter %d", n)
 		}
 		b.far.wantData("staged in order", s, "two")
-		b.far.data(s, "three")
+		b.far.sendData(s, "three")
 		b.wantDelivered("data", "three")
 		b.far.wantData("passive keepalive", s, "")
 		b.far.wantSilence("keepalives need no answer", 100*time.Second)
@@ -461,11 +461,11 @@ func TestInitiator(t *testing.T) {
 }
 
 func TestResponder(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
-		s := b.far.initiate("initiation")
-		b.output(b.far, "staged until confirmed")
+	withTestbed(t, nil, func(b *testbed) {
+		s := b.far.initiateSession("initiation")
+		b.outputTo(b.far, "staged until confirmed")
 		b.far.wantSilence("unconfirmed keys send nothing", time.Second)
-		b.far.data(s, "confirms")
+		b.far.sendData(s, "confirms")
 		b.far.wantData("flushed at confirmation", s, "staged until confirmed")
 		b.wantDelivered("confirming packet", "confirms")
 	})
@@ -473,19 +473,19 @@ func TestResponder(t *testing.T) {
 
 // Covers M33.
 func TestP64HandshakesQueueUpWithoutHoldingData(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
-		s := b.far.connect()
-		release := b.holdHandshakes()
+	withTestbed(t, nil, func(b *testbed) {
+		s := b.far.connectFromDevice()
+		release := b.holdHandshakeJobs()
 		for range maxQueuedHandshakes + 100 {
-			b.far.write(make([]byte, 0))
-			b.far.write([]byte{typeInitiation, initiationSize - 1: 0})
+			b.far.writeMessage(make([]byte, 0))
+			b.far.writeMessage([]byte{typeInitiation, initiationSize - 1: 0})
 		}
 		if n := b.dev.handshakes.waiting(); n != maxQueuedHandshakes {
 			t.Errorf("%d handshakes wait, want %d", n, maxQueuedHandshakes)
 		}
-		b.far.data(s, "in")
+		b.far.sendData(s, "in")
 		b.wantDelivered("behind a flood", "in")
-		b.output(b.far, "out")
+		b.outputTo(b.far, "out")
 		b.far.wantData("behind a flood", s, "out")
 		release()
 		synctest.Wait()
@@ -496,11 +496,11 @@ func TestP64HandshakesQueueUpWithoutHoldingData(t *testing.T) {
 }
 
 func TestP64LongQueueMeansLoadForASecond(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
-		release := b.holdHandshakes()
+	withTestbed(t, nil, func(b *testbed) {
+		release := b.holdHandshakeJobs()
 		flood := func(n int) {
 			for range n {
-				b.far.write([]byte{typeInitiation, initiationSize - 1: 0})
+				b.far.writeMessage([]byte{typeInitiation, initiationSize - 1: 0})
 			}
 		}
 		flood(underLoadHandshakes)
@@ -510,11 +510,11 @@ func TestP64LongQueueMeansLoadForASecond(t *testing.T) {
 		flood(b.dev.handshakes.limit + 1)
 		release()
 		synctest.Wait()
-		time.Sleep(underLoadAfter - moment)
+		time.Sleep(underLoadAfter - shortTime)
 		b.far.learnCookie()
 		b.far.Cookie = nil
-		time.Sleep(moment)
-		if !b.far.knock() {
+		time.Sleep(shortTime)
+		if !b.far.tryInitiation() {
 			t.Fatal("under load for longer than a second")
 		}
 	})

@@ -90,11 +90,11 @@ func TestVectorsHandshake(t *testing.T) {
 }
 
 func TestP05FailedConsumptionChangesNothing(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
-		away := b.far.elsewhere()
+	withTestbed(t, nil, func(b *testbed) {
+		away := b.far.openSecondSocket()
 		msg, hs := b.far.Initiation(fakepeer.InitiationOptions{})
 		for _, at := range []int{8 + 5, 40 + 5, 40 + 47, 88 + 5, 88 + 27} {
-			away.write(away.corrupt(msg, at))
+			away.writeMessage(away.corruptHandshake(msg, at))
 		}
 		away.wantSilence("corrupt initiations", time.Second)
 		b.wantIndices("corrupt initiations", 0)
@@ -103,66 +103,66 @@ func TestP05FailedConsumptionChangesNothing(t *testing.T) {
 		}
 		// The timestamp is as good as new, and the peer not held up by the
 		// interval between initiations.
-		away.write(away.corrupt(msg, 88+5))
-		b.far.write(msg)
-		s, err := b.far.ConsumeResponse(hs, b.far.want("intact initiation", fakepeer.Response))
+		away.writeMessage(away.corruptHandshake(msg, 88+5))
+		b.far.writeMessage(msg)
+		s, err := b.far.ConsumeResponse(hs, b.far.wantMessage("intact initiation", fakepeer.Response))
 		if err != nil {
 			b.Fatal(err)
 		}
-		b.far.data(s, "confirms")
+		b.far.sendData(s, "confirms")
 		b.wantDelivered("session", "confirms")
 		b.far.wantData("passive keepalive", s, "")
 
 		time.Sleep(rejectAfterTime)
-		b.output(b.far, "hello")
+		b.outputTo(b.far, "hello")
 		pending := b.far.wantInitiation("keys expired")
 		before := b.far.stats()
 		response, s := b.far.Response(pending, fakepeer.ResponseOptions{})
 		for _, at := range []int{12 + 5, 44 + 5, 44 + 15} {
-			away.write(away.corrupt(response, at))
+			away.writeMessage(away.corruptHandshake(response, at))
 		}
 		if after := b.far.stats(); after.RxBytes != before.RxBytes || after.Endpoint != before.Endpoint || after.LastHandshake != before.LastHandshake {
 			b.Errorf("corrupt responses changed %+v to %+v", before, after)
 		}
-		b.far.write(response)
+		b.far.writeMessage(response)
 		b.far.wantData("true response", s, "hello")
 	})
 }
 
 // Covers N13, M28.
 func TestP19PresharedKeyAppliesToTheNextHandshake(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
-		s := b.far.connect()
-		cfg := b.far.config()
+	withTestbed(t, nil, func(b *testbed) {
+		s := b.far.connectFromDevice()
+		cfg := b.far.peerConfig()
 		cfg.PresharedKey = NewPresharedKey()
 		b.setPeer(cfg)
 		b.far.wantSilence("new preshared key", time.Second)
-		b.output(b.far, "one")
+		b.outputTo(b.far, "one")
 		b.far.wantData("session goes on", s, "one")
-		b.far.data(s, "two")
+		b.far.sendData(s, "two")
 		b.wantDelivered("session goes on", "two")
 		b.far.wantData("passive keepalive", s, "")
 
 		time.Sleep(rejectAfterTime)
-		b.output(b.far, "three")
+		b.outputTo(b.far, "three")
 		hs := b.far.wantInitiation("keys expired")
-		b.far.respond(hs)
+		b.far.respondTo(hs)
 		b.far.wantSilence("response without the preshared key", time.Second)
 		b.far.PSK = cfg.PresharedKey
-		s = b.far.respond(hs)
+		s = b.far.respondTo(hs)
 		b.far.wantData("response with the preshared key", s, "three")
 		time.Sleep(time.Second)
-		s = b.far.initiate("initiation with the preshared key")
-		b.far.data(s, "three too")
+		s = b.far.initiateSession("initiation with the preshared key")
+		b.far.sendData(s, "three too")
 		b.wantDelivered("session with the preshared key", "three too")
 
 		b.far.PSK = [32]byte{}
-		b.setPeer(b.far.config())
-		b.output(b.far, "four")
+		b.setPeer(b.far.peerConfig())
+		b.outputTo(b.far, "four")
 		b.far.wantData("preshared key taken away", s, "four")
 		time.Sleep(time.Second)
-		s = b.far.initiate("initiation without a preshared key")
-		b.far.data(s, "five")
+		s = b.far.initiateSession("initiation without a preshared key")
+		b.far.sendData(s, "five")
 		b.wantDelivered("session without a preshared key", "five")
 	})
 }

@@ -23,27 +23,27 @@ func TestP01IndexIsUniqueAmongLiveOnes(t *testing.T) {
 }
 
 func TestP20IndexOfTheHandshakeIsThatOfTheKeys(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
-		b.output(b.far, "hello")
+	withTestbed(t, nil, func(b *testbed) {
+		b.outputTo(b.far, "hello")
 		hs := b.far.wantInitiation("initiation")
 		index := hs.RemoteIndex
 		b.wantIndices("handshake", 1)
 		early := fakepeer.Session{RemoteIndex: index}
-		b.far.write(early.SealRaw(0, packet(farInner, devInner, "early")))
+		b.far.writeMessage(early.SealRaw(0, packet(farInner, devInner, "early")))
 		b.wantDelivered("data to the index of a handshake")
-		s := b.far.respond(hs)
+		s := b.far.respondTo(hs)
 		if s.RemoteIndex != index {
 			b.Fatalf("session's index %#x, want %#x", s.RemoteIndex, index)
 		}
 		b.far.wantData("session", s, "hello")
-		b.far.data(s, "answer")
+		b.far.sendData(s, "answer")
 		b.wantDelivered("data to the index of the handshake", "answer")
 		b.wantIndices("session", 1)
 
 		// And as responder.
 		msg, ours := b.far.Initiation(fakepeer.InitiationOptions{})
-		b.far.write(msg)
-		msg = b.far.want("response", fakepeer.Response)
+		b.far.writeMessage(msg)
+		msg = b.far.wantMessage("response", fakepeer.Response)
 		index = fakepeer.Sender(msg)
 		if e, ok := b.dev.indices.lookup(index); !ok || e.pair == nil {
 			b.Error("responded before the index was that of the keys")
@@ -52,7 +52,7 @@ func TestP20IndexOfTheHandshakeIsThatOfTheKeys(t *testing.T) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		b.far.data(s, "confirms")
+		b.far.sendData(s, "confirms")
 		b.wantDelivered("data to the index of the response", "confirms")
 	})
 }

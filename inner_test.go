@@ -41,9 +41,9 @@ func TestP86LengthOfInnerPackets(t *testing.T) {
 	v6 := func(version byte, stated uint16, size int) []byte {
 		return ipHeader(version, far6, devInner6, stated, size)
 	}
-	inBed(t, nil, func(b *bed) {
-		b.far.allow("0.0.0.0/0", "::/0")
-		s := b.far.connect()
+	withTestbed(t, nil, func(b *testbed) {
+		b.far.setAllowedIPs("0.0.0.0/0", "::/0")
+		s := b.far.connectFromDevice()
 		for _, c := range []struct {
 			what string
 			in   []byte
@@ -73,8 +73,8 @@ func TestP86LengthOfInnerPackets(t *testing.T) {
 			{"version 7", v6(7, 8, 48), 0},
 			{"version 15", v6(15, 8, 48), 0},
 		} {
-			b.far.raw(s, c.in)
-			got := b.stack.take()
+			b.far.sendRawData(s, c.in)
+			got := b.stack.takeDelivered()
 			switch {
 			case c.want == 0 && len(got) > 0:
 				t.Errorf("%s: delivered %d bytes", c.what, len(got[0]))
@@ -86,17 +86,17 @@ func TestP86LengthOfInnerPackets(t *testing.T) {
 }
 
 func TestP87VersionDecidesNotLength(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
-		b.far.allow("0.0.0.0/0", "::/0")
-		s := b.far.connect()
+	withTestbed(t, nil, func(b *testbed) {
+		b.far.setAllowedIPs("0.0.0.0/0", "::/0")
+		s := b.far.connectFromDevice()
 		for _, size := range []int{20, 28, 39, 40, 41, 64, 1400} {
-			b.far.raw(s, ipHeader(4, farInner, devInner, uint16(size), size))
-			if got := b.stack.take(); len(got) != 1 || len(got[0]) != size {
+			b.far.sendRawData(s, ipHeader(4, farInner, devInner, uint16(size), size))
+			if got := b.stack.takeDelivered(); len(got) != 1 || len(got[0]) != size {
 				t.Errorf("version 4, %d bytes: not delivered", size)
 			}
 		}
-		b.far.raw(s, ipHeader(6, farInner, devInner, 20, 20))
-		b.far.raw(s, ipHeader(6, farInner, devInner, 20, 39))
+		b.far.sendRawData(s, ipHeader(6, farInner, devInner, 20, 20))
+		b.far.sendRawData(s, ipHeader(6, farInner, devInner, 20, 39))
 		b.wantDelivered("version 6 in less than 40 bytes")
 	})
 }
@@ -164,22 +164,22 @@ func FuzzInnerPacket(f *testing.F) {
 }
 
 func TestP102OutgoingECN(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
-		tap := b.tapped()
+	withTestbed(t, nil, func(b *testbed) {
+		tap := b.installTap()
 		wantTOS := func(what string, tos ...uint8) {
 			t.Helper()
 			var got []uint8
-			for _, m := range tap.take() {
+			for _, m := range tap.takeSent() {
 				got = append(got, m.TOS)
 			}
 			if !slices.Equal(got, tos) {
 				t.Errorf("%s: sent with TOS %x, want %x", what, got, tos)
 			}
 		}
-		b.far.allow("0.0.0.0/0", "::/0")
-		s := b.far.connect()
+		b.far.setAllowedIPs("0.0.0.0/0", "::/0")
+		s := b.far.connectFromDevice()
 		wantTOS("initiation and data", 0x88, 0)
-		b.far.keepalive(s)
+		b.far.sendKeepalive(s)
 		for mark := range uint8(4) {
 			for _, dscp := range []uint8{0, 0xb8, 0xfc} {
 				for _, a := range [][2]netip.Addr{{devInner, farInner}, {devInner6, netip.MustParseAddr("fd00::2")}} {
@@ -190,15 +190,15 @@ func TestP102OutgoingECN(t *testing.T) {
 				}
 			}
 		}
-		b.far.moved(elsewhere).initiate("initiation")
+		b.far.moveTo(otherEndpoint).initiateSession("initiation")
 		wantTOS("response", 0x88)
-		b.loaded()
+		b.setUnderLoad()
 		time.Sleep(initiationInterval)
-		moved := b.far.moved("192.0.2.78:7777")
+		moved := b.far.moveTo("192.0.2.78:7777")
 		moved.learnCookie()
 		wantTOS("cookie reply", 0x88)
 		time.Sleep(initiationInterval)
-		moved.data(s, "arms the keepalive")
+		moved.sendData(s, "arms the keepalive")
 		time.Sleep(keepaliveTimeout)
 		wantTOS("keepalive", 0)
 	})
@@ -213,16 +213,16 @@ func TestP102IncomingECN(t *testing.T) {
 		ecnECT0:   {2, 1, 2, 3},
 		ecnCE:     {3, 3, 3, 3},
 	}
-	inBed(t, nil, func(b *bed) {
-		b.far.allow("10.0.0.2/32", "fd00::2/128")
-		tap := b.tapped()
-		s := b.far.accept()
+	withTestbed(t, nil, func(b *testbed) {
+		b.far.setAllowedIPs("10.0.0.2/32", "fd00::2/128")
+		tap := b.installTap()
+		s := b.far.connectToDevice()
 		for inner := range uint8(4) {
 			for outer := range uint8(4) {
 				for _, a := range [][2]netip.Addr{{farInner, devInner}, {netip.MustParseAddr("fd00::2"), devInner6}} {
-					tap.in.TOS = 0xb8 | outer
-					b.far.raw(s, fakepeer.SetTrafficClass(packet(a[0], a[1], "x"), 0x44|inner))
-					delivered := b.stack.take()
+					tap.received.TOS = 0xb8 | outer
+					b.far.sendRawData(s, fakepeer.SetTrafficClass(packet(a[0], a[1], "x"), 0x44|inner))
+					delivered := b.stack.takeDelivered()
 					if w := want[inner][outer]; w == dropped || len(delivered) != 1 {
 						if w != dropped || len(delivered) != 0 {
 							t.Errorf("inner %d, outer %d: %d packets delivered", inner, outer, len(delivered))
@@ -258,8 +258,8 @@ func TestP102MarksOnTheHost(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("the OS hides the marks")
 	}
-	h := onHost(t, "127.0.0.1", nil)
-	s, dev := h.connect()
+	h := newHostPeer(t, "127.0.0.1", nil)
+	s, dev := h.connectFromDevice()
 	sock := udp.Wrap(h.sock)
 	exchange := func(payload string, tos uint8) {
 		t.Helper()
@@ -268,7 +268,7 @@ func TestP102MarksOnTheHost(t *testing.T) {
 			t.Fatal(err)
 		}
 		for start := time.Now(); ; time.Sleep(time.Millisecond) {
-			if got := h.stack.take(); len(got) > 0 {
+			if got := h.stack.takeDelivered(); len(got) > 0 {
 				if got[0][1] != tos&ecnMask {
 					t.Errorf("outer TOS %x: delivered with %x", tos, got[0][1])
 				}

@@ -255,7 +255,7 @@ func TestP95PrivateKeyIsClamped(t *testing.T) {
 	}
 	want := key
 	want[0], want[31] = 0xf8, 0x7f
-	check := func(b *bed) {
+	check := func(b *testbed) {
 		b.Helper()
 		if got := b.dev.identity.Load().private; got != want {
 			b.Errorf("stored private key %x, want %x", [32]byte(got), [32]byte(want))
@@ -264,11 +264,11 @@ func TestP95PrivateKeyIsClamped(t *testing.T) {
 			b.Errorf("public key %v", got)
 		}
 		b.far.Remote = b.dev.Stats().PublicKey
-		s := b.far.accept()
-		b.far.wantSends("session", s)
+		s := b.far.connectToDevice()
+		b.far.wantSentUnder("session", s)
 	}
-	inBed(t, func(c *Config) { c.PrivateKey = key }, check)
-	inBed(t, nil, func(b *bed) {
+	withTestbed(t, func(c *Config) { c.PrivateKey = key }, check)
+	withTestbed(t, nil, func(b *testbed) {
 		b.setPrivateKey(key)
 		check(b)
 	})

@@ -167,30 +167,30 @@ func lowOrderPoints(t *testing.T) (points []PublicKey) {
 // Covers M10.
 func TestP02ZeroSharedSecretIsRefused(t *testing.T) {
 	for _, point := range lowOrderPoints(t) {
-		inBed(t, nil, func(b *bed) {
+		withTestbed(t, nil, func(b *testbed) {
 			msg, _ := b.far.Initiation(fakepeer.InitiationOptions{EphemeralPublic: point})
-			b.far.elsewhere().write(msg)
+			b.far.openSecondSocket().writeMessage(msg)
 			b.far.wantSilence("zero es", time.Minute)
 			if s := b.far.stats(); s.RxBytes != 0 || s.Endpoint != b.far.sock.AddrPort() {
 				b.Errorf("zero es accepted: %+v", s)
 			}
 
-			forger := b.remoteFor(b.dev.Stats().PublicKey, netip.MustParseAddrPort("192.0.2.3:1"), netip.MustParseAddr("10.0.0.3"))
+			forger := b.newRemote(b.dev.Stats().PublicKey, netip.MustParseAddrPort("192.0.2.3:1"), netip.MustParseAddr("10.0.0.3"))
 			forger.Public = point
 			b.setPeer(PeerConfig{PublicKey: point})
 			msg, _ = forger.Initiation(fakepeer.InitiationOptions{})
-			forger.write(msg)
+			forger.writeMessage(msg)
 			forger.wantSilence("zero ss", time.Minute)
 			if s := forger.stats(); s.RxBytes != 0 || s.Endpoint.IsValid() {
 				b.Errorf("zero ss accepted: %+v", s)
 			}
 
-			b.output(b.far, "hello")
+			b.outputTo(b.far, "hello")
 			hs := b.far.wantInitiation("initiation")
 			msg, _ = b.far.Response(hs, fakepeer.ResponseOptions{EphemeralPublic: point})
-			b.far.write(msg)
+			b.far.writeMessage(msg)
 			b.far.wantSilence("zero ee and se", time.Second)
-			b.far.wantData("session of the true response", b.far.respond(hs), "hello")
+			b.far.wantData("session of the true response", b.far.respondTo(hs), "hello")
 		})
 	}
 }

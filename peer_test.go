@@ -9,26 +9,26 @@ import (
 )
 
 func TestP13ResponseHoldsUpInitiations(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
+	withTestbed(t, nil, func(b *testbed) {
 		time.Sleep(time.Minute)
-		b.far.initiate("initiation")
-		b.output(b.far, "has no confirmed keys")
+		b.far.initiateSession("initiation")
+		b.outputTo(b.far, "has no confirmed keys")
 		b.far.wantSilence("just responded", rekeyTimeout-1)
-		if _, _, ok := b.far.read(maxJitter + 1); !ok {
+		if _, _, ok := b.far.readMessage(maxJitter + 1); !ok {
 			b.Error("no initiation 5 s after the response")
 		}
 	})
 }
 
 func TestP14InitiationsAreFiveSecondsApart(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
+	withTestbed(t, nil, func(b *testbed) {
 		trace := b.net.Trace()
 		ctx, cancel := context.WithCancel(background)
 		defer cancel()
-		cfg := b.far.config()
+		cfg := b.far.peerConfig()
 		for i := range 300 {
 			for range 3 {
-				b.output(b.far, "hello")
+				b.outputTo(b.far, "hello")
 			}
 			go b.dev.Handshake(ctx, b.far.Public)
 			cfg.PersistentKeepalive = time.Duration(i%2) * time.Second
@@ -48,13 +48,13 @@ func TestP14InitiationsAreFiveSecondsApart(t *testing.T) {
 }
 
 func TestP14StaleKeysInitiateOnce(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
-		s := b.far.connect()
+	withTestbed(t, nil, func(b *testbed) {
+		s := b.far.connectFromDevice()
 		time.Sleep(refreshAfterTime)
 		trace := b.net.Trace()
 		for range 4 {
-			b.output(b.far, "sent")
-			b.far.data(s, "received")
+			b.outputTo(b.far, "sent")
+			b.far.sendData(s, "received")
 			time.Sleep(time.Second)
 		}
 		if n := len(initiationsTo(trace, b.far)); n != 1 {
@@ -64,17 +64,17 @@ func TestP14StaleKeysInitiateOnce(t *testing.T) {
 }
 
 func TestP14SlowLookupDelaysOneInitiation(t *testing.T) {
-	inBed(t, func(c *Config) { c.Peers[0].Endpoint = "vpn.example:51820" }, func(b *bed) {
+	withTestbed(t, func(c *Config) { c.Peers[0].Endpoint = "vpn.example:51820" }, func(b *testbed) {
 		lookups := 0
 		b.dev.lookupHost = func(context.Context, string) ([]netip.Addr, error) {
 			lookups++
 			time.Sleep(2 * rekeyTimeout)
 			return []netip.Addr{farOuter.Addr()}, nil
 		}
-		b.output(b.far, "one")
+		b.outputTo(b.far, "one")
 		time.Sleep(rekeyTimeout + time.Second)
-		b.output(b.far, "two")
-		s := b.far.respond(b.far.wantInitiation("looked up"))
+		b.outputTo(b.far, "two")
+		s := b.far.respondTo(b.far.wantInitiation("looked up"))
 		b.far.wantData("staged", s, "one")
 		b.far.wantData("staged", s, "two")
 		if lookups != 1 {
@@ -87,61 +87,61 @@ func TestP14SlowLookupDelaysOneInitiation(t *testing.T) {
 // TestP14SlowLookupPutsOffTheNextInitiation counts the five seconds from when
 // the initiation left, not from when it was asked for.
 func TestP14SlowLookupPutsOffTheNextInitiation(t *testing.T) {
-	inBed(t, func(c *Config) { c.Peers[0].Endpoint = "vpn.example:51820" }, func(b *bed) {
+	withTestbed(t, func(c *Config) { c.Peers[0].Endpoint = "vpn.example:51820" }, func(b *testbed) {
 		b.dev.lookupHost = func(context.Context, string) ([]netip.Addr, error) {
 			time.Sleep(2 * rekeyTimeout)
 			return []netip.Addr{farOuter.Addr()}, nil
 		}
-		b.output(b.far, "one")
+		b.outputTo(b.far, "one")
 		b.far.wantInitiation("looked up")
-		b.output(b.far, "two")
+		b.outputTo(b.far, "two")
 		b.far.wantSilence("just sent", rekeyTimeout-1)
 	})
 }
 
 // Covers M34.
 func TestP15FirstInitiationIsImmediate(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
-		b.output(b.far, "hello")
-		b.far.wantInitiationNow("packet")
+	withTestbed(t, nil, func(b *testbed) {
+		b.outputTo(b.far, "hello")
+		b.far.wantImmediateInitiation("packet")
 
 		b.setPrivateKey(NewPrivateKey(), b.far)
-		b.far.wantInitiationNow("key changed while an initiation was unanswered")
+		b.far.wantImmediateInitiation("key changed while an initiation was unanswered")
 
 		if err := b.dev.RemovePeer(b.far.Public); err != nil {
 			b.Fatal(err)
 		}
-		b.setPeer(b.far.config())
-		b.output(b.far, "hello")
-		b.far.wantInitiationNow("peer made anew")
+		b.setPeer(b.far.peerConfig())
+		b.outputTo(b.far, "hello")
+		b.far.wantImmediateInitiation("peer made anew")
 
-		b.far.initiate("initiation")
+		b.far.initiateSession("initiation")
 		b.setPrivateKey(NewPrivateKey(), b.far)
-		b.output(b.far, "hello")
-		b.far.wantInitiationNow("key changed after a response")
+		b.outputTo(b.far, "hello")
+		b.far.wantImmediateInitiation("key changed after a response")
 
 		b.setPrivateKey(PrivateKey{})
 		b.setPrivateKey(NewPrivateKey(), b.far)
-		b.far.wantInitiationNow("key taken away and set")
+		b.far.wantImmediateInitiation("key taken away and set")
 
-		other := b.add("192.0.2.3:1", "10.0.0.3")
-		b.output(other, "hello")
-		other.wantInitiationNow("another peer")
+		other := b.addRemote("192.0.2.3:1", "10.0.0.3")
+		b.outputTo(other, "hello")
+		other.wantImmediateInitiation("another peer")
 	})
 }
 
 // TestP15KeyChangeDuringInitiation changes the key while an initiation of the
 // former one is being made, which then must not be the last.
 func TestP15KeyChangeDuringInitiation(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
+	withTestbed(t, nil, func(b *testbed) {
 		b.dev.stamps.mu.Lock() // holds up whoever makes an initiation
-		b.output(b.far, "hello")
+		b.outputTo(b.far, "hello")
 		for b.dev.indices.len() == 0 {
 			runtime.Gosched()
 		}
 		b.setPrivateKey(NewPrivateKey(), b.far)
 		b.dev.stamps.mu.Unlock()
-		msg, _, ok := b.far.read(time.Second)
+		msg, _, ok := b.far.readMessage(time.Second)
 		if !ok {
 			b.Fatal("no initiation under the new key")
 		}
@@ -149,7 +149,7 @@ func TestP15KeyChangeDuringInitiation(t *testing.T) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		b.far.wantData("staged packet", b.far.respond(hs), "hello")
+		b.far.wantData("staged packet", b.far.respondTo(hs), "hello")
 		b.wantIndices("one session", 1)
 	})
 }

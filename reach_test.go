@@ -15,7 +15,7 @@ import (
 )
 
 func TestReachGivesUpWithTheCause(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
+	withTestbed(t, nil, func(b *testbed) {
 		start := time.Now()
 		err := b.dev.reach(background, farInner)
 		if !errors.Is(err, ErrNoHandshake) {
@@ -40,7 +40,7 @@ func TestReachGivesUpWithTheCause(t *testing.T) {
 }
 
 func TestReachEndsWithItsContext(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
+	withTestbed(t, nil, func(b *testbed) {
 		ctx, cancel := context.WithTimeout(background, 2*time.Second)
 		defer cancel()
 		err := b.dev.reach(ctx, farInner)
@@ -48,8 +48,8 @@ func TestReachEndsWithItsContext(t *testing.T) {
 			t.Errorf("error %v", err)
 		}
 	})
-	inBed(t, nil, func(b *bed) {
-		b.far.accept()
+	withTestbed(t, nil, func(b *testbed) {
+		b.far.connectToDevice()
 		ctx, cancel := context.WithTimeout(background, time.Minute)
 		defer cancel()
 		if err := b.dev.reach(ctx, farInner); err != ctx.Err() {
@@ -59,7 +59,7 @@ func TestReachEndsWithItsContext(t *testing.T) {
 }
 
 func TestReachWithoutRoute(t *testing.T) {
-	inBed(t, func(c *Config) { c.Peers[0].Endpoint = "" }, func(b *bed) {
+	withTestbed(t, func(c *Config) { c.Peers[0].Endpoint = "" }, func(b *testbed) {
 		if err := b.dev.reach(background, netip.MustParseAddr("10.9.9.9")); !errors.Is(err, ErrNoPeer) {
 			t.Errorf("error %v", err)
 		}
@@ -70,7 +70,7 @@ func TestReachWithoutRoute(t *testing.T) {
 }
 
 func TestReachNamesWhyNothingIsSent(t *testing.T) {
-	inBed(t, func(c *Config) { c.Peers[0].Endpoint = "vpn.example:51820" }, func(b *bed) {
+	withTestbed(t, func(c *Config) { c.Peers[0].Endpoint = "vpn.example:51820" }, func(b *testbed) {
 		b.dev.lookupHost = func(context.Context, string) ([]netip.Addr, error) {
 			return nil, errors.New("lookup vpn.example: no such host")
 		}
@@ -87,7 +87,7 @@ func TestReachNamesTheLatestFailure(t *testing.T) {
 		cause string
 	}{{time.Minute, syscall.ENETUNREACH.Error()}, {time.Second, "no reply"}} {
 		var outer *simnet.Conn
-		inBed(t, capture(&outer), func(b *bed) {
+		withTestbed(t, captureSocket(&outer), func(b *testbed) {
 			outer.FailWrites(syscall.ENETUNREACH)
 			time.AfterFunc(c.lasts, func() { outer.FailWrites(nil) })
 			err := b.dev.reach(background, farInner)
@@ -99,11 +99,11 @@ func TestReachNamesTheLatestFailure(t *testing.T) {
 }
 
 func TestHandshake(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
+	withTestbed(t, nil, func(b *testbed) {
 		done := make(chan error, 1)
 		handshake := func() { go func() { done <- b.dev.Handshake(background, b.far.Public) }() }
 		handshake()
-		b.far.respond(b.far.wantInitiation("first"))
+		b.far.respondTo(b.far.wantInitiation("first"))
 		if err := <-done; err != nil {
 			t.Fatal(err)
 		}
@@ -111,9 +111,9 @@ func TestHandshake(t *testing.T) {
 			t.Fatalf("right after one: %v", err)
 		}
 		time.Sleep(6 * time.Second)
-		b.far.want("confirmation of the first", fakepeer.Data)
+		b.far.wantMessage("confirmation of the first", fakepeer.Data)
 		handshake()
-		b.far.respond(b.far.wantInitiation("fresh proof though the session lives"))
+		b.far.respondTo(b.far.wantInitiation("fresh proof though the session lives"))
 		if err := <-done; err != nil {
 			t.Fatal(err)
 		}
@@ -135,7 +135,7 @@ func TestHandshake(t *testing.T) {
 // TestReachOfPeerThatOnlyInitiates is about a peer with another preshared key:
 // it speaks, but never to effect.
 func TestReachOfPeerThatOnlyInitiates(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
+	withTestbed(t, nil, func(b *testbed) {
 		b.far.PSK = [32]byte{1}
 		stop := make(chan struct{})
 		defer close(stop)
@@ -158,11 +158,11 @@ func TestReachOfPeerThatOnlyInitiates(t *testing.T) {
 			t.Errorf("gave up after %v", took)
 		}
 	})
-	inBed(t, nil, func(b *bed) {
+	withTestbed(t, nil, func(b *testbed) {
 		b.far.PSK = [32]byte{1}
 		msg, _ := b.far.Initiation(fakepeer.InitiationOptions{})
-		b.far.write(msg)
-		b.far.want("response, which holds up an initiation", fakepeer.Response)
+		b.far.writeMessage(msg)
+		b.far.wantMessage("response, which holds up an initiation", fakepeer.Response)
 		ctx, cancel := context.WithTimeout(background, 2*time.Second)
 		defer cancel()
 		if err := b.dev.reach(ctx, farInner); !errors.Is(err, ErrNoHandshake) {
@@ -172,7 +172,7 @@ func TestReachOfPeerThatOnlyInitiates(t *testing.T) {
 }
 
 func TestP101NobodyToSendTo(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
+	withTestbed(t, nil, func(b *testbed) {
 		b.setPeer(PeerConfig{PublicKey: NewPrivateKey().PublicKey(), AllowedIPs: prefixes("10.7.0.0/16", "fd07::/16")})
 		for _, dst := range []string{"10.7.0.1", "10.8.0.1", "fd07::1", "fd08::1"} {
 			b.wantRoute("no peer or no endpoint", nil, "10.8.0.1", "fd08::1")

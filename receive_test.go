@@ -21,85 +21,85 @@ import (
 )
 
 func TestP66ForgeryMovesNoWindow(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
-		s := b.far.connect()
+	withTestbed(t, nil, func(b *testbed) {
+		s := b.far.connectFromDevice()
 		forged := s.SealRaw(100_000, packet(b.far.ip, devInner, "forged"))
 		forged[len(forged)-1] ^= 1
-		b.far.write(forged)
-		b.far.at(s, 0, "genuine")
+		b.far.writeMessage(forged)
+		b.far.sendDataWithCounter(s, 0, "genuine")
 		b.wantDelivered("a low counter after a forged high one", "genuine")
 		forged = s.SealRaw(1, packet(b.far.ip, devInner, "forged"))
 		forged[len(forged)-1] ^= 1
-		b.far.write(forged)
-		b.far.at(s, 1, "genuine")
+		b.far.writeMessage(forged)
+		b.far.sendDataWithCounter(s, 1, "genuine")
 		b.wantDelivered("a counter that was forged", "genuine")
 	})
 }
 
 func TestP66ReplayHasNoEffect(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
-		s := b.far.connect()
-		b.far.at(s, 5, "once")
+	withTestbed(t, nil, func(b *testbed) {
+		s := b.far.connectFromDevice()
+		b.far.sendDataWithCounter(s, 5, "once")
 		b.wantDelivered("first", "once")
 		b.far.wantData("passive keepalive", s, "")
-		b.output(b.far, "unanswered")
+		b.outputTo(b.far, "unanswered")
 		b.far.wantData("data", s, "unanswered")
 		at := time.Now()
 		rx := b.far.stats().RxBytes
 		time.Sleep(time.Second)
-		b.far.at(s, 5, "once")
+		b.far.sendDataWithCounter(s, 5, "once")
 		b.wantDelivered("replay")
 		if n := b.far.stats().RxBytes; n != rx {
 			t.Errorf("%d bytes counted for a replay", n-rx)
 		}
-		b.far.wantAfter("no keepalive, no sign of life", fakepeer.Initiation, at, lost, lost+maxJitter)
+		b.far.wantMessageAfter("no keepalive, no sign of life", fakepeer.Initiation, at, minLostDataDelay, minLostDataDelay+maxJitter)
 	})
 }
 
 // Covers M16.
 func TestP66RefusedCounterConfirmsNothing(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
-		s := b.far.initiate("initiation")
-		b.output(b.far, "staged")
-		b.far.at(s, rejectAfterMessages, "beyond the limit")
+	withTestbed(t, nil, func(b *testbed) {
+		s := b.far.initiateSession("initiation")
+		b.outputTo(b.far, "staged")
+		b.far.sendDataWithCounter(s, rejectAfterMessages, "beyond the limit")
 		b.wantDelivered("beyond the limit")
 		b.far.wantSilence("not confirmed", time.Second)
-		b.far.at(s, rejectAfterMessages-1, "the last one")
+		b.far.sendDataWithCounter(s, rejectAfterMessages-1, "the last one")
 		b.wantDelivered("the last counter", "the last one")
 		b.far.wantData("confirmed", s, "staged")
 	})
 }
 
 func TestP67WindowReaches8128Back(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
-		s := b.far.connect()
+	withTestbed(t, nil, func(b *testbed) {
+		s := b.far.connectFromDevice()
 		const top = 20_000
-		b.far.at(s, top, "top")
-		b.far.at(s, top-8128, "oldest")
-		b.far.at(s, top-8129, "too old")
+		b.far.sendDataWithCounter(s, top, "top")
+		b.far.sendDataWithCounter(s, top-8128, "oldest")
+		b.far.sendDataWithCounter(s, top-8129, "too old")
 		b.wantDelivered("behind the greatest", "top", "oldest")
-		b.far.at(s, top+8191, "jump")
-		b.far.at(s, top+8190, "behind the jump")
-		b.far.at(s, top+63, "oldest")
-		b.far.at(s, top, "seen, and out of the window")
+		b.far.sendDataWithCounter(s, top+8191, "jump")
+		b.far.sendDataWithCounter(s, top+8190, "behind the jump")
+		b.far.sendDataWithCounter(s, top+63, "oldest")
+		b.far.sendDataWithCounter(s, top, "seen, and out of the window")
 		b.wantDelivered("a jump of the whole window", "jump", "behind the jump", "oldest")
-		b.far.at(s, top+8191+3*8192, "farther")
-		b.far.at(s, top+8191+3*8192-64, "a word behind")
+		b.far.sendDataWithCounter(s, top+8191+3*8192, "farther")
+		b.far.sendDataWithCounter(s, top+8191+3*8192-64, "a word behind")
 		b.wantDelivered("bits of former rounds are gone", "farther", "a word behind")
 	})
 }
 
 func TestP67WindowMovesWordByWord(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
-		s := b.far.connect()
+	withTestbed(t, nil, func(b *testbed) {
+		s := b.far.connectFromDevice()
 		const words = 8192 / 64
 		for i := range uint64(2*words + 1) {
-			b.far.at(s, 64*i+5, "new")
-			b.far.at(s, 64*i+5, "replay")
+			b.far.sendDataWithCounter(s, 64*i+5, "new")
+			b.far.sendDataWithCounter(s, 64*i+5, "replay")
 			if i > 0 {
-				b.far.at(s, 64*(i-1)+5, "replay of the word before")
+				b.far.sendDataWithCounter(s, 64*(i-1)+5, "replay of the word before")
 			}
-			if got := len(b.stack.take()); got != 1 {
+			if got := len(b.stack.takeDelivered()); got != 1 {
 				t.Fatalf("word %d: %d packets accepted", i, got)
 			}
 		}
@@ -108,12 +108,12 @@ func TestP67WindowMovesWordByWord(t *testing.T) {
 
 // The sequence that the Linux kernel tests its window with at boot.
 func TestP68KernelSequence(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
+	withTestbed(t, nil, func(b *testbed) {
 		const (
 			past  = replay.Size + 1
 			limit = rejectAfterMessages
 		)
-		s := b.far.connect()
+		s := b.far.connectFromDevice()
 		for i, step := range []struct {
 			counter uint64
 			want    bool
@@ -126,8 +126,8 @@ func TestP68KernelSequence(t *testing.T) {
 			{limit, false}, {limit - 1, true}, {limit, false}, {limit - 1, false}, {limit - 2, true},
 			{limit + 1, false}, {limit + 2, false}, {limit - 2, false}, {limit - 3, true}, {0, false},
 		} {
-			b.far.at(s, step.counter, "x")
-			if got := len(b.stack.take()) == 1; got != step.want {
+			b.far.sendDataWithCounter(s, step.counter, "x")
+			if got := len(b.stack.takeDelivered()) == 1; got != step.want {
 				t.Fatalf("step %d, counter %d: accepted %v", i, step.counter, got)
 			}
 		}
@@ -136,17 +136,17 @@ func TestP68KernelSequence(t *testing.T) {
 
 // Covers M22.
 func TestP71SourceMustBelongToThisVeryPeer(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
-		other := b.add("192.0.2.3:1", "10.0.0.3")
-		b.far.allow("10.0.0.0/24", "fd00::/64")
-		other.allow("10.0.0.3/32", "fd00::3/128")
-		s, so := b.far.accept(), other.accept()
+	withTestbed(t, nil, func(b *testbed) {
+		other := b.addRemote("192.0.2.3:1", "10.0.0.3")
+		b.far.setAllowedIPs("10.0.0.0/24", "fd00::/64")
+		other.setAllowedIPs("10.0.0.3/32", "fd00::3/128")
+		s, so := b.far.connectToDevice(), other.connectToDevice()
 		send := func(r *remote, s *fakepeer.Session, src, payload string) {
 			from, to := netip.MustParseAddr(src), devInner
 			if from.Is6() {
 				to = devInner6
 			}
-			r.write(s.Seal(packet(from, to, payload)))
+			r.writeMessage(s.Seal(packet(from, to, payload)))
 		}
 		send(b.far, s, "10.0.0.4", "own")
 		send(b.far, s, "fd00::4", "own6")
@@ -169,8 +169,8 @@ func TestP71SourceMustBelongToThisVeryPeer(t *testing.T) {
 }
 
 func TestP84MalformedMessagesAreDropped(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
-		s := b.far.accept()
+	withTestbed(t, nil, func(b *testbed) {
+		s := b.far.connectToDevice()
 		time.Sleep(time.Second)
 		rx := b.far.stats().RxBytes
 		initiation, hs := b.far.Initiation(fakepeer.InitiationOptions{})
@@ -183,44 +183,44 @@ func TestP84MalformedMessagesAreDropped(t *testing.T) {
 				if len(msg) != len(data) {
 					b.far.Stamp(reserved)
 				}
-				b.far.write(reserved)
+				b.far.writeMessage(reserved)
 			}
 			for _, kind := range []byte{0, 5, 6, 255} {
 				other := slices.Clone(msg)
 				other[0] = kind
-				b.far.write(other)
+				b.far.writeMessage(other)
 			}
 		}
 		for kind, size := range map[byte]int{typeInitiation: initiationSize, typeResponse: responseSize, typeCookieReply: cookieReplySize} {
 			for _, n := range []int{1, 3, 4, size - 1, size + 1} {
 				msg := make([]byte, n)
 				msg[0] = kind
-				b.far.write(msg)
+				b.far.writeMessage(msg)
 			}
 		}
 		// Under load a valid mac1 would suffice for an answer.
-		b.loaded()
+		b.setUnderLoad()
 		for _, msg := range [][]byte{initiation, response} {
-			b.far.write(b.far.Stamp(append(slices.Clone(msg), 0)))
-			b.far.write(b.far.Stamp(slices.Clone(msg[:len(msg)-1])))
+			b.far.writeMessage(b.far.Stamp(append(slices.Clone(msg), 0)))
+			b.far.writeMessage(b.far.Stamp(slices.Clone(msg[:len(msg)-1])))
 		}
-		b.far.write(data[:keepaliveSize-1])
+		b.far.writeMessage(data[:keepaliveSize-1])
 		b.far.wantSilence("malformed", 5*time.Second)
 		b.wantDelivered("malformed")
 		if got := b.far.stats().RxBytes; got != rx {
 			t.Errorf("%d bytes counted", got-rx)
 		}
-		b.far.write(data)
+		b.far.writeMessage(data)
 		b.wantDelivered("as it was", "malformed")
 	})
 }
 
 func TestP84UnpaddedDataIsAccepted(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
-		s := b.far.connect()
+	withTestbed(t, nil, func(b *testbed) {
+		s := b.far.connectFromDevice()
 		for n := range 17 {
 			payload := "0123456789abcdefg"[:n]
-			b.far.raw(s, packet(b.far.ip, devInner, payload))
+			b.far.sendRawData(s, packet(b.far.ip, devInner, payload))
 			b.wantDelivered("unpadded", payload)
 		}
 	})
@@ -229,19 +229,19 @@ func TestP84UnpaddedDataIsAccepted(t *testing.T) {
 // TestP85MessagesReadTogetherAreSorted reads with one system call messages of
 // several keys, endpoints and marks, some back to back.
 func TestP85MessagesReadTogetherAreSorted(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
-		first := b.far.connect()
-		second := b.far.rekey(first)
+	withTestbed(t, nil, func(b *testbed) {
+		first := b.far.connectFromDevice()
+		second := b.far.rekeySession(first)
 		seal := func(s *fakepeer.Session, payload string) []byte { return s.Seal(packet(farInner, devInner, payload)) }
 		there := netip.MustParseAddrPort("192.0.2.77:7")
 		r := reader{device: b.dev}
-		r.take(udp.Message{Addr: farOuter}, seal(first, "one"))
-		r.take(udp.Message{Addr: farOuter}, seal(second, "two"))
-		r.take(udp.Message{Addr: there}, seal(second, "three"))
-		r.take(udp.Message{Addr: there, TOS: ecnCE}, seal(second, "dropped for its mark"))
+		r.sortCopyOf(udp.Message{Addr: farOuter}, seal(first, "one"))
+		r.sortCopyOf(udp.Message{Addr: farOuter}, seal(second, "two"))
+		r.sortCopyOf(udp.Message{Addr: there}, seal(second, "three"))
+		r.sortCopyOf(udp.Message{Addr: there, TOS: ecnCE}, seal(second, "dropped for its mark"))
 		four, five := seal(second, "4444"), seal(second, "5")
-		r.take(udp.Message{Addr: there, SegmentSize: len(four)}, append(four, five...))
-		r.take(udp.Message{Addr: farOuter}, seal(second, "six"))
+		r.sortCopyOf(udp.Message{Addr: there, SegmentSize: len(four)}, append(four, five...))
+		r.sortCopyOf(udp.Message{Addr: farOuter}, seal(second, "six"))
 		r.flush()
 		b.wantDelivered("read together", "one", "two", "three", "4444", "5", "six")
 		b.far.wantEndpoint("the latest", farOuter)
@@ -251,23 +251,23 @@ func TestP85MessagesReadTogetherAreSorted(t *testing.T) {
 // Covers M13.
 func TestP85NothingStopsAReceiver(t *testing.T) {
 	var outer *simnet.Conn
-	inBed(t, capture(&outer), func(b *bed) {
-		s := b.far.connect()
+	withTestbed(t, captureSocket(&outer), func(b *testbed) {
+		s := b.far.connectFromDevice()
 		alive := func(after string) {
 			t.Helper()
-			b.far.data(s, after)
+			b.far.sendData(s, after)
 			synctest.Wait()
 			time.Sleep(time.Second) // of backing off after an error
 			b.wantDelivered(after, after)
 		}
 		for _, n := range []int{0, 1, 3, 65507} {
-			b.far.write(make([]byte, n))
+			b.far.writeMessage(make([]byte, n))
 			alive(fmt.Sprintf("%d bytes", n))
 		}
 		huge := make([]byte, 65507)
 		huge[0] = typeData
 		binary.LittleEndian.PutUint32(huge[4:], s.RemoteIndex)
-		b.far.write(huge)
+		b.far.writeMessage(huge)
 		alive("a forged jumbogram")
 		for range 3 {
 			outer.FailRead(errors.New("transient"))
@@ -277,10 +277,10 @@ func TestP85NothingStopsAReceiver(t *testing.T) {
 }
 
 func TestP85WholeJumbogramIsReceived(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
-		s := b.far.connect()
+	withTestbed(t, nil, func(b *testbed) {
+		s := b.far.connectFromDevice()
 		payload := string(make([]byte, 65507-dataOverhead-28))
-		b.far.raw(s, packet(b.far.ip, devInner, payload))
+		b.far.sendRawData(s, packet(b.far.ip, devInner, payload))
 		b.wantDelivered("the largest datagram", payload)
 	})
 }
@@ -288,7 +288,7 @@ func TestP85WholeJumbogramIsReceived(t *testing.T) {
 // TestGarbage storms a device with datagrams that are no messages, or claim to
 // be.
 func TestGarbage(t *testing.T) {
-	near, far := devices(t)
+	near, far := newDevicePair(t)
 	storm, err := net.Dial("udp4", netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), far.Stats().ListenPort).String())
 	if err != nil {
 		t.Fatal(err)
@@ -302,7 +302,7 @@ func TestGarbage(t *testing.T) {
 		}
 		storm.Write(b)
 	}
-	if _, err := near.Ping(timeout(t, 20*time.Second), netip.MustParseAddr("10.0.0.2")); err != nil {
+	if _, err := near.Ping(contextWithTimeout(t, 20*time.Second), netip.MustParseAddr("10.0.0.2")); err != nil {
 		t.Error(err)
 	}
 	for _, p := range far.Stats().Peers {
@@ -343,10 +343,10 @@ func TestWaitingMessagesPinLittle(t *testing.T) {
 }
 
 func TestSmallMessageThatWaitsPinsLittle(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
-		s := b.far.accept()
+	withTestbed(t, nil, func(b *testbed) {
+		s := b.far.connectToDevice()
 		b.stack.block = make(chan struct{})
-		b.far.data(s, "holds up the stack")
+		b.far.sendData(s, "holds up the stack")
 		before := b.dev.held.Load()
 
 		buf := newBuffer(maxMessage)
@@ -363,15 +363,15 @@ func TestSmallMessageThatWaitsPinsLittle(t *testing.T) {
 	})
 }
 
-// tide is a socket that gives each read as many messages as it is told to, all
+// scriptedSocket is a socket that gives each read as many messages as it is told to, all
 // empty, and then is closed.
-type tide struct {
+type scriptedSocket struct {
 	udp.Socket
 	messages []int
 	room     []int // that each read had
 }
 
-func (s *tide) ReadBatch(ms []udp.Message) (int, error) {
+func (s *scriptedSocket) ReadBatch(ms []udp.Message) (int, error) {
 	if len(s.messages) == 0 {
 		return 0, net.ErrClosed
 	}
@@ -391,7 +391,7 @@ func (s *tide) ReadBatch(ms []udp.Message) (int, error) {
 
 func TestReaderFollowsTheLoad(t *testing.T) {
 	var (
-		s    tide
+		s    scriptedSocket
 		want []int
 	)
 	for _, c := range []struct{ reads, room, messages int }{
@@ -414,11 +414,11 @@ func TestReaderFollowsTheLoad(t *testing.T) {
 
 // Covers M13.
 func TestP85NothingStopsAReceiverOnTheHost(t *testing.T) {
-	h := onHost(t, "127.0.0.1", nil)
-	s, dev := h.connect()
+	h := newHostPeer(t, "127.0.0.1", nil)
+	s, dev := h.connectFromDevice()
 	for _, n := range []int{0, 1, 65507} {
-		h.write(make([]byte, n), dev)
-		h.echo(fmt.Sprintf("%d bytes", n), s, dev)
+		h.writeMessage(make([]byte, n), dev)
+		h.exchangeData(fmt.Sprintf("%d bytes", n), s, dev)
 	}
 	// Sending to a closed port makes the socket fail, on some systems in a read.
 	closed, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
@@ -429,14 +429,14 @@ func TestP85NothingStopsAReceiverOnTheHost(t *testing.T) {
 	closed.Close()
 	for range 3 {
 		h.dev.binding.Load().write(udp.Message{Buf: []byte{1}, Addr: netip.AddrPortFrom(to.Addr().Unmap(), to.Port())})
-		h.echo("port unreachable", s, dev)
+		h.exchangeData("port unreachable", s, dev)
 	}
 }
 
 func TestOpeningTakesTurns(t *testing.T) {
-	d, _, pair, _, _ := steadyDevice(t)
+	d, _, pair, _, _ := newSteadyDevice(t)
 	plain := packet(farInner, devInner, strings.Repeat("x", 1000))
-	run := sealedRun(pair, 0, 16, plain)
+	run := sealRun(pair, 0, 16, plain)
 	e, _ := d.indices.lookup(pair.localIndex)
 	newBatch := func(messages int) *recvBatch {
 		buf := newBuffer(maxMessage)
@@ -456,10 +456,10 @@ func TestOpeningTakesTurns(t *testing.T) {
 	const tries = 10
 	large, small := 0, 0
 	for range tries {
-		if b := newBatch(16); onOneCore(func() { d.openBatch(b) }) {
+		if b := newBatch(16); yieldsCore(func() { d.openBatch(b) }) {
 			large++
 		}
-		if b := newBatch(1); onOneCore(func() { d.openBatch(b) }) {
+		if b := newBatch(1); yieldsCore(func() { d.openBatch(b) }) {
 			small++
 		}
 	}

@@ -35,7 +35,7 @@ func TestP98SecretsAreErased(t *testing.T) {
 		}
 	}
 	edit := func(cfg *Config) { cfg.Peers[0].PresharedKey = NewPresharedKey() }
-	inBed(t, edit, func(b *bed) {
+	withTestbed(t, edit, func(b *testbed) {
 		p := b.far.peer()
 		b.far.PSK = p.psk
 		pending := func() *initiator {
@@ -44,17 +44,17 @@ func TestP98SecretsAreErased(t *testing.T) {
 			defer p.mu.Unlock()
 			return p.pending
 		}
-		b.output(b.far, "x")
-		b.far.want("packet", fakepeer.Initiation)
+		b.outputTo(b.far, "x")
+		b.far.wantMessage("packet", fakepeer.Initiation)
 		first := pending()
 		hs := b.far.wantInitiation("retry")
 		bare("replaced", first)
 		second := pending()
-		s := b.far.respond(hs)
+		s := b.far.respondTo(hs)
 		b.far.wantData("completion", s, "x")
 		bare("completed", second)
 		time.Sleep(rekeyTimeout)
-		b.far.handshake("on demand")
+		b.far.startDeviceHandshake("on demand")
 		third := pending()
 		p.mu.Lock()
 		something := p.ss != (staticSecret{}) && p.psk != (PresharedKey{}) && third != nil && p.keys.current != nil
@@ -70,9 +70,9 @@ func TestP98SecretsAreErased(t *testing.T) {
 			t.Error("a removed peer keeps its secrets")
 		}
 	})
-	inBed(t, nil, func(b *bed) {
+	withTestbed(t, nil, func(b *testbed) {
 		p := b.far.peer()
-		b.far.connect()
+		b.far.connectFromDevice()
 		if err := b.dev.SetPrivateKey(PrivateKey{}); err != nil {
 			t.Fatal(err)
 		}
@@ -92,12 +92,12 @@ func TestP98SecretsAreErased(t *testing.T) {
 }
 
 func TestP98KeysAreDroppedOnErasure(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
-		s := b.far.connect()
-		b.far.keepalive(s)
+	withTestbed(t, nil, func(b *testbed) {
+		s := b.far.connectFromDevice()
+		b.far.sendKeepalive(s)
 		p := b.far.peer()
 		time.Sleep(eraseAfterTime + time.Second)
-		b.wantBare("erased")
+		b.wantIndices("erased", 0)
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		if p.keys != (keyring{}) || p.pending != nil {
@@ -106,8 +106,8 @@ func TestP98KeysAreDroppedOnErasure(t *testing.T) {
 	})
 }
 
-// sources parses the files of the module's own packages that are not tests.
-func sources(t *testing.T) map[string]*ast.File {
+// parseSources parses the files of the module's own packages that are not tests.
+func parseSources(t *testing.T) map[string]*ast.File {
 	t.Helper()
 	files := make(map[string]*ast.File)
 	err := filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
@@ -146,7 +146,7 @@ func TestP99SecretsAreComparedInConstantTime(t *testing.T) {
 		"validMAC1": false, "validMAC2": false, // MACs
 		"isZeroKey": false, "PrivateKey.equal": false,
 	}
-	for path, file := range sources(t) {
+	for path, file := range parseSources(t) {
 		if strings.Contains(path, string(filepath.Separator)) {
 			continue
 		}
@@ -191,7 +191,7 @@ func TestP100OnlyTheSystemsRandomSource(t *testing.T) {
 		"timers.go":       true, // jitter
 		"netstack/dns.go": true, // ids of queries inside the tunnel
 	}
-	for path, file := range sources(t) {
+	for path, file := range parseSources(t) {
 		for _, i := range file.Imports {
 			if strings.Contains(i.Path.Value, "math/rand") && !allowed[filepath.ToSlash(path)] {
 				t.Errorf("%s imports %s", path, i.Path.Value)
@@ -232,7 +232,7 @@ func TestP100RandomFailureAborts(t *testing.T) {
 }
 
 func TestP100NoKeyIsLogged(t *testing.T) {
-	var log lockedBuffer
+	var log syncBuffer
 	psk := NewPresharedKey()
 	var private PrivateKey
 	edit := func(cfg *Config) {
@@ -240,11 +240,11 @@ func TestP100NoKeyIsLogged(t *testing.T) {
 		cfg.Peers[0].PresharedKey = psk
 		private = cfg.PrivateKey
 	}
-	inBed(t, edit, func(b *bed) {
+	withTestbed(t, edit, func(b *testbed) {
 		b.far.PSK = psk
-		s := b.far.connect()
-		b.far.data(s, "x")
-		other := b.far.accept()
+		s := b.far.connectFromDevice()
+		b.far.sendData(s, "x")
+		other := b.far.connectToDevice()
 		b.dev.lookupHost = func(context.Context, string) ([]netip.Addr, error) { return nil, errors.New("no such host") }
 		b.setPeer(PeerConfig{PublicKey: NewPrivateKey().PublicKey(), Endpoint: "nowhere.example:1", PersistentKeepalive: time.Second})
 		time.Sleep(10 * time.Minute)
@@ -268,18 +268,18 @@ func TestP100NoKeyIsLogged(t *testing.T) {
 	})
 }
 
-type lockedBuffer struct {
+type syncBuffer struct {
 	mu sync.Mutex
 	bytes.Buffer
 }
 
-func (b *lockedBuffer) Write(p []byte) (int, error) {
+func (b *syncBuffer) Write(p []byte) (int, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.Buffer.Write(p)
 }
 
-func (b *lockedBuffer) String() string {
+func (b *syncBuffer) String() string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.Buffer.String()

@@ -17,20 +17,20 @@ import (
 )
 
 func TestP34PacketsWaitForASessionInOrder(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
+	withTestbed(t, nil, func(b *testbed) {
 		for i := range 5 {
-			b.output(b.far, fmt.Sprint(i))
+			b.outputTo(b.far, fmt.Sprint(i))
 		}
-		hs := b.far.wantInitiationNow("no session")
+		hs := b.far.wantImmediateInitiation("no session")
 		for i := 5; i < 10; i++ {
-			b.output(b.far, fmt.Sprint(i))
+			b.outputTo(b.far, fmt.Sprint(i))
 		}
 		b.far.wantSilence("no session", time.Second)
-		s := b.far.respond(hs)
+		s := b.far.respondTo(hs)
 		for i := range 10 {
 			b.far.wantData("staged in order", s, fmt.Sprint(i))
 		}
-		b.far.write(s.Keepalive())
+		b.far.writeMessage(s.Keepalive())
 		b.far.wantSilence("everything sent once", time.Minute)
 		if n := b.far.stats().Dropped; n != 0 {
 			b.Errorf("%d packets dropped", n)
@@ -41,23 +41,23 @@ func TestP34PacketsWaitForASessionInOrder(t *testing.T) {
 func TestP34PacketsWaitForUsableKeys(t *testing.T) {
 	for _, c := range []struct {
 		what string
-		end  func(b *bed)
+		end  func(b *testbed)
 	}{
-		{"expired", func(b *bed) { time.Sleep(rejectAfterTime) }},
-		{"erased", func(b *bed) { time.Sleep(eraseAfterTime + 1) }},
-		{"used up", func(b *bed) {
+		{"expired", func(b *testbed) { time.Sleep(rejectAfterTime) }},
+		{"erased", func(b *testbed) { time.Sleep(eraseAfterTime + 1) }},
+		{"used up", func(b *testbed) {
 			time.Sleep(rekeyTimeout)
-			b.far.edit(func(p *peer) { p.keys.current.counter = rejectAfterMessages })
+			b.far.editPeer(func(p *peer) { p.keys.current.counter = rejectAfterMessages })
 		}},
-		{"of a former identity", func(b *bed) { b.setPrivateKey(NewPrivateKey(), b.far) }},
+		{"of a former identity", func(b *testbed) { b.setPrivateKey(NewPrivateKey(), b.far) }},
 	} {
 		t.Run(c.what, func(t *testing.T) {
-			inBed(t, nil, func(b *bed) {
-				b.far.write(b.far.connect().Keepalive())
+			withTestbed(t, nil, func(b *testbed) {
+				b.far.writeMessage(b.far.connectFromDevice().Keepalive())
 				c.end(b)
-				b.output(b.far, "one")
-				b.output(b.far, "two")
-				s := b.far.respond(b.far.wantInitiationNow("no usable keys"))
+				b.outputTo(b.far, "one")
+				b.outputTo(b.far, "two")
+				s := b.far.respondTo(b.far.wantImmediateInitiation("no usable keys"))
 				b.far.wantData("staged", s, "one")
 				b.far.wantData("staged", s, "two")
 			})
@@ -66,15 +66,15 @@ func TestP34PacketsWaitForUsableKeys(t *testing.T) {
 }
 
 func TestP35OldestStagedPacketsAreDropped(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
+	withTestbed(t, nil, func(b *testbed) {
 		const more = 7
 		for i := range maxStagedPackets + more {
 			if n := b.far.stats().Dropped; n != uint64(max(0, i-maxStagedPackets)) {
 				b.Fatalf("%d packets staged, %d dropped", i, n)
 			}
-			b.output(b.far, fmt.Sprint(i))
+			b.outputTo(b.far, fmt.Sprint(i))
 		}
-		s := b.far.respond(b.far.wantInitiation("packets"))
+		s := b.far.respondTo(b.far.wantInitiation("packets"))
 		for i := more; i < maxStagedPackets+more; i++ {
 			b.far.wantData("the latest 128", s, fmt.Sprint(i))
 		}
@@ -86,7 +86,7 @@ func TestP35OldestStagedPacketsAreDropped(t *testing.T) {
 }
 
 func TestP35BatchesCountTheirPackets(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
+	withTestbed(t, nil, func(b *testbed) {
 		var staged staging
 		for i, want := range []int{0, 0, 60, 60} {
 			batch := newSendBatch(b.far.peer(), 60*48)
@@ -99,15 +99,15 @@ func TestP35BatchesCountTheirPackets(t *testing.T) {
 }
 
 func TestP35StagedKeepaliveIsNoPacketLost(t *testing.T) {
-	inBed(t, func(c *Config) { c.Peers[0].PersistentKeepalive = time.Hour }, func(b *bed) {
+	withTestbed(t, func(c *Config) { c.Peers[0].PersistentKeepalive = time.Hour }, func(b *testbed) {
 		hs := b.far.wantInitiation("persistent keepalive")
 		for i := range maxStagedPackets {
-			b.output(b.far, fmt.Sprint(i))
+			b.outputTo(b.far, fmt.Sprint(i))
 		}
 		if n := b.far.stats().Dropped; n != 0 {
 			b.Errorf("%d packets dropped", n)
 		}
-		s := b.far.respond(hs)
+		s := b.far.respondTo(hs)
 		for i := range maxStagedPackets {
 			b.far.wantData("staged", s, fmt.Sprint(i))
 		}
@@ -115,28 +115,28 @@ func TestP35StagedKeepaliveIsNoPacketLost(t *testing.T) {
 }
 
 func TestP36StagedPacketsGoAtConfirmation(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
-		s := b.far.initiate("initiation")
+	withTestbed(t, nil, func(b *testbed) {
+		s := b.far.initiateSession("initiation")
 		for i := range 10 {
-			b.output(b.far, fmt.Sprint(i))
+			b.outputTo(b.far, fmt.Sprint(i))
 		}
 		b.far.wantSilence("unconfirmed", time.Second)
-		b.far.write(s.Keepalive())
+		b.far.writeMessage(s.Keepalive())
 		for i := range 10 {
 			if n := b.far.wantData("staged", s, fmt.Sprint(i)); n != uint64(i) {
 				b.Errorf("packet %d has counter %d", i, n)
 			}
 		}
-		b.far.write(s.Keepalive())
+		b.far.writeMessage(s.Keepalive())
 		b.far.wantSilence("nothing left to do", time.Minute)
 	})
 }
 
 func TestP36StagedPacketsGoAtCompletion(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
-		b.output(b.far, "one")
-		b.output(b.far, "two")
-		s := b.far.respond(b.far.wantInitiation("packets"))
+	withTestbed(t, nil, func(b *testbed) {
+		b.outputTo(b.far, "one")
+		b.outputTo(b.far, "two")
+		s := b.far.respondTo(b.far.wantInitiation("packets"))
 		b.far.wantData("at once", s, "one")
 		b.far.wantData("at once", s, "two")
 		b.far.wantSilence("no keepalive besides", time.Second)
@@ -144,25 +144,25 @@ func TestP36StagedPacketsGoAtCompletion(t *testing.T) {
 }
 
 func TestP36SettingThePeerTakesUpStagedPackets(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
-		b.output(b.far, "hello")
+	withTestbed(t, nil, func(b *testbed) {
+		b.outputTo(b.far, "hello")
 		b.far.wantInitiation("packet")
 		time.Sleep(rekeyTimeout)
 		// No timer may be what takes it up.
-		b.far.edit(func(p *peer) { p.timers.retransmit = time.Time{} })
+		b.far.editPeer(func(p *peer) { p.timers.retransmit = time.Time{} })
 		b.far.wantSilence("timer stopped", time.Minute)
-		b.setPeer(b.far.config())
-		b.far.wantData("staged", b.far.respond(b.far.wantInitiationNow("peer set")), "hello")
+		b.setPeer(b.far.peerConfig())
+		b.far.wantData("staged", b.far.respondTo(b.far.wantImmediateInitiation("peer set")), "hello")
 	})
 }
 
 func TestP37InitiatorConfirmsWithAKeepalive(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
+	withTestbed(t, nil, func(b *testbed) {
 		done := make(chan error, 1)
 		go func() { done <- b.dev.Handshake(background, b.far.Public) }()
 		hs := b.far.wantInitiation("handshake")
-		s := b.far.respond(hs)
-		msg, _, ok := b.far.read(1)
+		s := b.far.respondTo(hs)
+		msg, _, ok := b.far.readMessage(1)
 		if !ok || !fakepeer.IsKeepalive(msg) {
 			b.Fatal("no keepalive at once")
 		}
@@ -181,7 +181,7 @@ func TestP37InitiatorConfirmsWithAKeepalive(t *testing.T) {
 //
 // Covers M35.
 func TestP38PacketIsStagedBeforeTheHandshakeStarts(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
+	withTestbed(t, nil, func(b *testbed) {
 		sessions := make(chan *fakepeer.Session, 1)
 		b.net.SetFilter(func(d simnet.Datagram) simnet.Verdict {
 			if fakepeer.KindOf(d.Payload) != fakepeer.Initiation {
@@ -194,7 +194,7 @@ func TestP38PacketIsStagedBeforeTheHandshakeStarts(t *testing.T) {
 			}
 			return simnet.Verdict{Drop: true}
 		})
-		b.output(b.far, "hello")
+		b.outputTo(b.far, "hello")
 		if n := b.far.wantData("first packet", <-sessions, "hello"); n != 0 {
 			b.Errorf("something went before the packet, which has counter %d", n)
 		}
@@ -202,9 +202,9 @@ func TestP38PacketIsStagedBeforeTheHandshakeStarts(t *testing.T) {
 }
 
 func TestP39GivingUpDropsStagedPackets(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
+	withTestbed(t, nil, func(b *testbed) {
 		for i := range 3 {
-			b.output(b.far, fmt.Sprint(i))
+			b.outputTo(b.far, fmt.Sprint(i))
 		}
 		start := time.Now()
 		for i := range 20 {
@@ -218,15 +218,15 @@ func TestP39GivingUpDropsStagedPackets(t *testing.T) {
 			b.Errorf("%d packets dropped, want 3", n)
 		}
 		b.far.wantSilence("given up", time.Hour)
-		s := b.far.accept()
+		s := b.far.connectToDevice()
 		b.far.wantSilence("nothing staged", time.Minute)
-		b.far.wantSends("later packet", s)
+		b.far.wantSentUnder("later packet", s)
 	})
 }
 
 func TestP39RemovalDropsStagedPackets(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
-		b.output(b.far, "hello")
+	withTestbed(t, nil, func(b *testbed) {
+		b.outputTo(b.far, "hello")
 		hs := b.far.wantInitiation("packet")
 		p := b.far.peer()
 		if err := b.dev.RemovePeer(b.far.Public); err != nil {
@@ -235,17 +235,17 @@ func TestP39RemovalDropsStagedPackets(t *testing.T) {
 		if len(p.staged.batches) > 0 || p.staged.packets > 0 {
 			b.Error("packets are staged for a removed peer")
 		}
-		b.far.respond(hs)
-		b.setPeer(b.far.config())
-		s := b.far.accept()
+		b.far.respondTo(hs)
+		b.setPeer(b.far.peerConfig())
+		s := b.far.connectToDevice()
 		b.far.wantSilence("peer made anew", time.Minute)
-		b.far.wantSends("later packet", s)
+		b.far.wantSentUnder("later packet", s)
 	})
 }
 
 func TestP39CloseDropsStagedPackets(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
-		b.output(b.far, "hello")
+	withTestbed(t, nil, func(b *testbed) {
+		b.outputTo(b.far, "hello")
 		b.far.wantInitiation("packet")
 		p := b.far.peer()
 		if err := b.dev.Close(); err != nil {
@@ -274,10 +274,10 @@ func TestP88OnlyIPPacketsGoOut(t *testing.T) {
 // Covers M21.
 func TestN04PaddingEndsAtMTU(t *testing.T) {
 	for _, c := range []struct{ mtu, packet, payload int }{{1299, 1297, 1331}, {1299, 1299, 1331}, {1420, 1409, 1452}, {1420, 1408, 1440}, {1420, 1400, 1440}} {
-		inBed(t, func(cfg *Config) { cfg.MTU = c.mtu }, func(b *bed) {
-			b.output(b.far, string(make([]byte, c.packet-28)))
-			b.far.respond(b.far.wantInitiation("packet"))
-			if n := len(b.far.want("data", fakepeer.Data)); n != c.payload {
+		withTestbed(t, func(cfg *Config) { cfg.MTU = c.mtu }, func(b *testbed) {
+			b.outputTo(b.far, string(make([]byte, c.packet-28)))
+			b.far.respondTo(b.far.wantInitiation("packet"))
+			if n := len(b.far.wantMessage("data", fakepeer.Data)); n != c.payload {
 				t.Errorf("a packet of %d bytes at MTU %d makes %d, want %d", c.packet, c.mtu, n, c.payload)
 			}
 		})
@@ -285,8 +285,8 @@ func TestN04PaddingEndsAtMTU(t *testing.T) {
 }
 
 func TestPaddingIsZero(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
-		s := b.far.connect()
+	withTestbed(t, nil, func(b *testbed) {
+		s := b.far.connectFromDevice()
 		// The memory of messages is used again.
 		var used []*buffer
 		for range 64 {
@@ -304,7 +304,7 @@ func TestPaddingIsZero(t *testing.T) {
 			if err := b.outputPacket(pkt); err != nil {
 				t.Fatal(err)
 			}
-			_, plain, err := s.Open(b.far.want("packet", fakepeer.Data))
+			_, plain, err := s.Open(b.far.wantMessage("packet", fakepeer.Data))
 			if err != nil || len(plain) != 48 || !bytes.Equal(plain, append(pkt, make([]byte, 48-len(pkt))...)) {
 				t.Fatalf("%x, error %v, want zeros after the %d bytes of the packet", plain, err, len(pkt))
 			}
@@ -314,9 +314,9 @@ func TestPaddingIsZero(t *testing.T) {
 
 func TestP29PacketsLeaveInTheOrderOfTheirCounters(t *testing.T) {
 	edit := func(c *Config) { c.MTU = 9000 }
-	inBed(t, edit, func(b *bed) {
+	withTestbed(t, edit, func(b *testbed) {
 		b.dev.sealers.limit = 8
-		s := b.far.connect()
+		s := b.far.connectFromDevice()
 		const senders, packets = 8, 40
 		var wg sync.WaitGroup
 		for sender := range senders {
@@ -332,7 +332,7 @@ func TestP29PacketsLeaveInTheOrderOfTheirCounters(t *testing.T) {
 		}
 		wg.Wait()
 		for want := uint64(1); want <= senders*packets; want++ {
-			msg := b.far.want("data", fakepeer.Data)
+			msg := b.far.wantMessage("data", fakepeer.Data)
 			if n, _, err := s.Open(msg); err != nil || n != want {
 				b.Fatalf("counter %d, %v, want %d", n, err, want)
 			}
@@ -343,8 +343,8 @@ func TestP29PacketsLeaveInTheOrderOfTheirCounters(t *testing.T) {
 // TestP29CounterAndPlaceAreTakenTogether holds a sender up on its way to the
 // lane: until it is there no other may take a counter.
 func TestP29CounterAndPlaceAreTakenTogether(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
-		s := b.far.connect()
+	withTestbed(t, nil, func(b *testbed) {
+		s := b.far.connectFromDevice()
 		p := b.far.peer()
 		p.out.mu.Lock()
 		go p.send(newKeepalive(p))
@@ -368,15 +368,15 @@ func TestP29CounterAndPlaceAreTakenTogether(t *testing.T) {
 // TestP29StagedPacketsKeepTheirPlace has packets come while staged ones are
 // being flushed.
 func TestP29StagedPacketsKeepTheirPlace(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
+	withTestbed(t, nil, func(b *testbed) {
 		b.dev.sealers.limit = 8
 		for i := range 50 {
-			b.output(b.far, fmt.Sprint(i))
+			b.outputTo(b.far, fmt.Sprint(i))
 		}
 		msg, s := b.far.Response(b.far.wantInitiation("packet"), fakepeer.ResponseOptions{})
 		b.net.Inject(simnet.Datagram{From: b.far.sock.AddrPort(), To: netip.AddrPortFrom(devOuter, devPort), Payload: msg})
 		for i := 50; i < 100; i++ {
-			b.output(b.far, fmt.Sprint(i))
+			b.outputTo(b.far, fmt.Sprint(i))
 		}
 		for i := range 100 {
 			if n := b.far.wantData("in order", s, fmt.Sprint(i)); n != uint64(i) {

@@ -10,7 +10,7 @@ import (
 )
 
 func TestP06TimestampMustExceedTheGreatest(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
+	withTestbed(t, nil, func(b *testbed) {
 		stamp := [12]byte{0x40, 5: 1, 11: 7}
 		for _, c := range []struct {
 			what   string
@@ -28,9 +28,9 @@ func TestP06TimestampMustExceedTheGreatest(t *testing.T) {
 			c.change()
 			time.Sleep(time.Second)
 			msg, _ := b.far.Initiation(fakepeer.InitiationOptions{Timestamp: stamp})
-			b.far.write(msg)
+			b.far.writeMessage(msg)
 			if c.accept {
-				b.far.want(c.what, fakepeer.Response)
+				b.far.wantMessage(c.what, fakepeer.Response)
 			} else {
 				b.far.wantSilence(c.what, time.Second)
 			}
@@ -41,22 +41,22 @@ func TestP06TimestampMustExceedTheGreatest(t *testing.T) {
 func TestP07GreatestTimestampSurvives(t *testing.T) {
 	for _, c := range []struct {
 		what   string
-		change func(b *bed)
+		change func(b *testbed)
 	}{
-		{"expiry of the keys", func(b *bed) { time.Sleep(2 * eraseAfterTime) }},
-		{"a new preshared key", func(b *bed) {
+		{"expiry of the keys", func(b *testbed) { time.Sleep(2 * eraseAfterTime) }},
+		{"a new preshared key", func(b *testbed) {
 			b.far.PSK = NewPresharedKey()
-			cfg := b.far.config()
+			cfg := b.far.peerConfig()
 			cfg.PresharedKey = b.far.PSK
 			b.setPeer(cfg)
 		}},
-		{"a new private key", func(b *bed) { b.setPrivateKey(NewPrivateKey(), b.far) }},
-		{"no private key", func(b *bed) {
+		{"a new private key", func(b *testbed) { b.setPrivateKey(NewPrivateKey(), b.far) }},
+		{"no private key", func(b *testbed) {
 			k := b.dev.identity.Load().private
 			b.setPrivateKey(PrivateKey{})
 			b.setPrivateKey(k)
 		}},
-		{"new sockets", func(b *bed) {
+		{"new sockets", func(b *testbed) {
 			port := b.dev.Stats().ListenPort
 			b.dev.binding.Load().close()
 			if err := b.dev.Rebind(); err != nil || b.dev.Stats().ListenPort != port {
@@ -65,46 +65,46 @@ func TestP07GreatestTimestampSurvives(t *testing.T) {
 		}},
 	} {
 		t.Run(c.what, func(t *testing.T) {
-			inBed(t, nil, func(b *bed) {
+			withTestbed(t, nil, func(b *testbed) {
 				greatest := [12]byte{0x40, 8: 1, 11: 7}
 				msg, _ := b.far.Initiation(fakepeer.InitiationOptions{Timestamp: greatest})
-				b.far.write(msg)
-				b.far.want("initiation", fakepeer.Response)
+				b.far.writeMessage(msg)
+				b.far.wantMessage("initiation", fakepeer.Response)
 				c.change(b)
 				time.Sleep(time.Second)
 				msg, _ = b.far.Initiation(fakepeer.InitiationOptions{Timestamp: greatest})
-				b.far.write(msg)
+				b.far.writeMessage(msg)
 				b.far.wantSilence("the same timestamp", time.Second)
 				greatest[11]++
 				msg, _ = b.far.Initiation(fakepeer.InitiationOptions{Timestamp: greatest})
-				b.far.write(msg)
-				b.far.want("a greater timestamp", fakepeer.Response)
+				b.far.writeMessage(msg)
+				b.far.wantMessage("a greater timestamp", fakepeer.Response)
 			})
 		})
 	}
 }
 
 func TestP07GreatestTimestampDiesWithThePeer(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
+	withTestbed(t, nil, func(b *testbed) {
 		msg, _ := b.far.Initiation(fakepeer.InitiationOptions{})
-		b.far.write(msg)
-		b.far.want("initiation", fakepeer.Response)
+		b.far.writeMessage(msg)
+		b.far.wantMessage("initiation", fakepeer.Response)
 		if err := b.dev.RemovePeer(b.far.Public); err != nil {
 			b.Fatal(err)
 		}
-		b.setPeer(b.far.config())
-		b.far.write(msg)
-		b.far.want("initiation to a new peer", fakepeer.Response)
+		b.setPeer(b.far.peerConfig())
+		b.far.writeMessage(msg)
+		b.far.wantMessage("initiation to a new peer", fakepeer.Response)
 	})
 }
 
 func TestP16TimestampsIncreaseOnTheWire(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
+	withTestbed(t, nil, func(b *testbed) {
 		var last [12]byte
-		b.output(b.far, "hello")
+		b.outputTo(b.far, "hello")
 		for range 5 {
 			// All at one instant.
-			_, info, err := b.far.ConsumeInitiation(b.far.want("initiation", fakepeer.Initiation))
+			_, info, err := b.far.ConsumeInitiation(b.far.wantMessage("initiation", fakepeer.Initiation))
 			if err != nil {
 				b.Fatal(err)
 			}

@@ -16,10 +16,10 @@ import (
 	"github.com/wgstack/wireguard/netstack"
 )
 
-// A bed is a device with a fake stack inside and a simulated network outside,
+// A testbed is a device with a fake stack inside and a simulated network outside,
 // in virtual time, and a fake peer that the test is. Its tests read as
 // transcripts: what the stack sends, what arrives at the peer, what it answers.
-type bed struct {
+type testbed struct {
 	*testing.T
 	net   *simnet.Network
 	dev   *Device
@@ -38,21 +38,21 @@ var (
 
 const devPort = 51820
 
-// inBed runs a transcript. edit, which may be nil, changes the configuration:
+// withTestbed runs a transcript. edit, which may be nil, changes the configuration:
 // by default one peer, the remote b.far, with its endpoint and the allowed IP
 // 10.0.0.2/32.
-func inBed(t *testing.T, edit func(*Config), transcript func(b *bed)) {
+func withTestbed(t *testing.T, edit func(*Config), transcript func(b *testbed)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		b := &bed{T: t, net: simnet.New(1), stack: new(fakeStack)}
+		b := &testbed{T: t, net: simnet.New(1), stack: new(fakeStack)}
 		defer b.net.Close()
 		private := NewPrivateKey()
-		b.far = b.remoteFor(private.PublicKey(), farOuter, farInner)
+		b.far = b.newRemote(private.PublicKey(), farOuter, farInner)
 		cfg := Config{
 			PrivateKey:   private,
 			ListenPort:   devPort,
 			Address:      []netip.Prefix{netip.PrefixFrom(devInner, 32), netip.PrefixFrom(devInner6, 128)},
-			Peers:        []PeerConfig{b.far.config()},
+			Peers:        []PeerConfig{b.far.peerConfig()},
 			ListenPacket: b.net.ListenPacket(devOuter, devOuter6),
 		}
 		if edit != nil {
@@ -71,7 +71,7 @@ func inBed(t *testing.T, edit func(*Config), transcript func(b *bed)) {
 	})
 }
 
-func (b *bed) setPeer(cfg PeerConfig) {
+func (b *testbed) setPeer(cfg PeerConfig) {
 	b.Helper()
 	if err := b.dev.SetPeer(cfg); err != nil {
 		b.Fatal(err)
@@ -83,8 +83,8 @@ func packet(src, dst netip.Addr, payload string) []byte {
 	return fakepeer.UDP(netip.AddrPortFrom(src, 1000), netip.AddrPortFrom(dst, 2000), []byte(payload))
 }
 
-// output has the stack send a packet to r with the given payload.
-func (b *bed) output(r *remote, payload string) {
+// outputTo has the stack send a packet to r with the given payload.
+func (b *testbed) outputTo(r *remote, payload string) {
 	b.Helper()
 	src := devInner
 	if r.ip.Is6() {
@@ -97,11 +97,11 @@ func (b *bed) output(r *remote, payload string) {
 
 // wantDelivered expects the stack to have been given packets with these
 // payloads since it was last asked, and nothing else.
-func (b *bed) wantDelivered(what string, payloads ...string) {
+func (b *testbed) wantDelivered(what string, payloads ...string) {
 	b.Helper()
 	synctest.Wait()
 	var got []string
-	for _, p := range b.stack.take() {
+	for _, p := range b.stack.takeDelivered() {
 		pkt, err := fakepeer.ParseIP(p)
 		if err != nil {
 			b.Fatalf("%s: delivered no IP packet: %v", what, err)
@@ -151,7 +151,7 @@ func (s *fakeStack) Close() error {
 	return nil
 }
 
-func (s *fakeStack) take() [][]byte {
+func (s *fakeStack) takeDelivered() [][]byte {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	d := s.delivered
@@ -162,14 +162,14 @@ func (s *fakeStack) take() [][]byte {
 // background is for calls that end by themselves.
 var background = context.Background()
 
-// loaded has the device be under load for a second.
-func (b *bed) loaded() { b.dev.load.note(b.dev.now()) }
+// setUnderLoad has the device be under load for a second.
+func (b *testbed) setUnderLoad() { b.dev.load.note(b.dev.now()) }
 
 // outputPacket has the stack send pkt.
-func (b *bed) outputPacket(pkt []byte) error { return b.dev.output(netstack.NewPacket(pkt)) }
+func (b *testbed) outputPacket(pkt []byte) error { return b.dev.output(netstack.NewPacket(pkt)) }
 
-// capture has the outer socket of the device stored in conn.
-func capture(conn **simnet.Conn) func(*Config) {
+// captureSocket has the outer socket of the device stored in conn.
+func captureSocket(conn **simnet.Conn) func(*Config) {
 	return func(cfg *Config) {
 		listen := cfg.ListenPacket
 		cfg.ListenPacket = func(ctx context.Context, network, address string) (net.PacketConn, error) {
@@ -182,17 +182,17 @@ func capture(conn **simnet.Conn) func(*Config) {
 	}
 }
 
-// tap is an outer socket that can do what a simulated one cannot: tell and
+// socketTap is an outer socket that can do what a simulated one cannot: tell and
 // take local addresses and marks.
-type tap struct {
+type socketTap struct {
 	udp.Socket
-	in   udp.Message // whose Local and TOS messages arrive with
-	mu   sync.Mutex
-	sent []udp.Message // without Buf
+	received udp.Message // whose Local and TOS messages arrive with
+	mu       sync.Mutex
+	sent     []udp.Message // without Buf
 }
 
-// tapped puts a tap on the device's socket.
-func (b *bed) tapped() *tap {
+// installTap puts a tap on the device's socket.
+func (b *testbed) installTap() *socketTap {
 	b.Helper()
 	b.dev.binding.Load().close()
 	synctest.Wait()
@@ -200,22 +200,22 @@ func (b *bed) tapped() *tap {
 	if err != nil {
 		b.Fatal(err)
 	}
-	t := &tap{Socket: bound.v4}
+	t := &socketTap{Socket: bound.v4}
 	bound = &binding{sockets: []udp.Socket{t}, v4: t, v6: t, port: devPort}
 	b.dev.binding.Store(bound)
 	b.dev.startReaders(bound)
 	return t
 }
 
-func (t *tap) ReadBatch(ms []udp.Message) (int, error) {
+func (t *socketTap) ReadBatch(ms []udp.Message) (int, error) {
 	n, err := t.Socket.ReadBatch(ms)
 	for i := range ms[:n] {
-		ms[i].Local, ms[i].TOS = t.in.Local, t.in.TOS
+		ms[i].Local, ms[i].TOS = t.received.Local, t.received.TOS
 	}
 	return n, err
 }
 
-func (t *tap) WriteBatch(ms []udp.Message) (int, error) {
+func (t *socketTap) WriteBatch(ms []udp.Message) (int, error) {
 	t.mu.Lock()
 	for _, m := range ms {
 		m.Buf = nil
@@ -225,8 +225,8 @@ func (t *tap) WriteBatch(ms []udp.Message) (int, error) {
 	return t.Socket.WriteBatch(ms)
 }
 
-// take returns what was sent since it was last called.
-func (t *tap) take() []udp.Message {
+// takeSent returns what was sent since it was last called.
+func (t *socketTap) takeSent() []udp.Message {
 	synctest.Wait()
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -235,9 +235,9 @@ func (t *tap) take() []udp.Message {
 	return sent
 }
 
-// take has r take msg apart, which came in one system call with what r took
+// sortCopyOf has r take msg apart, which came in one system call with what r took
 // before.
-func (r *reader) take(m udp.Message, msg []byte) {
+func (r *reader) sortCopyOf(m udp.Message, msg []byte) {
 	buf := newBuffer(len(msg))
 	defer buf.release()
 	m.Buf, m.N = buf.b, copy(buf.b, msg)
@@ -252,7 +252,7 @@ func prefixes(ss ...string) (ps []netip.Prefix) {
 }
 
 // wantIndices expects the device to have so many indices in use.
-func (b *bed) wantIndices(what string, want int) {
+func (b *testbed) wantIndices(what string, want int) {
 	b.Helper()
 	synctest.Wait()
 	if n := b.dev.indices.len(); n != want {
@@ -261,7 +261,7 @@ func (b *bed) wantIndices(what string, want int) {
 }
 
 // setPrivateKey gives the device another identity, and tells r of it.
-func (b *bed) setPrivateKey(k PrivateKey, rs ...*remote) {
+func (b *testbed) setPrivateKey(k PrivateKey, rs ...*remote) {
 	b.Helper()
 	if err := b.dev.SetPrivateKey(k); err != nil {
 		b.Fatal(err)
@@ -271,18 +271,9 @@ func (b *bed) setPrivateKey(k PrivateKey, rs ...*remote) {
 	}
 }
 
-// wantBare expects that the device keeps no trace of a handshake or session.
-func (b *bed) wantBare(what string) {
-	b.Helper()
-	synctest.Wait()
-	if n := b.dev.indices.len(); n != 0 {
-		b.Fatalf("%s: %d indices", what, n)
-	}
-}
-
-// holdHandshakes keeps the device from working on handshakes until release is
+// holdHandshakeJobs keeps the device from working on handshakes until release is
 // called.
-func (b *bed) holdHandshakes() (release func()) {
+func (b *testbed) holdHandshakeJobs() (release func()) {
 	synctest.Wait()
 	gate := make(chan struct{})
 	do := b.dev.handshakes.do
@@ -294,7 +285,7 @@ func (b *bed) holdHandshakes() (release func()) {
 }
 
 // wantRoute expects that r owns the addresses; nil stands for nobody.
-func (b *bed) wantRoute(what string, r *remote, addrs ...string) {
+func (b *testbed) wantRoute(what string, r *remote, addrs ...string) {
 	b.Helper()
 	var want *peer
 	if r != nil {

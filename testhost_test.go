@@ -10,9 +10,9 @@ import (
 	"github.com/wgstack/wireguard/netstack"
 )
 
-// host is a peer with a socket of the host, in real time, and the device that
+// hostPeer is a peer with a socket of the host, in real time, and the device that
 // it talks to.
-type host struct {
+type hostPeer struct {
 	*testing.T
 	*fakepeer.Peer
 	sock  *net.UDPConn
@@ -20,9 +20,9 @@ type host struct {
 	stack *fakeStack
 }
 
-// onHost makes a device with sockets of the host and a peer at the loopback
+// newHostPeer makes a device with sockets of the host and a peer at the loopback
 // address ip. It skips the test where there is no such address.
-func onHost(t *testing.T, ip string, edit func(*Config)) *host {
+func newHostPeer(t *testing.T, ip string, edit func(*Config)) *hostPeer {
 	t.Helper()
 	sock, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.ParseIP(ip)})
 	if err != nil {
@@ -30,7 +30,7 @@ func onHost(t *testing.T, ip string, edit func(*Config)) *host {
 	}
 	t.Cleanup(func() { sock.Close() })
 	private := NewPrivateKey()
-	h := &host{T: t, Peer: fakepeer.New(NewPrivateKey(), private.PublicKey()), sock: sock, stack: new(fakeStack)}
+	h := &hostPeer{T: t, Peer: fakepeer.New(NewPrivateKey(), private.PublicKey()), sock: sock, stack: new(fakeStack)}
 	cfg := Config{
 		PrivateKey: private,
 		Peers: []PeerConfig{{
@@ -54,7 +54,7 @@ func onHost(t *testing.T, ip string, edit func(*Config)) *host {
 	return h
 }
 
-func (h *host) read() ([]byte, netip.AddrPort) {
+func (h *hostPeer) readMessage() ([]byte, netip.AddrPort) {
 	h.Helper()
 	h.sock.SetReadDeadline(time.Now().Add(10 * time.Second))
 	buf := make([]byte, 1<<16)
@@ -65,52 +65,52 @@ func (h *host) read() ([]byte, netip.AddrPort) {
 	return buf[:n], netip.AddrPortFrom(from.Addr().Unmap(), from.Port())
 }
 
-func (h *host) output(payload string) {
+func (h *hostPeer) outputPayload(payload string) {
 	h.Helper()
 	if err := h.dev.output(netstack.NewPacket(packet(devInner, farInner, payload))); err != nil {
 		h.Fatal(err)
 	}
 }
 
-// connect has the device begin a session, and returns the address that it
+// connectFromDevice has the device begin a session, and returns the address that it
 // sends from.
-func (h *host) connect() (*fakepeer.Session, netip.AddrPort) {
+func (h *hostPeer) connectFromDevice() (*fakepeer.Session, netip.AddrPort) {
 	h.Helper()
-	h.output("hello")
-	msg, from := h.read()
+	h.outputPayload("hello")
+	msg, from := h.readMessage()
 	hs, _, err := h.ConsumeInitiation(msg)
 	if err != nil {
 		h.Fatal(err)
 	}
 	msg, s := h.Response(hs, fakepeer.ResponseOptions{})
-	h.write(msg, from)
-	if msg, _ = h.read(); fakepeer.KindOf(msg) != fakepeer.Data {
+	h.writeMessage(msg, from)
+	if msg, _ = h.readMessage(); fakepeer.KindOf(msg) != fakepeer.Data {
 		h.Fatalf("got %v, want data", fakepeer.KindOf(msg))
 	}
 	return s, from
 }
 
-func (h *host) write(msg []byte, to netip.AddrPort) {
+func (h *hostPeer) writeMessage(msg []byte, to netip.AddrPort) {
 	h.Helper()
 	if _, err := h.sock.WriteToUDPAddrPort(msg, to); err != nil {
 		h.Fatal(err)
 	}
 }
 
-// echo sends data both ways.
-func (h *host) echo(what string, s *fakepeer.Session, dev netip.AddrPort) {
+// exchangeData sends data both ways.
+func (h *hostPeer) exchangeData(what string, s *fakepeer.Session, dev netip.AddrPort) {
 	h.Helper()
-	h.write(s.Seal(packet(farInner, devInner, what)), dev)
+	h.writeMessage(s.Seal(packet(farInner, devInner, what)), dev)
 	for start := time.Now(); ; time.Sleep(time.Millisecond) {
-		if got := h.stack.take(); len(got) > 0 {
+		if got := h.stack.takeDelivered(); len(got) > 0 {
 			break
 		}
 		if time.Since(start) > 10*time.Second {
 			h.Fatalf("%s: nothing delivered", what)
 		}
 	}
-	h.output(what)
-	msg, _ := h.read()
+	h.outputPayload(what)
+	msg, _ := h.readMessage()
 	if _, _, err := s.Open(msg); err != nil {
 		h.Fatalf("%s: %v", what, err)
 	}

@@ -19,71 +19,71 @@ import (
 	"github.com/wgstack/wireguard/internal/simnet"
 )
 
-// A world is a simulated network in which devices meet each other, in virtual
+// A testnet is a simulated network in which devices meet each other, in virtual
 // time with fake stacks inside or in real time with true ones.
-type world struct {
+type testnet struct {
 	*testing.T
 	*simnet.Network
 	virtual bool
 }
 
-// A site is a device in a world and its host. Site n has the outer addresses
+// A testNode is a device in a world and its host. Site n has the outer addresses
 // 192.0.2.n and 2001:db8::n, and the inner ones 10.0.0.n and fd00::n.
-type site struct {
+type testNode struct {
 	*Device
-	world *world
-	n     byte
-	key   PrivateKey
-	host  *simnet.Host
-	stack *fakeStack // in virtual time
+	net    *testnet
+	number byte
+	key    PrivateKey
+	host   *simnet.Host
+	stack  *fakeStack // in virtual time
 }
 
-// inWorld runs a transcript between devices in virtual time.
-func inWorld(t *testing.T, transcript func(w *world)) {
+// withTestnet runs a transcript between devices in virtual time.
+func withTestnet(t *testing.T, transcript func(w *testnet)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		w := &world{t, simnet.New(1), true}
+		w := &testnet{t, simnet.New(1), true}
 		defer w.Network.Close()
 		transcript(w)
 	})
 }
 
-// realWorld is a world in real time.
-func realWorld(t *testing.T) *world {
-	w := &world{t, simnet.New(1), false}
+// newRealTimeTestnet is a world in real time.
+func newRealTimeTestnet(t *testing.T) *testnet {
+	w := &testnet{t, simnet.New(1), false}
 	t.Cleanup(w.Network.Close)
 	return w
 }
 
-func outer4(n byte) netip.Addr { return netip.AddrFrom4([4]byte{192, 0, 2, n}) }
+func outerIPv4(n byte) netip.Addr { return netip.AddrFrom4([4]byte{192, 0, 2, n}) }
 
-func inner4(n byte) netip.Addr { return netip.AddrFrom4([4]byte{10, 0, 0, n}) }
+func innerIPv4(n byte) netip.Addr { return netip.AddrFrom4([4]byte{10, 0, 0, n}) }
 
-func inner6(n byte) netip.Addr { return netip.AddrFrom16([16]byte{0xfd, 15: n}) }
+func innerIPv6(n byte) netip.Addr { return netip.AddrFrom16([16]byte{0xfd, 15: n}) }
 
-func outer6(n byte) netip.Addr {
+func outerIPv6(n byte) netip.Addr {
 	return netip.AddrFrom16([16]byte{0x20, 0x01, 0x0d, 0xb8, 15: n})
 }
 
-// addressesOf are the allowed IPs of site n.
-func addressesOf(n byte) []netip.Prefix {
-	return []netip.Prefix{netip.PrefixFrom(inner4(n), 32), netip.PrefixFrom(inner6(n), 128)}
+// innerPrefixes are the allowed IPs of site n.
+func innerPrefixes(n byte) []netip.Prefix {
+	return []netip.Prefix{netip.PrefixFrom(innerIPv4(n), 32), netip.PrefixFrom(innerIPv6(n), 128)}
 }
 
-// site makes site n. edit may be nil.
-func (w *world) site(n byte, edit func(*Config)) *site {
+// addNode makes site n. edit may be nil.
+func (w *testnet) addNode(n byte, edit func(*Config)) *testNode {
 	w.Helper()
-	return w.siteAt(w.Host(outer4(n), outer6(n)), n, edit)
+	return w.addNodeOn(w.Host(outerIPv4(n), outerIPv6(n)), n, edit)
 }
 
-// siteAt makes site n on a host with other addresses.
-func (w *world) siteAt(host *simnet.Host, n byte, edit func(*Config)) *site {
+// addNodeOn makes site n on a host with other addresses.
+func (w *testnet) addNodeOn(host *simnet.Host, n byte, edit func(*Config)) *testNode {
 	w.Helper()
-	s := &site{world: w, n: n, key: NewPrivateKey(), host: host}
+	s := &testNode{net: w, number: n, key: NewPrivateKey(), host: host}
 	cfg := Config{
 		PrivateKey:   s.key,
 		ListenPort:   devPort,
-		Address:      addressesOf(n),
+		Address:      innerPrefixes(n),
 		ListenPacket: host.ListenPacket,
 	}
 	if edit != nil {
@@ -107,37 +107,37 @@ func (w *world) siteAt(host *simnet.Host, n byte, edit func(*Config)) *site {
 	return s
 }
 
-// as is how other sites know s; endpoint may be empty.
-func (s *site) as(endpoint string) PeerConfig {
-	return PeerConfig{PublicKey: s.key.PublicKey(), Endpoint: endpoint, AllowedIPs: addressesOf(s.n)}
+// peerConfig is how other sites know s; endpoint may be empty.
+func (s *testNode) peerConfig(endpoint string) PeerConfig {
+	return PeerConfig{PublicKey: s.key.PublicKey(), Endpoint: endpoint, AllowedIPs: innerPrefixes(s.number)}
 }
 
-// at is the endpoint of s in the family of IPv4, or IPv6.
-func (s *site) at(v6 bool) string {
-	a := outer4(s.n)
+// endpoint is the endpoint of s in the family of IPv4, or IPv6.
+func (s *testNode) endpoint(v6 bool) string {
+	a := outerIPv4(s.number)
 	if v6 {
-		a = outer6(s.n)
+		a = outerIPv6(s.number)
 	}
 	return netip.AddrPortFrom(a, s.Stats().ListenPort).String()
 }
 
-func (s *site) setPeer(cfg PeerConfig) {
-	s.world.Helper()
+func (s *testNode) setPeer(cfg PeerConfig) {
+	s.net.Helper()
 	if err := s.SetPeer(cfg); err != nil {
-		s.world.Fatal(err)
+		s.net.Fatal(err)
 	}
 }
 
-// knows tells s about other, and where it is.
-func (s *site) knows(other *site) {
-	s.world.Helper()
-	s.setPeer(other.as(other.at(false)))
+// addPeer tells s about other, and where it is.
+func (s *testNode) addPeer(other *testNode) {
+	s.net.Helper()
+	s.setPeer(other.peerConfig(other.endpoint(false)))
 }
 
-// of is what s says about other.
-func (s *site) of(other *site) PeerStats {
-	s.world.Helper()
-	if s.world.virtual {
+// statsOf is what s says about other.
+func (s *testNode) statsOf(other *testNode) PeerStats {
+	s.net.Helper()
+	if s.net.virtual {
 		synctest.Wait()
 	}
 	for _, p := range s.Stats().Peers {
@@ -145,45 +145,45 @@ func (s *site) of(other *site) PeerStats {
 			return p
 		}
 	}
-	s.world.Fatal("no such peer")
+	s.net.Fatal("no such peer")
 	return PeerStats{}
 }
 
-// sends has the stack of s send a packet to site n.
-func (s *site) sends(n byte, payload string) {
-	s.world.Helper()
-	if err := s.outputPacket(packet(inner4(s.n), inner4(n), payload)); err != nil {
-		s.world.Fatalf("site %d sends %q: %v", s.n, payload, err)
+// sendPayload has the stack of s send a packet to site n.
+func (s *testNode) sendPayload(n byte, payload string) {
+	s.net.Helper()
+	if err := s.outputPacket(packet(innerIPv4(s.number), innerIPv4(n), payload)); err != nil {
+		s.net.Fatalf("site %d sends %q: %v", s.number, payload, err)
 	}
 }
 
-func (s *site) outputPacket(pkt []byte) error {
-	return (&bed{dev: s.Device}).outputPacket(pkt)
+func (s *testNode) outputPacket(pkt []byte) error {
+	return (&testbed{dev: s.Device}).outputPacket(pkt)
 }
 
-// got returns the payloads delivered to s since it was last asked.
-func (s *site) got() (payloads []string) {
-	s.world.Helper()
+// takePayloads returns the payloads delivered to s since it was last asked.
+func (s *testNode) takePayloads() (payloads []string) {
+	s.net.Helper()
 	synctest.Wait()
-	for _, p := range s.stack.take() {
+	for _, p := range s.stack.takeDelivered() {
 		pkt, err := fakepeer.ParseIP(p)
 		if err != nil {
-			s.world.Fatal(err)
+			s.net.Fatal(err)
 		}
 		_, _, payload, err := pkt.UDP()
 		if err != nil {
-			s.world.Fatal(err)
+			s.net.Fatal(err)
 		}
 		payloads = append(payloads, string(payload))
 	}
 	return payloads
 }
 
-// wantGot expects exactly these payloads to have been delivered to s.
-func (s *site) wantGot(what string, payloads ...string) {
-	s.world.Helper()
-	if got := s.got(); !slices.Equal(got, payloads) {
-		s.world.Fatalf("%s: site %d got %q, want %q", what, s.n, got, payloads)
+// wantPayloads expects exactly these payloads to have been delivered to s.
+func (s *testNode) wantPayloads(what string, payloads ...string) {
+	s.net.Helper()
+	if got := s.takePayloads(); !slices.Equal(got, payloads) {
+		s.net.Fatalf("%s: site %d got %q, want %q", what, s.number, got, payloads)
 	}
 }
 
@@ -209,9 +209,9 @@ func wantNoPing(t testing.TB, what string, d *Device, addr netip.Addr) {
 	}
 }
 
-// echoes is a TCP service of d that sends back what it gets; it returns the
+// startEchoServer is a TCP service of d that sends back what it gets; it returns the
 // port.
-func echoes(t testing.TB, d *Device) string {
+func startEchoServer(t testing.TB, d *Device) string {
 	t.Helper()
 	l, err := d.Listen(background, "tcp", ":0")
 	if err != nil {
@@ -234,9 +234,9 @@ func echoes(t testing.TB, d *Device) string {
 	return port
 }
 
-// stream sends n bytes to an echo service and compares what comes back.
-func stream(t testing.TB, d *Device, host netip.Addr, port string, n int) error {
-	c, err := d.DialContext(timeout(t, 20*time.Second), "tcp", net.JoinHostPort(host.String(), port))
+// exchangeStream sends n bytes to an echo service and compares what comes back.
+func exchangeStream(t testing.TB, d *Device, host netip.Addr, port string, n int) error {
+	c, err := d.DialContext(contextWithTimeout(t, 20*time.Second), "tcp", net.JoinHostPort(host.String(), port))
 	if err != nil {
 		return err
 	}
@@ -255,8 +255,8 @@ func stream(t testing.TB, d *Device, host netip.Addr, port string, n int) error 
 	return err
 }
 
-// datagrams sends packets of many sizes from one device to the other and back.
-func datagrams(t testing.TB, from, to *Device, host netip.Addr) error {
+// exchangeDatagrams sends packets of many sizes from one device to the other and back.
+func exchangeDatagrams(t testing.TB, from, to *Device, host netip.Addr) error {
 	server, err := to.ListenPacket(background, "udp", net.JoinHostPort(host.String(), "0"))
 	if err != nil {
 		return err
@@ -272,7 +272,7 @@ func datagrams(t testing.TB, from, to *Device, host netip.Addr) error {
 			server.WriteTo(buf[:n], addr)
 		}
 	}()
-	client, err := from.DialContext(timeout(t, 10*time.Second), "udp", server.LocalAddr().String())
+	client, err := from.DialContext(contextWithTimeout(t, 10*time.Second), "udp", server.LocalAddr().String())
 	if err != nil {
 		return err
 	}
@@ -300,8 +300,8 @@ func datagrams(t testing.TB, from, to *Device, host netip.Addr) error {
 
 // Devices with the real stack and real sockets, over loopback.
 
-// devices returns two devices of which the first knows where the second is.
-func devices(t testing.TB) (near, far *Device) {
+// newDevicePair returns two devices of which the first knows where the second is.
+func newDevicePair(t testing.TB) (near, far *Device) {
 	t.Helper()
 	start := func(cfg Config) *Device {
 		d, err := New(cfg)
@@ -332,15 +332,15 @@ func devices(t testing.TB) (near, far *Device) {
 	return near, far
 }
 
-func timeout(t testing.TB, d time.Duration) context.Context {
+func contextWithTimeout(t testing.TB, d time.Duration) context.Context {
 	ctx, cancel := context.WithTimeout(context.Background(), d)
 	t.Cleanup(cancel)
 	return ctx
 }
 
-// simDevices returns two devices on a simulated network that know each other:
+// newSimulatedPair returns two devices on a simulated network that know each other:
 // 10.0.0.1 and 10.0.0.2.
-func simDevices(t *testing.T, net *simnet.Network) (near, far *Device) {
+func newSimulatedPair(t *testing.T, net *simnet.Network) (near, far *Device) {
 	t.Helper()
 	keys := [2]PrivateKey{NewPrivateKey(), NewPrivateKey()}
 	outer := [2]netip.Addr{devOuter, farOuter.Addr()}

@@ -16,23 +16,23 @@ import (
 )
 
 const (
-	retry    = rekeyTimeout                    // of an initiation, at the least
-	lost     = keepaliveTimeout + rekeyTimeout // until data counts as lost, at the least
-	instant  = time.Nanosecond                 // to read what is there
-	moment   = time.Millisecond                // less than any timer
-	allTries = 2 + maxHandshakeRetries         // initiations until the device gives up
+	minRetryInterval = rekeyTimeout                    // of an initiation, at the least
+	minLostDataDelay = keepaliveTimeout + rekeyTimeout // until data counts as lost, at the least
+	noWait           = time.Nanosecond                 // to read what is there
+	shortTime        = time.Millisecond                // less than any timer
+	maxInitiations   = 2 + maxHandshakeRetries         // initiations until the device gives up
 )
 
 // A remote is a fake peer with a socket.
 type remote struct {
 	*fakepeer.Peer
-	bed  *bed
+	bed  *testbed
 	sock *simnet.Conn
 	ip   netip.Addr // its address in the tunnel, and its allowed IP
 }
 
-// remoteFor makes a fake peer of the holder of public.
-func (b *bed) remoteFor(public PublicKey, outer netip.AddrPort, inner netip.Addr) *remote {
+// newRemote makes a fake peer of the holder of public.
+func (b *testbed) newRemote(public PublicKey, outer netip.AddrPort, inner netip.Addr) *remote {
 	b.Helper()
 	sock, err := b.net.Listen(outer)
 	if err != nil {
@@ -41,16 +41,16 @@ func (b *bed) remoteFor(public PublicKey, outer netip.AddrPort, inner netip.Addr
 	return &remote{Peer: fakepeer.New(NewPrivateKey(), public), bed: b, sock: sock, ip: inner}
 }
 
-// add makes another remote and configures it.
-func (b *bed) add(outer, inner string) *remote {
+// addRemote makes another remote and configures it.
+func (b *testbed) addRemote(outer, inner string) *remote {
 	b.Helper()
-	r := b.remoteFor(b.dev.Stats().PublicKey, netip.MustParseAddrPort(outer), netip.MustParseAddr(inner))
-	b.setPeer(r.config())
+	r := b.newRemote(b.dev.Stats().PublicKey, netip.MustParseAddrPort(outer), netip.MustParseAddr(inner))
+	b.setPeer(r.peerConfig())
 	return r
 }
 
-// config is how the device knows r.
-func (r *remote) config() PeerConfig {
+// peerConfig is how the device knows r.
+func (r *remote) peerConfig() PeerConfig {
 	return PeerConfig{
 		PublicKey:  r.Public,
 		Endpoint:   r.sock.AddrPort().String(),
@@ -58,8 +58,8 @@ func (r *remote) config() PeerConfig {
 	}
 }
 
-// read waits for a message at r for so long in virtual time.
-func (r *remote) read(wait time.Duration) ([]byte, netip.AddrPort, bool) {
+// readMessage waits for a message at r for so long in virtual time.
+func (r *remote) readMessage(wait time.Duration) ([]byte, netip.AddrPort, bool) {
 	r.bed.Helper()
 	r.sock.SetReadDeadline(time.Now().Add(wait))
 	buf := make([]byte, 1<<16)
@@ -73,10 +73,10 @@ func (r *remote) read(wait time.Duration) ([]byte, netip.AddrPort, bool) {
 	return buf[:n], from, true
 }
 
-// want waits for a message and expects it to be of the given kind.
-func (r *remote) want(what string, kind fakepeer.Kind) []byte {
+// wantMessage waits for a message and expects it to be of the given kind.
+func (r *remote) wantMessage(what string, kind fakepeer.Kind) []byte {
 	r.bed.Helper()
-	msg, _, ok := r.read(patient)
+	msg, _, ok := r.readMessage(longTimeout)
 	if !ok {
 		r.bed.Fatalf("%s: got nothing, want %v", what, kind)
 	}
@@ -89,7 +89,7 @@ func (r *remote) want(what string, kind fakepeer.Kind) []byte {
 // wantSilence expects that nothing arrives at r for so long.
 func (r *remote) wantSilence(what string, wait time.Duration) {
 	r.bed.Helper()
-	if msg, _, ok := r.read(wait); ok {
+	if msg, _, ok := r.readMessage(wait); ok {
 		r.bed.Fatalf("%s: got %v of %d bytes, want silence", what, fakepeer.KindOf(msg), len(msg))
 	}
 }
@@ -97,7 +97,7 @@ func (r *remote) wantSilence(what string, wait time.Duration) {
 // wantInitiation waits for an initiation and consumes it.
 func (r *remote) wantInitiation(what string) *fakepeer.Handshake {
 	r.bed.Helper()
-	hs, _, err := r.ConsumeInitiation(r.want(what, fakepeer.Initiation))
+	hs, _, err := r.ConsumeInitiation(r.wantMessage(what, fakepeer.Initiation))
 	if err != nil {
 		r.bed.Fatalf("%s: %v", what, err)
 	}
@@ -108,7 +108,7 @@ func (r *remote) wantInitiation(what string) *fakepeer.Handshake {
 // keepalive, and returns its counter.
 func (r *remote) wantData(what string, s *fakepeer.Session, payload string) uint64 {
 	r.bed.Helper()
-	counter, plain, err := s.Open(r.want(what, fakepeer.Data))
+	counter, plain, err := s.Open(r.wantMessage(what, fakepeer.Data))
 	if err != nil {
 		r.bed.Fatalf("%s: %v", what, err)
 	}
@@ -130,8 +130,8 @@ func (r *remote) wantData(what string, s *fakepeer.Session, payload string) uint
 	return counter
 }
 
-// write sends a message to the device.
-func (r *remote) write(msg []byte) {
+// writeMessage sends a message to the device.
+func (r *remote) writeMessage(msg []byte) {
 	r.bed.Helper()
 	to := netip.AddrPortFrom(devOuter, r.bed.dev.Stats().ListenPort)
 	if r.sock.AddrPort().Addr().Is6() {
@@ -143,52 +143,52 @@ func (r *remote) write(msg []byte) {
 	synctest.Wait()
 }
 
-// data sends a packet from r's address in the tunnel.
-func (r *remote) data(s *fakepeer.Session, payload string) {
+// sendData sends a packet from r's address in the tunnel.
+func (r *remote) sendData(s *fakepeer.Session, payload string) {
 	r.bed.Helper()
 	dst := devInner
 	if r.ip.Is6() {
 		dst = devInner6
 	}
-	r.write(s.Seal(packet(r.ip, dst, payload)))
+	r.writeMessage(s.Seal(packet(r.ip, dst, payload)))
 }
 
-// initiate has r begin a handshake, and returns the session once the device
+// initiateSession has r begin a handshake, and returns the session once the device
 // has responded. It is not confirmed.
-func (r *remote) initiate(what string) *fakepeer.Session {
+func (r *remote) initiateSession(what string) *fakepeer.Session {
 	r.bed.Helper()
 	msg, hs := r.Initiation(fakepeer.InitiationOptions{})
-	r.write(msg)
-	s, err := r.ConsumeResponse(hs, r.want(what, fakepeer.Response))
+	r.writeMessage(msg)
+	s, err := r.ConsumeResponse(hs, r.wantMessage(what, fakepeer.Response))
 	if err != nil {
 		r.bed.Fatalf("%s: %v", what, err)
 	}
 	return s
 }
 
-// respond answers an initiation of the device.
-func (r *remote) respond(hs *fakepeer.Handshake) *fakepeer.Session {
+// respondTo answers an initiation of the device.
+func (r *remote) respondTo(hs *fakepeer.Handshake) *fakepeer.Session {
 	r.bed.Helper()
 	msg, s := r.Response(hs, fakepeer.ResponseOptions{})
-	r.write(msg)
+	r.writeMessage(msg)
 	return s
 }
 
-// connect has the device begin a handshake, with a packet that says "hello",
+// connectFromDevice has the device begin a handshake, with a packet that says "hello",
 // and completes it.
-func (r *remote) connect() *fakepeer.Session {
+func (r *remote) connectFromDevice() *fakepeer.Session {
 	r.bed.Helper()
-	r.bed.output(r, "hello")
-	s := r.respond(r.wantInitiation("packet without session"))
+	r.bed.outputTo(r, "hello")
+	s := r.respondTo(r.wantInitiation("packet without session"))
 	r.wantData("staged packet", s, "hello")
 	return s
 }
 
-// accept has r begin a handshake and confirm it.
-func (r *remote) accept() *fakepeer.Session {
+// connectToDevice has r begin a handshake and confirm it.
+func (r *remote) connectToDevice() *fakepeer.Session {
 	r.bed.Helper()
-	s := r.initiate("initiation")
-	r.write(s.Keepalive())
+	s := r.initiateSession("initiation")
+	r.writeMessage(s.Keepalive())
 	return s
 }
 
@@ -210,8 +210,8 @@ func (r *remote) stats() PeerStats {
 
 // More verbs for transcripts.
 
-// moved is r after it has moved to another address.
-func (r *remote) moved(outer string) *remote {
+// moveTo is r after it has moved to another address.
+func (r *remote) moveTo(outer string) *remote {
 	r.bed.Helper()
 	sock, err := r.bed.net.Listen(netip.MustParseAddrPort(outer))
 	if err != nil {
@@ -220,27 +220,27 @@ func (r *remote) moved(outer string) *remote {
 	return &remote{Peer: r.Peer, bed: r.bed, sock: sock, ip: r.ip}
 }
 
-// drain reads what has arrived.
-func (r *remote) drain() {
+// drainMessages reads what has arrived.
+func (r *remote) drainMessages() {
 	r.bed.Helper()
 	for {
-		if _, _, ok := r.read(instant); !ok {
+		if _, _, ok := r.readMessage(noWait); !ok {
 			return
 		}
 	}
 }
 
-// keepalive sends a packet without content.
-func (r *remote) keepalive(s *fakepeer.Session) {
+// sendKeepalive sends a packet without content.
+func (r *remote) sendKeepalive(s *fakepeer.Session) {
 	r.bed.Helper()
-	r.write(s.Keepalive())
+	r.writeMessage(s.Keepalive())
 }
 
-// wantAfter waits for a message and expects it at a time between least and
+// wantMessageAfter waits for a message and expects it at a time between least and
 // most after since.
-func (r *remote) wantAfter(what string, kind fakepeer.Kind, since time.Time, least, most time.Duration) []byte {
+func (r *remote) wantMessageAfter(what string, kind fakepeer.Kind, since time.Time, least, most time.Duration) []byte {
 	r.bed.Helper()
-	msg := r.want(what, kind)
+	msg := r.wantMessage(what, kind)
 	if d := time.Since(since); d < least || d > most {
 		r.bed.Fatalf("%s: %v after %v, want %v to %v", what, kind, d, least, most)
 	}
@@ -250,7 +250,7 @@ func (r *remote) wantAfter(what string, kind fakepeer.Kind, since time.Time, lea
 // wantKeepalive waits for a keepalive and expects it so long after since.
 func (r *remote) wantKeepalive(what string, s *fakepeer.Session, since time.Time, after time.Duration) {
 	r.bed.Helper()
-	msg := r.wantAfter(what, fakepeer.Data, since, after, after)
+	msg := r.wantMessageAfter(what, fakepeer.Data, since, after, after)
 	if _, plain, err := s.Open(msg); err != nil || len(plain) > 0 {
 		r.bed.Fatalf("%s: got %d bytes, error %v, want a keepalive", what, len(plain), err)
 	}
@@ -264,8 +264,8 @@ func (r *remote) wantEndpoint(what string, addr netip.AddrPort) {
 	}
 }
 
-// timers is a copy of what the device keeps for r.
-func (r *remote) timers() timers {
+// copyTimers is a copy of what the device keeps for r.
+func (r *remote) copyTimers() timers {
 	synctest.Wait()
 	p := r.peer()
 	p.mu.Lock()
@@ -273,8 +273,8 @@ func (r *remote) timers() timers {
 	return p.timers
 }
 
-// handshake has the device begin a handshake with r for no packet's sake.
-func (r *remote) handshake(what string) *fakepeer.Handshake {
+// startDeviceHandshake has the device begin a handshake with r for no packet's sake.
+func (r *remote) startDeviceHandshake(what string) *fakepeer.Handshake {
 	r.bed.Helper()
 	ctx, cancel := context.WithCancel(background)
 	go r.bed.dev.Handshake(ctx, r.Public)
@@ -283,8 +283,8 @@ func (r *remote) handshake(what string) *fakepeer.Handshake {
 	return r.wantInitiation(what)
 }
 
-// elsewhere is another socket of r's host, to see where the device answers.
-func (r *remote) elsewhere() *remote {
+// openSecondSocket is another socket of r's host, to see where the device answers.
+func (r *remote) openSecondSocket() *remote {
 	r.bed.Helper()
 	sock, err := r.bed.net.Listen(netip.AddrPortFrom(r.sock.AddrPort().Addr(), 0))
 	if err != nil {
@@ -293,17 +293,17 @@ func (r *remote) elsewhere() *remote {
 	return &remote{Peer: r.Peer, bed: r.bed, sock: sock, ip: r.ip}
 }
 
-// corrupt returns a copy of a handshake message with one byte of it changed
+// corruptHandshake returns a copy of a handshake message with one byte of it changed
 // and its MACs made anew.
-func (r *remote) corrupt(msg []byte, at int) []byte {
+func (r *remote) corruptHandshake(msg []byte, at int) []byte {
 	msg = bytes.Clone(msg)
 	msg[at] ^= 1
 	return r.Stamp(msg)
 }
 
-// consumed is what the device makes of an initiation of r, with its timestamp,
+// consumeInitiationOnDevice is what the device makes of an initiation of r, with its timestamp,
 // before it changes anything.
-func (r *remote) consumed(id *identity, msg []byte) (*responder, tai64n) {
+func (r *remote) consumeInitiationOnDevice(id *identity, msg []byte) (*responder, tai64n) {
 	r.bed.Helper()
 	var consumed responder
 	if err := consumed.readStatic(id, msg); err != nil {
@@ -320,43 +320,43 @@ func (r *remote) consumed(id *identity, msg []byte) (*responder, tai64n) {
 	return &consumed, stamp
 }
 
-// wantSends expects the device to send under s.
-func (r *remote) wantSends(what string, s *fakepeer.Session) {
+// wantSentUnder expects the device to send under s.
+func (r *remote) wantSentUnder(what string, s *fakepeer.Session) {
 	r.bed.Helper()
-	r.bed.output(r, what)
+	r.bed.outputTo(r, what)
 	r.wantData(what, s, what)
 }
 
-// wantReceives expects the device to take a packet under each of the given
+// wantReceivedUnder expects the device to take a packet under each of the given
 // sessions, and under none of the dead ones. No one may wait for an answer.
-func (r *remote) wantReceives(what string, live, dead []*fakepeer.Session) {
+func (r *remote) wantReceivedUnder(what string, live, dead []*fakepeer.Session) {
 	r.bed.Helper()
 	for i, s := range dead {
-		r.data(s, fmt.Sprintf("dead %d", i))
+		r.sendData(s, fmt.Sprintf("dead %d", i))
 	}
 	r.bed.wantDelivered(what + ": dead keys")
 	for i, s := range live {
 		payload := fmt.Sprintf("live %d", i)
-		r.data(s, payload)
+		r.sendData(s, payload)
 		r.bed.wantDelivered(what, payload)
 	}
 }
 
-// pass lets time pass, in which the device sends nothing but keepalives.
-func (r *remote) pass(what string, d time.Duration) {
+// wantOnlyKeepalives lets time pass, in which the device sends nothing but keepalives.
+func (r *remote) wantOnlyKeepalives(what string, d time.Duration) {
 	r.bed.Helper()
 	for end := time.Now().Add(d); time.Now().Before(end); {
-		if msg, _, ok := r.read(time.Until(end)); ok && !fakepeer.IsKeepalive(msg) {
+		if msg, _, ok := r.readMessage(time.Until(end)); ok && !fakepeer.IsKeepalive(msg) {
 			r.bed.Fatalf("%s: got %v of %d bytes, want keepalives at most", what, fakepeer.KindOf(msg), len(msg))
 		}
 	}
 }
 
-// wantInitiationNow expects an initiation without any delay, that is one that
+// wantImmediateInitiation expects an initiation without any delay, that is one that
 // no timer caused, and consumes it.
-func (r *remote) wantInitiationNow(what string) *fakepeer.Handshake {
+func (r *remote) wantImmediateInitiation(what string) *fakepeer.Handshake {
 	r.bed.Helper()
-	msg, _, ok := r.read(time.Nanosecond)
+	msg, _, ok := r.readMessage(time.Nanosecond)
 	if !ok {
 		r.bed.Fatalf("%s: no immediate initiation", what)
 	}
@@ -367,52 +367,52 @@ func (r *remote) wantInitiationNow(what string) *fakepeer.Handshake {
 	return hs
 }
 
-// edit changes the device's side of r.
-func (r *remote) edit(change func(p *peer)) {
+// editPeer changes the device's side of r.
+func (r *remote) editPeer(change func(p *peer)) {
 	p := r.peer()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	change(p)
 }
 
-// rekey has the device begin a handshake, by making much use of its keys, and
+// rekeySession has the device begin a handshake, by making much use of its keys, and
 // completes it.
-func (r *remote) rekey(old *fakepeer.Session) *fakepeer.Session {
+func (r *remote) rekeySession(old *fakepeer.Session) *fakepeer.Session {
 	r.bed.Helper()
-	r.write(old.Keepalive())
-	r.pass("until a handshake is due", rekeyTimeout)
-	r.edit(func(p *peer) { p.keys.current.counter = rekeyAfterMessages })
-	r.wantSends("last packet under old keys", old)
-	s := r.respond(r.wantInitiationNow("rekey"))
+	r.writeMessage(old.Keepalive())
+	r.wantOnlyKeepalives("until a handshake is due", rekeyTimeout)
+	r.editPeer(func(p *peer) { p.keys.current.counter = rekeyAfterMessages })
+	r.wantSentUnder("last packet under old keys", old)
+	s := r.respondTo(r.wantImmediateInitiation("rekey"))
 	r.wantData("confirmation", s, "")
 	return s
 }
 
 type sessions = []*fakepeer.Session
 
-// at sends a packet under a counter of the test's choice.
-func (r *remote) at(s *fakepeer.Session, counter uint64, payload string) {
+// sendDataWithCounter sends a packet under a counter of the test's choice.
+func (r *remote) sendDataWithCounter(s *fakepeer.Session, counter uint64, payload string) {
 	r.bed.Helper()
-	r.write(s.SealRaw(counter, packet(r.ip, devInner, payload)))
+	r.writeMessage(s.SealRaw(counter, packet(r.ip, devInner, payload)))
 }
 
-// raw sends plain as it is.
-func (r *remote) raw(s *fakepeer.Session, plain []byte) {
+// sendRawData sends plain as it is.
+func (r *remote) sendRawData(s *fakepeer.Session, plain []byte) {
 	r.bed.Helper()
-	r.write(s.SealRaw(s.SendCounter, plain))
+	r.writeMessage(s.SealRaw(s.SendCounter, plain))
 	s.SendCounter++
 }
 
-// allow gives r these allowed IPs.
-func (r *remote) allow(s ...string) {
+// setAllowedIPs gives r these allowed IPs.
+func (r *remote) setAllowedIPs(s ...string) {
 	r.bed.Helper()
-	cfg := r.config()
+	cfg := r.peerConfig()
 	cfg.AllowedIPs = prefixes(s...)
 	r.bed.setPeer(cfg)
 }
 
-// wantAllowed expects these allowed IPs of r, in order.
-func (r *remote) wantAllowed(what string, s ...string) {
+// wantAllowedIPs expects these allowed IPs of r, in order.
+func (r *remote) wantAllowedIPs(what string, s ...string) {
 	r.bed.Helper()
 	if got := r.stats().AllowedIPs; !slices.Equal(got, prefixes(s...)) {
 		r.bed.Fatalf("%s: allowed IPs %v, want %v", what, got, s)
@@ -426,5 +426,5 @@ func initiationsTo(trace *simnet.Trace, r *remote) []simnet.Datagram {
 	})
 }
 
-// patient is longer than any timer of the protocol but the erasure of keys.
-const patient = 200 * time.Second
+// longTimeout is longer than any timer of the protocol but the erasure of keys.
+const longTimeout = 200 * time.Second

@@ -2,7 +2,6 @@ package wireguard
 
 import (
 	"bufio"
-	"bytes"
 	"encoding/hex"
 	"fmt"
 	"io"
@@ -41,7 +40,7 @@ func (l *pipeListener) Close() error {
 
 func (l *pipeListener) Addr() net.Addr { return &net.UnixAddr{Name: "pipe", Net: "unix"} }
 
-func (l *pipeListener) dial(t testing.TB) *uapiClient {
+func (l *pipeListener) dialClient(t testing.TB) *uapiClient {
 	c, served := net.Pipe()
 	select {
 	case l.pipes <- served:
@@ -62,8 +61,8 @@ func newUAPIClient(t testing.TB, c net.Conn) *uapiClient {
 	return &uapiClient{t, c, bufio.NewReader(c)}
 }
 
-// control returns a connection to the device of the bed.
-func (b *bed) control() *uapiClient {
+// dialUAPI returns a connection to the device of the bed.
+func (b *testbed) dialUAPI() *uapiClient {
 	b.Helper()
 	l := newPipeListener()
 	go func() {
@@ -71,13 +70,13 @@ func (b *bed) control() *uapiClient {
 			b.Errorf("ServeUAPI: %v", err)
 		}
 	}()
-	return l.dial(b)
+	return l.dialClient(b)
 }
 
-func (c *uapiClient) send(text string) { go io.WriteString(c, text) }
+func (c *uapiClient) sendText(text string) { go io.WriteString(c, text) }
 
-// reply returns the lines of the next reply, and its errno.
-func (c *uapiClient) reply() (lines []string, errno int) {
+// readReply returns the lines of the next reply, and its errno.
+func (c *uapiClient) readReply() (lines []string, errno int) {
 	c.Helper()
 	lines, errno, err := readReply(c.in)
 	if err != nil {
@@ -106,28 +105,28 @@ func readReply(in *bufio.Reader) (lines []string, errno int, err error) {
 	}
 }
 
-// set carries out a set operation of the given lines.
-func (c *uapiClient) set(lines ...string) (errno int) {
+// setLines carries out a set operation of the given lines.
+func (c *uapiClient) setLines(lines ...string) (errno int) {
 	c.Helper()
-	c.send("set=1\n" + joinLines(lines) + "\n")
-	reply, errno := c.reply()
+	c.sendText("set=1\n" + joinLines(lines) + "\n")
+	reply, errno := c.readReply()
 	if len(reply) != 0 {
 		c.Fatalf("reply to set: %q", reply)
 	}
 	return errno
 }
 
-func (c *uapiClient) mustSet(lines ...string) {
+func (c *uapiClient) mustSetLines(lines ...string) {
 	c.Helper()
-	if errno := c.set(lines...); errno != 0 {
+	if errno := c.setLines(lines...); errno != 0 {
 		c.Fatalf("set %q: errno %d", lines, errno)
 	}
 }
 
-func (c *uapiClient) get() []string {
+func (c *uapiClient) getLines() []string {
 	c.Helper()
-	c.send("get=1\n\n")
-	lines, errno := c.reply()
+	c.sendText("get=1\n\n")
+	lines, errno := c.readReply()
 	if errno != 0 {
 		c.Fatalf("get: errno %d", errno)
 	}
@@ -150,8 +149,8 @@ func joinLines(lines []string) string {
 	return s.String()
 }
 
-// settable are the lines that a set operation accepts.
-func settable(lines []string) []string {
+// settableLines are the lines that a set operation accepts.
+func settableLines(lines []string) []string {
 	return slices.DeleteFunc(slices.Clone(lines), func(l string) bool {
 		key, _, _ := strings.Cut(l, "=")
 		switch key {
@@ -162,8 +161,8 @@ func settable(lines []string) []string {
 	})
 }
 
-// block returns the lines of a get that describe a peer, but its public key.
-func block(lines []string, public PublicKey) []string {
+// peerLines returns the lines of a get that describe a peer, but its public key.
+func peerLines(lines []string, public PublicKey) []string {
 	i := slices.Index(lines, "public_key="+hexKey(public))
 	if i < 0 {
 		return nil
@@ -175,8 +174,8 @@ func block(lines []string, public PublicKey) []string {
 	return lines
 }
 
-// values returns the values of a key in lines.
-func values(lines []string, key string) []string {
+// valuesOf returns the values of a key in lines.
+func valuesOf(lines []string, key string) []string {
 	var vs []string
 	for _, l := range lines {
 		if k, v, _ := strings.Cut(l, "="); k == key {
@@ -188,7 +187,7 @@ func values(lines []string, key string) []string {
 
 func wantValues(t testing.TB, lines []string, key string, want ...string) {
 	t.Helper()
-	if got := values(lines, key); !slices.Equal(got, want) {
+	if got := valuesOf(lines, key); !slices.Equal(got, want) {
 		t.Fatalf("%s = %q, want %q", key, got, want)
 	}
 }
@@ -205,22 +204,12 @@ func key32(b byte) (k PublicKey) {
 
 const zeroHex = "0000000000000000000000000000000000000000000000000000000000000000"
 
-// uapiReplies serves a connection on which input arrives and then ends.
-func (b *bed) uapiReplies(input io.Reader) string {
-	var out bytes.Buffer
-	b.dev.serveUAPI(struct {
-		io.Reader
-		io.Writer
-	}{input, &out})
-	return out.String()
-}
-
-// uapi sends text to a device and returns its answer.
-func uapi(d *Device, text string) string {
+// runUAPI serves a connection that ends after input, and returns the replies.
+func runUAPI(d *Device, input string) string {
 	var out strings.Builder
 	d.serveUAPI(struct {
 		io.Reader
 		io.Writer
-	}{strings.NewReader(text), &out})
+	}{strings.NewReader(input), &out})
 	return out.String()
 }

@@ -10,12 +10,12 @@ import (
 	"github.com/wgstack/wireguard/internal/simnet"
 )
 
-// ignored reads initiations that the device repeats, and returns when each
+// ignoreInitiations reads initiations that the device repeats, and returns when each
 // came. It ends with silence.
-func (r *remote) ignored() (at []time.Time) {
+func (r *remote) ignoreInitiations() (at []time.Time) {
 	r.bed.Helper()
 	for {
-		msg, _, ok := r.read(retry + 2*maxJitter)
+		msg, _, ok := r.readMessage(minRetryInterval + 2*maxJitter)
 		if !ok {
 			return at
 		}
@@ -26,22 +26,22 @@ func (r *remote) ignored() (at []time.Time) {
 	}
 }
 
-// wantLost waits for the initiations that lost data causes.
-func (r *remote) wantLost() []time.Time {
+// wantLostDataInitiations waits for the initiations that lost data causes.
+func (r *remote) wantLostDataInitiations() []time.Time {
 	r.bed.Helper()
-	r.want("lost data", fakepeer.Initiation)
+	r.wantMessage("lost data", fakepeer.Initiation)
 	at := time.Now()
-	return slices.Insert(r.ignored(), 0, at)
+	return slices.Insert(r.ignoreInitiations(), 0, at)
 }
 
 func TestP40InitiationIsRepeatedUntilAnswered(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
-		b.output(b.far, "staged")
-		first := b.far.want("packet", fakepeer.Initiation)
+	withTestbed(t, nil, func(b *testbed) {
+		b.outputTo(b.far, "staged")
+		first := b.far.wantMessage("packet", fakepeer.Initiation)
 		at := time.Now()
-		second := b.far.wantAfter("no answer", fakepeer.Initiation, at, retry, retry+maxJitter)
+		second := b.far.wantMessageAfter("no answer", fakepeer.Initiation, at, minRetryInterval, minRetryInterval+maxJitter)
 		at = time.Now()
-		third := b.far.wantAfter("still none", fakepeer.Initiation, at, retry, retry+maxJitter)
+		third := b.far.wantMessageAfter("still none", fakepeer.Initiation, at, minRetryInterval, minRetryInterval+maxJitter)
 		if fakepeer.Sender(first) == fakepeer.Sender(second) || fakepeer.Sender(second) == fakepeer.Sender(third) {
 			t.Fatal("a repeated initiation keeps its index")
 		}
@@ -49,82 +49,82 @@ func TestP40InitiationIsRepeatedUntilAnswered(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		s := b.far.respond(hs)
+		s := b.far.respondTo(hs)
 		b.far.wantData("completion", s, "staged")
-		b.far.wantSilence("nothing is repeated after completion", lost-moment)
+		b.far.wantSilence("nothing is repeated after completion", minLostDataDelay-shortTime)
 	})
 }
 
 func TestP40ConfirmationEndsRetransmission(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
-		b.output(b.far, "staged")
-		b.far.want("packet", fakepeer.Initiation)
+	withTestbed(t, nil, func(b *testbed) {
+		b.outputTo(b.far, "staged")
+		b.far.wantMessage("packet", fakepeer.Initiation)
 		time.Sleep(time.Second)
-		s := b.far.initiate("crossing initiation")
+		s := b.far.initiateSession("crossing initiation")
 		b.far.wantSilence("no session yet", time.Second)
-		b.far.keepalive(s)
+		b.far.sendKeepalive(s)
 		b.far.wantData("confirmation", s, "staged")
-		b.far.wantSilence("nothing is repeated after confirmation", lost-moment)
+		b.far.wantSilence("nothing is repeated after confirmation", minLostDataDelay-shortTime)
 	})
 }
 
 func TestP40InitiationIsRepeatedWhileResponseIsUnconfirmed(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
-		b.output(b.far, "staged")
-		b.far.want("packet", fakepeer.Initiation)
+	withTestbed(t, nil, func(b *testbed) {
+		b.outputTo(b.far, "staged")
+		b.far.wantMessage("packet", fakepeer.Initiation)
 		at := time.Now()
 		time.Sleep(time.Second)
-		b.far.initiate("crossing initiation, never confirmed")
-		b.far.wantAfter("no session", fakepeer.Initiation, at, retry, 2*(retry+maxJitter))
+		b.far.initiateSession("crossing initiation, never confirmed")
+		b.far.wantMessageAfter("no session", fakepeer.Initiation, at, minRetryInterval, 2*(minRetryInterval+maxJitter))
 	})
 }
 
 func TestP41CompletionAndTriggersResetAttempts(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
-		b.output(b.far, "first")
+	withTestbed(t, nil, func(b *testbed) {
+		b.outputTo(b.far, "first")
 		for range 10 {
-			b.far.want("no answer", fakepeer.Initiation)
+			b.far.wantMessage("no answer", fakepeer.Initiation)
 		}
-		if n := b.far.timers().retries; n != 9 {
+		if n := b.far.copyTimers().retries; n != 9 {
 			t.Fatalf("%d retries counted, want 9", n)
 		}
-		b.output(b.far, "fresh trigger")
-		if n := len(b.far.ignored()); n != allTries-1 {
-			t.Fatalf("%d initiations after a fresh trigger, want %d", n, allTries-1)
+		b.outputTo(b.far, "fresh trigger")
+		if n := len(b.far.ignoreInitiations()); n != maxInitiations-1 {
+			t.Fatalf("%d initiations after a fresh trigger, want %d", n, maxInitiations-1)
 		}
 
-		b.output(b.far, "again")
-		b.far.want("packet", fakepeer.Initiation)
-		b.far.respond(b.far.wantInitiation("retry"))
-		if n := b.far.timers().retries; n != 0 {
+		b.outputTo(b.far, "again")
+		b.far.wantMessage("packet", fakepeer.Initiation)
+		b.far.respondTo(b.far.wantInitiation("retry"))
+		if n := b.far.copyTimers().retries; n != 0 {
 			t.Fatalf("%d retries counted after completion", n)
 		}
 	})
 }
 
 func TestP41ConfirmationResetsAttempts(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
-		b.output(b.far, "first")
-		b.far.want("packet", fakepeer.Initiation)
-		b.far.want("retry", fakepeer.Initiation)
-		b.far.accept()
-		if n := b.far.timers().retries; n != 0 {
+	withTestbed(t, nil, func(b *testbed) {
+		b.outputTo(b.far, "first")
+		b.far.wantMessage("packet", fakepeer.Initiation)
+		b.far.wantMessage("retry", fakepeer.Initiation)
+		b.far.connectToDevice()
+		if n := b.far.copyTimers().retries; n != 0 {
 			t.Fatalf("%d retries counted after confirmation", n)
 		}
 	})
 }
 
 func TestP42GivingUpPurgesWhatIsStaged(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
+	withTestbed(t, nil, func(b *testbed) {
 		start := time.Now()
-		b.output(b.far, "one")
-		b.output(b.far, "two")
-		b.output(b.far, "three")
-		at := b.far.ignored()
-		if len(at) != allTries {
-			t.Fatalf("%d initiations, want %d", len(at), allTries)
+		b.outputTo(b.far, "one")
+		b.outputTo(b.far, "two")
+		b.outputTo(b.far, "three")
+		at := b.far.ignoreInitiations()
+		if len(at) != maxInitiations {
+			t.Fatalf("%d initiations, want %d", len(at), maxInitiations)
 		}
-		if d := at[len(at)-1].Sub(start); d < (allTries-1)*retry || d > (allTries-1)*(retry+maxJitter) {
+		if d := at[len(at)-1].Sub(start); d < (maxInitiations-1)*minRetryInterval || d > (maxInitiations-1)*(minRetryInterval+maxJitter) {
 			t.Fatalf("the last one after %v", d)
 		}
 		if n := b.far.stats().Dropped; n != 3 {
@@ -132,29 +132,29 @@ func TestP42GivingUpPurgesWhatIsStaged(t *testing.T) {
 		}
 		b.far.wantSilence("given up", 2*time.Hour)
 
-		b.output(b.far, "later")
-		s := b.far.respond(b.far.wantInitiation("a new packet"))
+		b.outputTo(b.far, "later")
+		s := b.far.respondTo(b.far.wantInitiation("a new packet"))
 		b.far.wantData("what was purged is gone", s, "later")
 	})
 }
 
 func TestP42GivingUpStopsPassiveKeepalive(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
-		s := b.far.connect()
-		for range allTries {
-			b.far.want("lost data", fakepeer.Initiation)
+	withTestbed(t, nil, func(b *testbed) {
+		s := b.far.connectFromDevice()
+		for range maxInitiations {
+			b.far.wantMessage("lost data", fakepeer.Initiation)
 		}
 		time.Sleep(time.Second)
-		b.far.data(s, "the session lives")
+		b.far.sendData(s, "the session lives")
 		b.wantDelivered("data", "the session lives")
 		b.far.wantSilence("given up", time.Minute)
 	})
 }
 
 func TestP42GivingUpArmsErasure(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
-		b.output(b.far, "unanswered")
-		b.far.ignored() // ends less than a second after giving up
+	withTestbed(t, nil, func(b *testbed) {
+		b.outputTo(b.far, "unanswered")
+		b.far.ignoreInitiations() // ends less than a second after giving up
 		time.Sleep(eraseAfterTime - time.Second)
 		if n := b.dev.indices.len(); n != 1 {
 			t.Fatalf("%d indices, want that of the handshake", n)
@@ -167,17 +167,17 @@ func TestP42GivingUpArmsErasure(t *testing.T) {
 }
 
 func TestP42GivingUpDoesNotPutOffErasure(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
+	withTestbed(t, nil, func(b *testbed) {
 		derived := time.Now()
-		b.far.connect()
-		if n := len(b.far.wantLost()); n != allTries {
-			t.Fatalf("%d initiations, want %d", n, allTries)
+		b.far.connectFromDevice()
+		if n := len(b.far.wantLostDataInitiations()); n != maxInitiations {
+			t.Fatalf("%d initiations, want %d", n, maxInitiations)
 		}
-		time.Sleep(eraseAfterTime - time.Since(derived) - moment)
+		time.Sleep(eraseAfterTime - time.Since(derived) - shortTime)
 		if n := b.dev.indices.len(); n != 2 {
 			t.Fatalf("%d indices, want those of session and handshake", n)
 		}
-		time.Sleep(2 * moment)
+		time.Sleep(2 * shortTime)
 		if n := b.dev.indices.len(); n != 0 {
 			t.Fatalf("%d indices after erasure", n)
 		}
@@ -185,33 +185,33 @@ func TestP42GivingUpDoesNotPutOffErasure(t *testing.T) {
 }
 
 func TestP43UnansweredDataBringsNewHandshake(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
-		s := b.far.connect()
-		b.far.keepalive(s)
-		b.output(b.far, "one")
+	withTestbed(t, nil, func(b *testbed) {
+		s := b.far.connectFromDevice()
+		b.far.sendKeepalive(s)
+		b.outputTo(b.far, "one")
 		at := time.Now()
 		b.far.wantData("data", s, "one")
 		time.Sleep(10 * time.Second)
-		b.output(b.far, "two")
+		b.outputTo(b.far, "two")
 		b.far.wantData("data", s, "two")
-		b.far.wantAfter("the first packet counts", fakepeer.Initiation, at, lost, lost+maxJitter)
+		b.far.wantMessageAfter("the first packet counts", fakepeer.Initiation, at, minLostDataDelay, minLostDataDelay+maxJitter)
 	})
 }
 
 func TestP43AnyReceiptPreventsNewHandshake(t *testing.T) {
-	for name, answer := range map[string]func(*bed, *fakepeer.Session){
-		"keepalive": func(b *bed, s *fakepeer.Session) { b.far.keepalive(s) },
-		"initiation": func(b *bed, _ *fakepeer.Session) {
-			b.far.initiate("initiation")
+	for name, answer := range map[string]func(*testbed, *fakepeer.Session){
+		"keepalive": func(b *testbed, s *fakepeer.Session) { b.far.sendKeepalive(s) },
+		"initiation": func(b *testbed, _ *fakepeer.Session) {
+			b.far.initiateSession("initiation")
 		},
-		"response": func(b *bed, _ *fakepeer.Session) {
-			s := b.far.respond(b.far.handshake("on demand"))
+		"response": func(b *testbed, _ *fakepeer.Session) {
+			s := b.far.respondTo(b.far.startDeviceHandshake("on demand"))
 			b.far.wantData("completion", s, "")
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			inBed(t, nil, func(b *bed) {
-				s := b.far.connect()
+			withTestbed(t, nil, func(b *testbed) {
+				s := b.far.connectFromDevice()
 				time.Sleep(10 * time.Second)
 				answer(b, s)
 				b.far.wantSilence("answered", 100*time.Second)
@@ -221,74 +221,74 @@ func TestP43AnyReceiptPreventsNewHandshake(t *testing.T) {
 }
 
 func TestP43NewHandshakeIsArmedAnew(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
-		s := b.far.connect()
+	withTestbed(t, nil, func(b *testbed) {
+		s := b.far.connectFromDevice()
 		for range 3 {
-			b.far.keepalive(s)
-			b.output(b.far, "again")
+			b.far.sendKeepalive(s)
+			b.outputTo(b.far, "again")
 			at := time.Now()
 			b.far.wantData("data", s, "again")
-			hs, _, err := b.far.ConsumeInitiation(b.far.wantAfter("lost", fakepeer.Initiation, at, lost, lost+maxJitter))
+			hs, _, err := b.far.ConsumeInitiation(b.far.wantMessageAfter("lost", fakepeer.Initiation, at, minLostDataDelay, minLostDataDelay+maxJitter))
 			if err != nil {
 				t.Fatal(err)
 			}
-			s = b.far.respond(hs)
+			s = b.far.respondTo(hs)
 			b.far.wantData("completion", s, "")
 		}
 	})
 }
 
 func TestP43NewHandshakeIsArmedAgainAfterGivingUp(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
+	withTestbed(t, nil, func(b *testbed) {
 		start := time.Now()
-		s := b.far.accept()
-		b.output(b.far, "lost")
+		s := b.far.connectToDevice()
+		b.outputTo(b.far, "lost")
 		b.far.wantData("data", s, "lost")
-		b.far.wantLost()
+		b.far.wantLostDataInitiations()
 		time.Sleep(rekeyAfterTime + 10*time.Second - time.Since(start))
-		b.output(b.far, "lost too")
+		b.outputTo(b.far, "lost too")
 		at := time.Now()
 		b.far.wantData("the session lives", s, "lost too")
-		b.far.wantAfter("lost again", fakepeer.Initiation, at, lost, lost+maxJitter)
+		b.far.wantMessageAfter("lost again", fakepeer.Initiation, at, minLostDataDelay, minLostDataDelay+maxJitter)
 	})
 }
 
 func TestP44SentKeepalivesExpectNoAnswer(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
-		s := b.far.respond(b.far.handshake("on demand"))
+	withTestbed(t, nil, func(b *testbed) {
+		s := b.far.respondTo(b.far.startDeviceHandshake("on demand"))
 		b.far.wantData("completion", s, "")
 		b.far.wantSilence("after the keepalive of completion", 100*time.Second)
-		b.far.data(s, "arms the passive one")
+		b.far.sendData(s, "arms the passive one")
 		b.far.wantData("passive keepalive", s, "")
 		b.far.wantSilence("after a passive keepalive", 100*time.Second)
 	})
-	inBed(t, persistent(10*time.Second), func(b *bed) {
-		s := b.far.respond(b.far.wantInitiation("at once"))
+	withTestbed(t, withPersistentKeepalive(10*time.Second), func(b *testbed) {
+		s := b.far.respondTo(b.far.wantInitiation("at once"))
 		for range 11 {
 			b.far.wantData("persistent keepalive", s, "")
 		}
 	})
 }
 
-// persistent configures a persistent keepalive.
-func persistent(interval time.Duration) func(*Config) {
+// withPersistentKeepalive configures a persistent keepalive.
+func withPersistentKeepalive(interval time.Duration) func(*Config) {
 	return func(cfg *Config) { cfg.Peers[0].PersistentKeepalive = interval }
 }
 
 func TestP45DataReceivedIsAnsweredByKeepalive(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
-		s := b.far.connect()
-		b.far.data(s, "one")
+	withTestbed(t, nil, func(b *testbed) {
+		s := b.far.connectFromDevice()
+		b.far.sendData(s, "one")
 		at := time.Now()
 		b.far.wantKeepalive("passive keepalive", s, at, 10*time.Second)
 		b.far.wantSilence("one packet, one keepalive", time.Minute)
 
-		b.far.data(s, "two")
+		b.far.sendData(s, "two")
 		at = time.Now()
 		time.Sleep(4 * time.Second)
-		b.far.data(s, "three")
+		b.far.sendData(s, "three")
 		time.Sleep(4 * time.Second)
-		b.far.data(s, "four")
+		b.far.sendData(s, "four")
 		b.far.wantKeepalive("not put off by more data", s, at, 10*time.Second)
 		b.far.wantKeepalive("another for what came meanwhile", s, at, 20*time.Second)
 		b.far.wantSilence("and no third", time.Minute)
@@ -297,34 +297,34 @@ func TestP45DataReceivedIsAnsweredByKeepalive(t *testing.T) {
 
 func TestP46AnySendServesAsKeepalive(t *testing.T) {
 	after := 6 * time.Second // more than a handshake must wait for the former
-	for name, send := range map[string]func(*bed, *fakepeer.Session){
-		"data": func(b *bed, s *fakepeer.Session) {
-			b.output(b.far, "data")
+	for name, send := range map[string]func(*testbed, *fakepeer.Session){
+		"data": func(b *testbed, s *fakepeer.Session) {
+			b.outputTo(b.far, "data")
 			b.far.wantData("data", s, "data")
-			b.far.wantSilence("data was sent", lost-moment)
+			b.far.wantSilence("data was sent", minLostDataDelay-shortTime)
 		},
-		"keepalive": func(b *bed, s *fakepeer.Session) {
-			cfg := b.far.config()
+		"keepalive": func(b *testbed, s *fakepeer.Session) {
+			cfg := b.far.peerConfig()
 			cfg.PersistentKeepalive = 8 * time.Second
 			b.setPeer(cfg)
 			at := time.Now()
 			b.far.wantKeepalive("just configured", s, at, 0)
 			b.far.wantKeepalive("persistent keepalive", s, at, 8*time.Second)
 		},
-		"initiation": func(b *bed, _ *fakepeer.Session) {
+		"initiation": func(b *testbed, _ *fakepeer.Session) {
 			at := time.Now()
-			b.far.handshake("on demand")
-			b.far.wantAfter("initiation was sent", fakepeer.Initiation, at, retry, retry+maxJitter)
+			b.far.startDeviceHandshake("on demand")
+			b.far.wantMessageAfter("initiation was sent", fakepeer.Initiation, at, minRetryInterval, minRetryInterval+maxJitter)
 		},
-		"response": func(b *bed, _ *fakepeer.Session) {
-			b.far.initiate("initiation")
+		"response": func(b *testbed, _ *fakepeer.Session) {
+			b.far.initiateSession("initiation")
 			b.far.wantSilence("response was sent", 100*time.Second)
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			inBed(t, nil, func(b *bed) {
-				s := b.far.connect()
-				b.far.data(s, "arms the keepalive")
+			withTestbed(t, nil, func(b *testbed) {
+				s := b.far.connectFromDevice()
+				b.far.sendData(s, "arms the keepalive")
 				time.Sleep(after)
 				send(b, s)
 			})
@@ -334,10 +334,10 @@ func TestP46AnySendServesAsKeepalive(t *testing.T) {
 
 // Covers M23.
 func TestP47KeepalivesAreNotAnswered(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
-		s := b.far.connect()
+	withTestbed(t, nil, func(b *testbed) {
+		s := b.far.connectFromDevice()
 		for range 6 {
-			b.far.keepalive(s)
+			b.far.sendKeepalive(s)
 			b.far.wantSilence("keepalive", 20*time.Second)
 		}
 	})
@@ -346,23 +346,23 @@ func TestP47KeepalivesAreNotAnswered(t *testing.T) {
 // Covers M17.
 func TestP48TimersRunWhenSendingFails(t *testing.T) {
 	var outer *simnet.Conn
-	inBed(t, capture(&outer), func(b *bed) {
+	withTestbed(t, captureSocket(&outer), func(b *testbed) {
 		outer.FailWrites(syscall.ENETUNREACH)
-		b.output(b.far, "staged")
+		b.outputTo(b.far, "staged")
 		at := time.Now()
 		b.far.wantSilence("no network", time.Second)
 		outer.FailWrites(nil)
-		hs, _, err := b.far.ConsumeInitiation(b.far.wantAfter("retry of what was not sent", fakepeer.Initiation, at, retry, retry+maxJitter))
+		hs, _, err := b.far.ConsumeInitiation(b.far.wantMessageAfter("retry of what was not sent", fakepeer.Initiation, at, minRetryInterval, minRetryInterval+maxJitter))
 		if err != nil {
 			t.Fatal(err)
 		}
-		s := b.far.respond(hs)
+		s := b.far.respondTo(hs)
 		b.far.wantData("completion", s, "staged")
 
-		b.far.data(s, "arms the keepalive")
+		b.far.sendData(s, "arms the keepalive")
 		time.Sleep(5 * time.Second)
 		outer.FailWrites(syscall.ENETUNREACH)
-		b.output(b.far, "lost")
+		b.outputTo(b.far, "lost")
 		b.far.wantSilence("no network", time.Second)
 		outer.FailWrites(nil)
 		b.far.wantSilence("the attempt cleared the keepalive, and expects no answer", 100*time.Second)
@@ -373,11 +373,11 @@ func TestP48TimersRunWhenSendingFails(t *testing.T) {
 func TestP48PersistentKeepaliveGoesOnWhenSendingFails(t *testing.T) {
 	var outer *simnet.Conn
 	edit := func(cfg *Config) {
-		capture(&outer)(cfg)
-		persistent(20 * time.Second)(cfg)
+		captureSocket(&outer)(cfg)
+		withPersistentKeepalive(20 * time.Second)(cfg)
 	}
-	inBed(t, edit, func(b *bed) {
-		s := b.far.respond(b.far.wantInitiation("at once"))
+	withTestbed(t, edit, func(b *testbed) {
+		s := b.far.respondTo(b.far.wantInitiation("at once"))
 		at := time.Now()
 		b.far.wantKeepalive("completion", s, at, 0)
 		outer.FailWrites(syscall.ENETUNREACH)
@@ -388,11 +388,11 @@ func TestP48PersistentKeepaliveGoesOnWhenSendingFails(t *testing.T) {
 }
 
 func TestP50InvalidInnerPacketsCountForTimers(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
-		s := b.far.connect()
+	withTestbed(t, nil, func(b *testbed) {
+		s := b.far.connectFromDevice()
 		time.Sleep(10 * time.Second)
 		garbage := make([]byte, 64)
-		b.far.write(s.Seal(garbage))
+		b.far.writeMessage(s.Seal(garbage))
 		at := time.Now()
 		b.wantDelivered("garbage")
 		b.far.wantKeepalive("garbage is content", s, at, keepaliveTimeout)
@@ -402,60 +402,60 @@ func TestP50InvalidInnerPacketsCountForTimers(t *testing.T) {
 
 func TestP51PersistentKeepaliveFollowsAnyTraffic(t *testing.T) {
 	const interval = 12 * time.Second
-	inBed(t, persistent(interval), func(b *bed) {
-		s := b.far.respond(b.far.wantInitiation("at once"))
+	withTestbed(t, withPersistentKeepalive(interval), func(b *testbed) {
+		s := b.far.respondTo(b.far.wantInitiation("at once"))
 		at := time.Now()
 		b.far.wantKeepalive("completion", s, at, 0)
 		b.far.wantKeepalive("nothing else happened", s, at, interval)
 
 		time.Sleep(8 * time.Second)
-		b.far.keepalive(s)
+		b.far.sendKeepalive(s)
 		at = time.Now()
 		b.far.wantKeepalive("put off by a keepalive received", s, at, interval)
 
 		time.Sleep(8 * time.Second)
-		b.output(b.far, "data")
+		b.outputTo(b.far, "data")
 		at = time.Now()
 		b.far.wantData("data", s, "data")
 		b.far.wantKeepalive("put off by data sent", s, at, interval)
-		b.far.keepalive(s)
+		b.far.sendKeepalive(s)
 
 		time.Sleep(8 * time.Second)
-		b.far.data(s, "data")
+		b.far.sendData(s, "data")
 		at = time.Now()
 		b.far.wantKeepalive("data received is answered", s, at, keepaliveTimeout)
 		b.far.wantKeepalive("put off by the keepalive sent", s, at, keepaliveTimeout+interval)
 
 		time.Sleep(8 * time.Second)
-		b.far.initiate("initiation")
+		b.far.initiateSession("initiation")
 		at = time.Now()
 		b.far.wantKeepalive("put off by initiation and response", s, at, interval)
 
-		b.setPeer(b.far.config())
+		b.setPeer(b.far.peerConfig())
 		b.far.wantSilence("turned off", time.Hour)
 	})
 }
 
 // Covers M31.
 func TestP51PersistentKeepaliveOutlastsAnOutage(t *testing.T) {
-	inBed(t, persistent(25*time.Second), func(b *bed) {
-		b.far.respond(b.far.wantInitiation("at once"))
+	withTestbed(t, withPersistentKeepalive(25*time.Second), func(b *testbed) {
+		b.far.respondTo(b.far.wantInitiation("at once"))
 		b.net.Cut(devOuter, farOuter.Addr())
 		time.Sleep(10 * time.Minute)
-		b.far.drain()
+		b.far.drainMessages()
 		b.net.Heal(devOuter, farOuter.Addr())
 		at := time.Now()
-		b.far.wantAfter("after an outage", fakepeer.Initiation, at, 0, 25*time.Second)
+		b.far.wantMessageAfter("after an outage", fakepeer.Initiation, at, 0, 25*time.Second)
 	})
 }
 
 // Covers M36.
 func TestP51PersistentKeepaliveWaitsForEndpoint(t *testing.T) {
 	edit := func(cfg *Config) {
-		persistent(25 * time.Second)(cfg)
+		withPersistentKeepalive(25 * time.Second)(cfg)
 		cfg.Peers[0].Endpoint = ""
 	}
-	inBed(t, edit, func(b *bed) {
+	withTestbed(t, edit, func(b *testbed) {
 		time.Sleep(time.Hour)
 		p := b.far.peer()
 		p.mu.Lock()
@@ -468,32 +468,32 @@ func TestP51PersistentKeepaliveWaitsForEndpoint(t *testing.T) {
 		if err := b.dev.apply(update{peers: []peerUpdate{{public: b.far.Public, endpoint: farOuter.String()}}}); err != nil {
 			t.Fatal(err)
 		}
-		b.far.wantAfter("endpoint known", fakepeer.Initiation, at, 0, 25*time.Second)
+		b.far.wantMessageAfter("endpoint known", fakepeer.Initiation, at, 0, 25*time.Second)
 	})
 }
 
 func TestP51NoPersistentKeepaliveByDefault(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
-		s := b.far.connect()
-		b.far.keepalive(s)
+	withTestbed(t, nil, func(b *testbed) {
+		s := b.far.connectFromDevice()
+		b.far.sendKeepalive(s)
 		b.far.wantSilence("idle", 3*time.Hour)
 	})
 }
 
 func TestP52TurningPersistentKeepaliveOnSendsAtOnce(t *testing.T) {
-	set := func(b *bed, interval time.Duration) {
-		cfg := b.far.config()
+	set := func(b *testbed, interval time.Duration) {
+		cfg := b.far.peerConfig()
 		cfg.PersistentKeepalive = interval
 		b.setPeer(cfg)
 	}
-	inBed(t, nil, func(b *bed) {
+	withTestbed(t, nil, func(b *testbed) {
 		set(b, 25*time.Second)
 		at := time.Now()
-		b.far.wantAfter("on without a session", fakepeer.Initiation, at, 0, 0)
+		b.far.wantMessageAfter("on without a session", fakepeer.Initiation, at, 0, 0)
 	})
-	inBed(t, nil, func(b *bed) {
-		s := b.far.connect()
-		b.far.keepalive(s)
+	withTestbed(t, nil, func(b *testbed) {
+		s := b.far.connectFromDevice()
+		b.far.sendKeepalive(s)
 		time.Sleep(time.Second)
 		set(b, 25*time.Second)
 		at := time.Now()
@@ -510,9 +510,9 @@ func TestP52TurningPersistentKeepaliveOnSendsAtOnce(t *testing.T) {
 		set(b, 5*time.Second)
 		b.far.wantKeepalive("a shorter one holds from now on", s, at, 35*time.Second)
 	})
-	inBed(t, persistent(25*time.Second), func(b *bed) {
+	withTestbed(t, withPersistentKeepalive(25*time.Second), func(b *testbed) {
 		at := time.Now()
-		b.far.wantAfter("a new device", fakepeer.Initiation, at, 0, 0)
+		b.far.wantMessageAfter("a new device", fakepeer.Initiation, at, 0, 0)
 	})
 }
 
@@ -527,26 +527,26 @@ func TestP53JitterIsDrawnAnew(t *testing.T) {
 			t.Errorf("%s: all of %d delays between %v and %v", what, len(delays), low, high)
 		}
 	}
-	inBed(t, nil, func(b *bed) {
-		b.output(b.far, "unanswered")
+	withTestbed(t, nil, func(b *testbed) {
+		b.outputTo(b.far, "unanswered")
 		var delays []time.Duration
-		at := b.far.ignored()
+		at := b.far.ignoreInitiations()
 		for i := range at[1:] {
 			delays = append(delays, at[i+1].Sub(at[i]))
 		}
-		varied("retransmission", delays, retry)
+		varied("retransmission", delays, minRetryInterval)
 
-		b.far.connect()
+		b.far.connectFromDevice()
 		delays = nil
 		for range 10 {
 			at := time.Now()
-			s := b.far.respond(b.far.wantInitiation("lost"))
+			s := b.far.respondTo(b.far.wantInitiation("lost"))
 			delays = append(delays, time.Since(at))
 			b.far.wantData("completion", s, "")
-			b.output(b.far, "lost")
+			b.outputTo(b.far, "lost")
 			b.far.wantData("data", s, "lost")
 		}
-		varied("new handshake", delays, lost)
+		varied("new handshake", delays, minLostDataDelay)
 	})
 }
 

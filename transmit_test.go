@@ -17,18 +17,18 @@ import (
 
 // Covers M39.
 func TestP103TooBigDropsOnePacketOnly(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
-		s := b.far.connect()
+	withTestbed(t, nil, func(b *testbed) {
+		s := b.far.connectFromDevice()
 		for _, c := range []struct{ outer, size, told int }{
 			{1300, 1400, 1280}, {1300, 1281, 1280}, {1000, 1280, 576}, {700, 700, 576}, {500, 576, 0}, {500, 480, 0},
 		} {
 			b.net.SetLink(devOuter, farOuter.Addr(), simnet.Link{MTU: c.outer})
-			b.output(b.far, "before")
-			b.output(b.far, string(make([]byte, c.size-28)))
-			b.output(b.far, "after")
+			b.outputTo(b.far, "before")
+			b.outputTo(b.far, string(make([]byte, c.size-28)))
+			b.outputTo(b.far, "after")
 			b.far.wantData("before", s, "before")
 			b.far.wantData("after", s, "after")
-			b.far.keepalive(s)
+			b.far.sendKeepalive(s)
 			var want []int
 			if c.told > 0 {
 				want = []int{c.told}
@@ -42,15 +42,15 @@ func TestP103TooBigDropsOnePacketOnly(t *testing.T) {
 }
 
 func TestP103EachPacketIsMeasured(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
-		s := b.far.connect()
+	withTestbed(t, nil, func(b *testbed) {
+		s := b.far.connectFromDevice()
 		b.net.SetLink(devOuter, farOuter.Addr(), simnet.Link{MTU: 1300})
 		for range 2 * streamPackets {
-			b.output(b.far, "to begin with")
+			b.outputTo(b.far, "to begin with")
 			b.far.wantData("stream", s, "to begin with")
 		}
 		for _, size := range []int{1400, 1350, 1200, 1400, 1100} { // two batches
-			b.output(b.far, string(make([]byte, size)))
+			b.outputTo(b.far, string(make([]byte, size)))
 		}
 		b.far.wantData("smaller", s, string(make([]byte, 1200)))
 		b.far.wantData("smaller", s, string(make([]byte, 1100)))
@@ -61,12 +61,12 @@ func TestP103EachPacketIsMeasured(t *testing.T) {
 }
 
 func TestP103StagedBatchesSurviveOneTooBig(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
+	withTestbed(t, nil, func(b *testbed) {
 		b.net.SetLink(devOuter, farOuter.Addr(), simnet.Link{MTU: 1300})
-		b.output(b.far, "one")
-		b.output(b.far, string(make([]byte, 1300)))
-		b.output(b.far, "three")
-		s := b.far.respond(b.far.wantInitiation("packet"))
+		b.outputTo(b.far, "one")
+		b.outputTo(b.far, string(make([]byte, 1300)))
+		b.outputTo(b.far, "three")
+		s := b.far.respondTo(b.far.wantInitiation("packet"))
 		b.far.wantData("before", s, "one")
 		b.far.wantData("after", s, "three")
 	})
@@ -74,8 +74,8 @@ func TestP103StagedBatchesSurviveOneTooBig(t *testing.T) {
 
 // TestP103BatchesOfOneCallSurviveOneTooBig has several leave the lane together.
 func TestP103BatchesOfOneCallSurviveOneTooBig(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
-		s := b.far.connect()
+	withTestbed(t, nil, func(b *testbed) {
+		s := b.far.connectFromDevice()
 		b.net.SetLink(devOuter, farOuter.Addr(), simnet.Link{MTU: 1300})
 		p := b.far.peer()
 		var batches []*sendBatch
@@ -96,9 +96,9 @@ func TestP103BatchesOfOneCallSurviveOneTooBig(t *testing.T) {
 }
 
 func TestP103TellsIPv6Sender(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
-		b.far.allow("fd00::2/128", "10.0.0.2/32")
-		s := b.far.connect()
+	withTestbed(t, nil, func(b *testbed) {
+		b.far.setAllowedIPs("fd00::2/128", "10.0.0.2/32")
+		s := b.far.connectFromDevice()
 		b.net.SetLink(devOuter, farOuter.Addr(), simnet.Link{MTU: 1300})
 		for _, size := range []int{1400, 1280} {
 			if err := b.outputPacket(packet(devInner6, netip.MustParseAddr("fd00::2"), string(make([]byte, size-48)))); err != nil {
@@ -109,19 +109,19 @@ func TestP103TellsIPv6Sender(t *testing.T) {
 		if got := b.stack.tooBig; !slices.Equal(got, []int{1280}) {
 			t.Errorf("told %v", got)
 		}
-		b.far.keepalive(s)
+		b.far.sendKeepalive(s)
 	})
 }
 
 // loopConn sends back into the tunnel of its own device what goes to far.
 type loopConn struct {
 	net.PacketConn
-	dev    *Device
-	closed atomic.Bool // the loop
-	copies int         // of each message, as fragments would be
-	writes atomic.Int64
-	depth  atomic.Int64
-	most   atomic.Int64 // depth
+	dev      *Device
+	closed   atomic.Bool // the loop
+	copies   int         // of each message, as fragments would be
+	writes   atomic.Int64
+	depth    atomic.Int64
+	maxDepth atomic.Int64 // depth
 }
 
 func (c *loopConn) WriteTo(b []byte, to net.Addr) (int, error) {
@@ -129,7 +129,7 @@ func (c *loopConn) WriteTo(b []byte, to net.Addr) (int, error) {
 		return c.PacketConn.WriteTo(b, to)
 	}
 	c.writes.Add(1)
-	c.most.Store(max(c.most.Load(), c.depth.Add(1)))
+	c.maxDepth.Store(max(c.maxDepth.Load(), c.depth.Add(1)))
 	defer c.depth.Add(-1)
 	if len(b)+28 > 1500 {
 		return 0, syscall.EMSGSIZE
@@ -142,7 +142,7 @@ func (c *loopConn) WriteTo(b []byte, to net.Addr) (int, error) {
 	return len(b), nil
 }
 
-func (c *loopConn) edit(cfg *Config) {
+func (c *loopConn) wrapSocket(cfg *Config) {
 	listen := cfg.ListenPacket
 	cfg.ListenPacket = func(ctx context.Context, network, address string) (net.PacketConn, error) {
 		pc, err := listen(ctx, network, address)
@@ -153,17 +153,17 @@ func (c *loopConn) edit(cfg *Config) {
 
 func TestP104LoopIsBounded(t *testing.T) {
 	c := &loopConn{copies: 1}
-	inBed(t, c.edit, func(b *bed) {
+	withTestbed(t, c.wrapSocket, func(b *testbed) {
 		c.dev = b.dev
-		b.far.connect()
+		b.far.connectFromDevice()
 		c.closed.Store(true)
-		b.output(b.far, "round and round")
+		b.outputTo(b.far, "round and round")
 		synctest.Wait()
 		// Each round adds a header and more: some 20 of them fit 1500 bytes.
 		if n := c.writes.Load(); n < 3 || n > 25 {
 			t.Errorf("%d messages", n)
 		}
-		if n := c.most.Load(); n > 1 {
+		if n := c.maxDepth.Load(); n > 1 {
 			t.Errorf("%d deep", n)
 		}
 	})
@@ -171,10 +171,10 @@ func TestP104LoopIsBounded(t *testing.T) {
 
 func TestP104LoopWithoutSessionIsBounded(t *testing.T) {
 	c := &loopConn{copies: 1}
-	inBed(t, c.edit, func(b *bed) {
+	withTestbed(t, c.wrapSocket, func(b *testbed) {
 		c.dev = b.dev
 		c.closed.Store(true)
-		b.output(b.far, "round and round")
+		b.outputTo(b.far, "round and round")
 		time.Sleep(10 * time.Minute)
 		// Each initiation is a new packet, which makes the device try anew.
 		if n := c.writes.Load(); n < 1 || n > 10*60/5+1 {
@@ -191,13 +191,13 @@ func TestP104LoopWithoutSessionIsBounded(t *testing.T) {
 
 func TestP104CloseEndsAnAvalanche(t *testing.T) {
 	c := &loopConn{copies: 10}
-	inBed(t, c.edit, func(b *bed) {
+	withTestbed(t, c.wrapSocket, func(b *testbed) {
 		c.dev = b.dev
-		b.far.connect()
+		b.far.connectFromDevice()
 		c.closed.Store(true)
 		go b.outputPacket(packet(devInner, farInner, "round and round"))
 		synctest.Wait()
-		if n := c.most.Load(); n > 1 {
+		if n := c.maxDepth.Load(); n > 1 {
 			t.Errorf("%d deep", n)
 		}
 		start := time.Now()
@@ -209,24 +209,24 @@ func TestP104CloseEndsAnAvalanche(t *testing.T) {
 }
 
 func TestP104EndpointThatIsTheDeviceItself(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
-		cfg := b.far.config()
+	withTestbed(t, nil, func(b *testbed) {
+		cfg := b.far.peerConfig()
 		cfg.Endpoint = netip.AddrPortFrom(devOuter, devPort).String()
 		b.setPeer(cfg)
 		trace := b.net.Trace()
-		b.output(b.far, "to myself")
+		b.outputTo(b.far, "to myself")
 		time.Sleep(10 * time.Minute)
-		if n := len(trace.All()); n != allTries {
-			t.Errorf("%d messages, want %d", n, allTries)
+		if n := len(trace.All()); n != maxInitiations {
+			t.Errorf("%d messages, want %d", n, maxInitiations)
 		}
 	})
 }
 
 func TestP104EndpointInsideItsOwnTunnel(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
-		b.far.allow("0.0.0.0/0", "::/0")
-		s := b.far.connect()
-		b.output(b.far, "x")
+	withTestbed(t, nil, func(b *testbed) {
+		b.far.setAllowedIPs("0.0.0.0/0", "::/0")
+		s := b.far.connectFromDevice()
+		b.outputTo(b.far, "x")
 		b.far.wantData("the outer socket is outside", s, "x")
 	})
 }

@@ -15,24 +15,24 @@ import (
 )
 
 func TestP93SamePrivateKeyChangesNothing(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
+	withTestbed(t, nil, func(b *testbed) {
 		key := b.dev.identity.Load().private
-		s := b.far.connect()
+		s := b.far.connectFromDevice()
 		b.setPrivateKey(key)
-		b.far.wantSends("session goes on", s)
+		b.far.wantSentUnder("session goes on", s)
 		unclamped := key
 		unclamped[0] |= 7
 		unclamped[31] ^= 0xc0
 		b.setPrivateKey(unclamped)
-		b.far.wantSends("the same key before clamping", s)
+		b.far.wantSentUnder("the same key before clamping", s)
 
 		// An unanswered initiation stays answerable, and holds up the next.
-		other := b.add("192.0.2.3:1", "10.0.0.3")
-		b.output(other, "hello")
+		other := b.addRemote("192.0.2.3:1", "10.0.0.3")
+		b.outputTo(other, "hello")
 		hs := other.wantInitiation("packet")
 		b.setPrivateKey(key)
 		other.wantSilence("the same key", time.Second)
-		other.wantData("session", other.respond(hs), "hello")
+		other.wantData("session", other.respondTo(hs), "hello")
 		b.setPrivateKey(PrivateKey{})
 		b.setPrivateKey(PrivateKey{})
 		b.far.wantSilence("no key, twice", rekeyTimeout)
@@ -40,31 +40,31 @@ func TestP93SamePrivateKeyChangesNothing(t *testing.T) {
 }
 
 func TestP93NewPrivateKeyEndsSendingUnderOldKeys(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
-		s := b.far.connect()
-		next := b.far.initiate("initiation")
-		other := b.add("192.0.2.3:1", "10.0.0.3")
-		b.output(other, "waits")
+	withTestbed(t, nil, func(b *testbed) {
+		s := b.far.connectFromDevice()
+		next := b.far.initiateSession("initiation")
+		other := b.addRemote("192.0.2.3:1", "10.0.0.3")
+		b.outputTo(other, "waits")
 		pending := other.wantInitiation("packet")
 
 		b.setPrivateKey(NewPrivateKey(), b.far, other)
 		anew := other.wantInitiation("at once under the new key")
-		other.respond(pending)
+		other.respondTo(pending)
 		other.wantSilence("response to the former key", time.Second)
-		other.wantData("response to the new key", other.respond(anew), "waits")
+		other.wantData("response to the new key", other.respondTo(anew), "waits")
 
-		b.far.data(s, "received under old keys")
+		b.far.sendData(s, "received under old keys")
 		b.wantDelivered("old keys receive", "received under old keys")
-		b.output(b.far, "not under old keys")
-		b.far.write(next.Keepalive())
-		hs, _, err := b.far.ConsumeInitiation(b.far.want("packet", fakepeer.Initiation))
+		b.outputTo(b.far, "not under old keys")
+		b.far.writeMessage(next.Keepalive())
+		hs, _, err := b.far.ConsumeInitiation(b.far.wantMessage("packet", fakepeer.Initiation))
 		if err != nil {
 			b.Fatal("the initiation is not of the new key:", err)
 		}
 		b.far.wantSilence("old keys, although confirmed", time.Second)
-		s = b.far.respond(hs)
+		s = b.far.respondTo(hs)
 		b.far.wantData("new keys", s, "not under old keys")
-		b.far.data(s, "both ways")
+		b.far.sendData(s, "both ways")
 		b.wantDelivered("new keys", "both ways")
 	})
 }
@@ -72,26 +72,26 @@ func TestP93NewPrivateKeyEndsSendingUnderOldKeys(t *testing.T) {
 // TestP93OldKeysAreNotRefreshed has packets come in shortly before old keys are
 // refused: nobody waits for new ones.
 func TestP93OldKeysAreNotRefreshed(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
-		s := b.far.connect()
-		b.far.keepalive(s)
+	withTestbed(t, nil, func(b *testbed) {
+		s := b.far.connectFromDevice()
+		b.far.sendKeepalive(s)
 		b.setPrivateKey(NewPrivateKey(), b.far)
 		time.Sleep(refreshAfterTime)
-		b.far.keepalive(s)
+		b.far.sendKeepalive(s)
 		b.far.wantSilence("old keys", time.Minute)
 	})
 }
 
 func TestP93UnansweredInitiationDiesWithItsKey(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
-		b.far.edit(func(p *peer) { p.initiate(b.dev.now(), false) })
+	withTestbed(t, nil, func(b *testbed) {
+		b.far.editPeer(func(p *peer) { p.initiate(b.dev.now(), false) })
 		hs := b.far.wantInitiation("initiation")
 		msg, s := b.far.Response(hs, fakepeer.ResponseOptions{})
 		b.setPrivateKey(NewPrivateKey(), b.far)
 		b.wantIndices("key changed", 0)
 		for range 2 {
-			b.far.write(msg)
-			b.far.write(s.Keepalive())
+			b.far.writeMessage(msg)
+			b.far.writeMessage(s.Keepalive())
 			b.far.wantSilence("response to the former key", time.Second)
 			b.far.Stamp(msg) // with a mac1 for the new key
 		}
@@ -104,10 +104,10 @@ func TestP93UnansweredInitiationDiesWithItsKey(t *testing.T) {
 // TestP93ResponseDiesWithItsKey changes the private key while an initiation to
 // the former one is being answered.
 func TestP93ResponseDiesWithItsKey(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
+	withTestbed(t, nil, func(b *testbed) {
 		id := b.dev.identity.Load()
 		msg, _ := b.far.Initiation(fakepeer.InitiationOptions{})
-		r, stamp := b.far.consumed(id, msg)
+		r, stamp := b.far.consumeInitiationOnDevice(id, msg)
 		p := b.far.peer()
 		if !p.acceptInitiation(b.dev.now(), stamp, endpoint{addr: b.far.sock.AddrPort()}) {
 			t.Fatal("initiation refused")
@@ -120,16 +120,16 @@ func TestP93ResponseDiesWithItsKey(t *testing.T) {
 }
 
 func TestP93NewPrivateKeyNeedsAnotherStaticSecret(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
-		b.far.accept() // the static secret has been computed
+	withTestbed(t, nil, func(b *testbed) {
+		b.far.connectToDevice() // the static secret has been computed
 		for range 3 {
 			time.Sleep(time.Second)
 			b.setPrivateKey(NewPrivateKey(), b.far)
-			s := b.far.accept()
-			b.far.wantSends("as responder", s)
+			s := b.far.connectToDevice()
+			b.far.wantSentUnder("as responder", s)
 			b.setPrivateKey(NewPrivateKey(), b.far)
-			b.output(b.far, "hello")
-			s = b.far.respond(b.far.wantInitiation("as initiator"))
+			b.outputTo(b.far, "hello")
+			s = b.far.respondTo(b.far.wantInitiation("as initiator"))
 			b.far.wantData("as initiator", s, "hello")
 		}
 	})
@@ -137,14 +137,14 @@ func TestP93NewPrivateKeyNeedsAnotherStaticSecret(t *testing.T) {
 
 // Covers N13.
 func TestP93PeerThatIsTheDeviceItselfIsRemoved(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
+	withTestbed(t, nil, func(b *testbed) {
 		key := NewPrivateKey()
-		self := b.remoteFor(b.dev.Stats().PublicKey, netip.MustParseAddrPort("192.0.2.3:1"), netip.MustParseAddr("10.0.0.3"))
+		self := b.newRemote(b.dev.Stats().PublicKey, netip.MustParseAddrPort("192.0.2.3:1"), netip.MustParseAddr("10.0.0.3"))
 		self.Peer = fakepeer.New(key, b.dev.Stats().PublicKey)
-		cfg := self.config()
+		cfg := self.peerConfig()
 		cfg.PersistentKeepalive = time.Second
 		b.setPeer(cfg)
-		s := self.respond(self.wantInitiation("persistent keepalive"))
+		s := self.respondTo(self.wantInitiation("persistent keepalive"))
 		self.wantData("session", s, "")
 
 		b.setPrivateKey(key, b.far)
@@ -154,12 +154,12 @@ func TestP93PeerThatIsTheDeviceItselfIsRemoved(t *testing.T) {
 		if p := b.dev.allowed.lookup(self.ip); p != nil {
 			b.Error("the removed peer has allowed IPs")
 		}
-		self.data(s, "removed")
+		self.sendData(s, "removed")
 		b.wantDelivered("removed peer")
 		self.wantSilence("removed peer", time.Minute)
 		b.wantIndices("removed peer", 0)
-		b.output(b.far, "hello")
-		b.far.wantData("others go on", b.far.respond(b.far.wantInitiation("packet")), "hello")
+		b.outputTo(b.far, "hello")
+		b.far.wantData("others go on", b.far.respondTo(b.far.wantInitiation("packet")), "hello")
 	})
 }
 
@@ -168,8 +168,8 @@ func TestP93PeerThatIsTheDeviceItselfIsRemoved(t *testing.T) {
 //
 // Covers M11.
 func TestP93KeyChangesUnderTraffic(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
-		s := b.far.connect()
+	withTestbed(t, nil, func(b *testbed) {
+		s := b.far.connectFromDevice()
 		keys := []PrivateKey{NewPrivateKey(), NewPrivateKey(), {}}
 		var wg sync.WaitGroup
 		wg.Go(func() {
@@ -189,11 +189,11 @@ func TestP93KeyChangesUnderTraffic(t *testing.T) {
 		})
 		wg.Go(func() {
 			for range 60 {
-				b.output(b.far, "hello")
+				b.outputTo(b.far, "hello")
 			}
 		})
 		for range 60 {
-			b.far.data(s, "hello")
+			b.far.sendData(s, "hello")
 		}
 		wg.Wait()
 		b.setPrivateKey(keys[0], b.far)
@@ -203,14 +203,14 @@ func TestP93KeyChangesUnderTraffic(t *testing.T) {
 		}
 		b.dev.RemovePeer(keys[1].PublicKey())
 		for {
-			if msg, _, ok := b.far.read(patient); !ok {
+			if msg, _, ok := b.far.readMessage(longTimeout); !ok {
 				break
 			} else if hs, _, err := b.far.ConsumeInitiation(msg); err == nil {
-				s = b.far.respond(hs)
+				s = b.far.respondTo(hs)
 			}
 		}
-		b.far.data(s, "still alive")
-		b.stack.take()
+		b.far.sendData(s, "still alive")
+		b.stack.takeDelivered()
 		time.Sleep(time.Hour)
 		b.wantIndices("all forgotten", 0)
 	})
@@ -228,28 +228,28 @@ func TestP94OwnPublicKeyIsNoPeer(t *testing.T) {
 			PersistentKeepalive: time.Second,
 		})
 	}
-	inBed(t, edit, func(b *bed) {
+	withTestbed(t, edit, func(b *testbed) {
 		b.far.wantSilence("own key among the peers", time.Minute)
 		b.setPeer(PeerConfig{PublicKey: own, Endpoint: "192.0.2.2:51820", AllowedIPs: []netip.Prefix{netip.PrefixFrom(farInner, 32)}})
 		if peers := b.dev.Stats().Peers; len(peers) != 1 || peers[0].PublicKey != b.far.Public {
 			b.Errorf("peers %+v", peers)
 		}
 		// The prefix stays with the true peer.
-		b.output(b.far, "hello")
-		b.far.wantData("session", b.far.respond(b.far.wantInitiation("packet")), "hello")
+		b.outputTo(b.far, "hello")
+		b.far.wantData("session", b.far.respondTo(b.far.wantInitiation("packet")), "hello")
 	})
 }
 
 // Covers M12.
 func TestP96RemovedPeerIsGone(t *testing.T) {
-	inBed(t, persistent(time.Second), func(b *bed) {
-		s := b.far.respond(b.far.wantInitiation("at once"))
+	withTestbed(t, withPersistentKeepalive(time.Second), func(b *testbed) {
+		s := b.far.respondTo(b.far.wantInitiation("at once"))
 		b.far.wantData("completion", s, "")
-		b.far.data(s, "arms the keepalive")
+		b.far.sendData(s, "arms the keepalive")
 		b.wantDelivered("data", "arms the keepalive")
 		time.Sleep(6 * time.Second)
-		b.far.drain()
-		next := b.far.initiate("a pair to be confirmed")
+		b.far.drainMessages()
+		next := b.far.initiateSession("a pair to be confirmed")
 		time.Sleep(6 * time.Second)
 		waiting := make(chan error, 1)
 		go func() { waiting <- b.dev.Handshake(background, b.far.Public) }()
@@ -260,15 +260,15 @@ func TestP96RemovedPeerIsGone(t *testing.T) {
 		if err := b.dev.RemovePeer(b.far.Public); err != nil {
 			t.Fatal(err)
 		}
-		b.far.drain()
+		b.far.drainMessages()
 		if err := <-waiting; !errors.Is(err, ErrNoPeer) {
 			t.Errorf("handshake with a removed peer: error %v", err)
 		}
-		b.wantBare("removed")
-		b.far.write(s.Seal(packet(b.far.ip, devInner, "late")))
-		b.far.write(next.Seal(packet(b.far.ip, devInner, "late")))
+		b.wantIndices("removed", 0)
+		b.far.writeMessage(s.Seal(packet(b.far.ip, devInner, "late")))
+		b.far.writeMessage(next.Seal(packet(b.far.ip, devInner, "late")))
 		msg, _ := b.far.Initiation(fakepeer.InitiationOptions{})
-		b.far.write(msg)
+		b.far.writeMessage(msg)
 		b.far.wantSilence("removed", aeon)
 		b.wantDelivered("removed")
 		if err := b.outputPacket(packet(devInner, b.far.ip, "x")); !errors.Is(err, netstack.ErrNoRoute) {
@@ -277,8 +277,8 @@ func TestP96RemovedPeerIsGone(t *testing.T) {
 		if err := b.dev.RemovePeer(b.far.Public); !errors.Is(err, ErrNoPeer) {
 			t.Errorf("removing again: error %v", err)
 		}
-		b.setPeer(b.far.config())
-		b.far.connect()
+		b.setPeer(b.far.peerConfig())
+		b.far.connectFromDevice()
 	})
 }
 
@@ -288,13 +288,13 @@ func TestP96RemovedPeerIsStopped(t *testing.T) {
 		"replaced":              func(r *remote) update { return update{replacePeers: true} },
 		"now the device itself": func(r *remote) update { k := PrivateKey(r.Private); return update{private: &k} },
 	} {
-		inBed(t, nil, func(b *bed) {
-			b.far.connect()
+		withTestbed(t, nil, func(b *testbed) {
+			b.far.connectFromDevice()
 			p := b.far.peer()
 			if err := b.dev.apply(change(b.far)); err != nil {
 				t.Fatal(err)
 			}
-			b.wantBare(what)
+			b.wantIndices(what, 0)
 			p.mu.Lock()
 			defer p.mu.Unlock()
 			if !p.stopped {
@@ -305,40 +305,40 @@ func TestP96RemovedPeerIsStopped(t *testing.T) {
 }
 
 func TestP96WorkUnderWayEndsHarmlessly(t *testing.T) {
-	for name, begin := range map[string]func(b *bed){
-		"our initiation":   func(b *bed) { b.output(b.far, "x") },
-		"their initiation": func(b *bed) { msg, _ := b.far.Initiation(fakepeer.InitiationOptions{}); b.far.write(msg) },
+	for name, begin := range map[string]func(b *testbed){
+		"our initiation":   func(b *testbed) { b.outputTo(b.far, "x") },
+		"their initiation": func(b *testbed) { msg, _ := b.far.Initiation(fakepeer.InitiationOptions{}); b.far.writeMessage(msg) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			inBed(t, nil, func(b *bed) {
-				release := b.holdHandshakes()
+			withTestbed(t, nil, func(b *testbed) {
+				release := b.holdHandshakeJobs()
 				begin(b)
 				if err := b.dev.RemovePeer(b.far.Public); err != nil {
 					t.Fatal(err)
 				}
 				release()
 				b.far.wantSilence("removed meanwhile", aeon)
-				b.wantBare("removed meanwhile")
+				b.wantIndices("removed meanwhile", 0)
 			})
 		})
 	}
 	t.Run("their response", func(t *testing.T) {
-		inBed(t, nil, func(b *bed) {
-			b.output(b.far, "x")
+		withTestbed(t, nil, func(b *testbed) {
+			b.outputTo(b.far, "x")
 			hs := b.far.wantInitiation("packet")
-			release := b.holdHandshakes()
-			b.far.respond(hs)
+			release := b.holdHandshakeJobs()
+			b.far.respondTo(hs)
 			if err := b.dev.RemovePeer(b.far.Public); err != nil {
 				t.Fatal(err)
 			}
 			release()
 			b.far.wantSilence("removed meanwhile", aeon)
-			b.wantBare("removed meanwhile")
+			b.wantIndices("removed meanwhile", 0)
 		})
 	})
 	t.Run("sealing", func(t *testing.T) {
-		inBed(t, nil, func(b *bed) {
-			b.output(b.far, "x")
+		withTestbed(t, nil, func(b *testbed) {
+			b.outputTo(b.far, "x")
 			hs := b.far.wantInitiation("packet")
 			synctest.Wait()
 			gate, seal := make(chan struct{}), b.dev.sealers.do
@@ -346,7 +346,7 @@ func TestP96WorkUnderWayEndsHarmlessly(t *testing.T) {
 				<-gate
 				seal(batch)
 			}
-			b.far.respond(hs)
+			b.far.respondTo(hs)
 			if err := b.dev.RemovePeer(b.far.Public); err != nil {
 				t.Fatal(err)
 			}
@@ -357,11 +357,11 @@ func TestP96WorkUnderWayEndsHarmlessly(t *testing.T) {
 }
 
 func TestP96RemovalWaitsForDelivery(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
-		s := b.far.connect()
+	withTestbed(t, nil, func(b *testbed) {
+		s := b.far.connectFromDevice()
 		b.stack.block = make(chan struct{})
-		b.far.data(s, "being delivered")
-		b.far.data(s, "behind it")
+		b.far.sendData(s, "being delivered")
+		b.far.sendData(s, "behind it")
 		var removed atomic.Bool
 		go func() {
 			b.dev.RemovePeer(b.far.Public)
@@ -382,14 +382,14 @@ func TestP96RemovalWaitsForDelivery(t *testing.T) {
 
 // Covers M19.
 func TestP96StormOfChanges(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
+	withTestbed(t, nil, func(b *testbed) {
 		var peers []*remote
 		for i := range 16 {
-			peers = append(peers, b.add(fmt.Sprintf("192.0.2.100:%d", 1000+i), fmt.Sprintf("10.1.0.%d", i)))
+			peers = append(peers, b.addRemote(fmt.Sprintf("192.0.2.100:%d", 1000+i), fmt.Sprintf("10.1.0.%d", i)))
 		}
 		var wg sync.WaitGroup
 		for i, r := range peers {
-			cfg := r.config()
+			cfg := r.peerConfig()
 			cfg.PersistentKeepalive = time.Second
 			msg, _ := r.Initiation(fakepeer.InitiationOptions{})
 			wg.Go(func() {
@@ -414,7 +414,7 @@ func TestP96StormOfChanges(t *testing.T) {
 			b.dev.RemovePeer(r.Public)
 		}
 		time.Sleep(time.Second)
-		b.wantBare("all removed")
+		b.wantIndices("all removed", 0)
 		if n := len(b.dev.Stats().Peers); n != 0 {
 			t.Errorf("%d peers left", n)
 		}

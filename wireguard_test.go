@@ -72,25 +72,25 @@ func TestP91TakenPortFailsOnTheHost(t *testing.T) {
 
 // Covers M12.
 func TestP92ClosedDeviceFallsSilent(t *testing.T) {
-	edit := persistent(time.Second)
-	inBed(t, edit, func(b *bed) {
-		other := b.add("192.0.2.3:1", "10.0.0.3")
-		s := b.far.respond(b.far.wantInitiation("at once"))
+	edit := withPersistentKeepalive(time.Second)
+	withTestbed(t, edit, func(b *testbed) {
+		other := b.addRemote("192.0.2.3:1", "10.0.0.3")
+		s := b.far.respondTo(b.far.wantInitiation("at once"))
 		b.far.wantData("completion", s, "")
-		b.far.data(s, "arms the keepalive")
-		b.output(b.far, "arms the new handshake")
+		b.far.sendData(s, "arms the keepalive")
+		b.outputTo(b.far, "arms the new handshake")
 		b.far.wantData("data", s, "arms the new handshake")
-		b.output(other, "staged")
-		other.want("packet", fakepeer.Initiation)
+		b.outputTo(other, "staged")
+		other.wantMessage("packet", fakepeer.Initiation)
 		p := other.peer()
 		b.dev.Close()
 		trace := b.net.Trace()
-		b.far.write(s.Seal(packet(b.far.ip, devInner, "late")))
-		b.far.write(func() []byte { msg, _ := b.far.Initiation(fakepeer.InitiationOptions{}); return msg }())
-		b.stack.take()
+		b.far.writeMessage(s.Seal(packet(b.far.ip, devInner, "late")))
+		b.far.writeMessage(func() []byte { msg, _ := b.far.Initiation(fakepeer.InitiationOptions{}); return msg }())
+		b.stack.takeDelivered()
 		time.Sleep(aeon)
 		b.wantDelivered("closed")
-		b.wantBare("closed")
+		b.wantIndices("closed", 0)
 		for _, d := range trace.All() {
 			if d.From.Addr() == devOuter {
 				t.Errorf("sent %d bytes to %v", len(d.Payload), d.To)
@@ -103,11 +103,11 @@ func TestP92ClosedDeviceFallsSilent(t *testing.T) {
 }
 
 func TestP92LosingTheKeyKeepsConfigurationAndTimestamp(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
+	withTestbed(t, nil, func(b *testbed) {
 		early, _ := b.far.Initiation(fakepeer.InitiationOptions{})
-		b.far.connect()
-		moved := b.far.moved(elsewhere)
-		moved.accept()
+		b.far.connectFromDevice()
+		moved := b.far.moveTo(otherEndpoint)
+		moved.connectToDevice()
 		before := b.far.stats()
 		key := b.dev.identity.Load().private
 		for _, k := range []PrivateKey{{}, key} {
@@ -119,9 +119,9 @@ func TestP92LosingTheKeyKeepsConfigurationAndTimestamp(t *testing.T) {
 			t.Errorf("%+v became %+v", before, after)
 		}
 		time.Sleep(time.Minute)
-		moved.write(early)
+		moved.writeMessage(early)
 		moved.wantSilence("initiation of before", time.Second)
-		b.output(b.far, "x")
+		b.outputTo(b.far, "x")
 		moved.wantInitiation("the key is back")
 	})
 }
@@ -143,20 +143,20 @@ func (s *stuckStack) Close() error {
 
 // Covers M07.
 func TestP97CloseUnblocksEverything(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
+	withTestbed(t, nil, func(b *testbed) {
 		b.dev.inner = &stuckStack{done: make(chan struct{})}
 		b.dev.lookupHost = func(ctx context.Context, _ string) ([]netip.Addr, error) {
 			<-ctx.Done()
 			return nil, ctx.Err()
 		}
-		s := b.far.connect()
-		named := b.remoteFor(b.far.Remote, netip.MustParseAddrPort("192.0.2.3:1"), netip.MustParseAddr("10.0.0.3"))
-		cfg := named.config()
+		s := b.far.connectFromDevice()
+		named := b.newRemote(b.far.Remote, netip.MustParseAddrPort("192.0.2.3:1"), netip.MustParseAddr("10.0.0.3"))
+		cfg := named.peerConfig()
 		cfg.Endpoint = "named.example:51820"
 		b.setPeer(cfg)
-		b.output(named, "waits for a lookup")
+		b.outputTo(named, "waits for a lookup")
 		for range 10 {
-			b.far.data(s, "waits for the stack")
+			b.far.sendData(s, "waits for the stack")
 		}
 		p := b.far.peer()
 		held := newSendBatch(p, maxMessage) // keeps the lane full
@@ -189,24 +189,24 @@ func TestP97CloseUnblocksEverything(t *testing.T) {
 }
 
 func TestP97CloseWaitsForTheStack(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
+	withTestbed(t, nil, func(b *testbed) {
 		b.dev.inner = &stuckStack{done: make(chan struct{}), delay: 3 * time.Second}
-		s := b.far.connect()
+		s := b.far.connectFromDevice()
 		start := time.Now()
 		time.AfterFunc(2*time.Second, func() { b.outputPacket(packet(devInner, b.far.ip, "x")) })
 		b.dev.Close()
 		if d := time.Since(start); d != 3*time.Second {
 			t.Errorf("Close returned after %v", d)
 		}
-		b.far.keepalive(s)
+		b.far.sendKeepalive(s)
 		b.far.wantSilence("the stack takes its time, the sockets do not", aeon)
 	})
 }
 
 func TestP97CloseIsIdempotent(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
+	withTestbed(t, nil, func(b *testbed) {
 		b.dev.inner = &stuckStack{done: make(chan struct{})}
-		b.far.connect()
+		b.far.connectFromDevice()
 		var wg sync.WaitGroup
 		for range 3 {
 			wg.Go(func() {
@@ -226,10 +226,10 @@ func TestP97CloseIsIdempotent(t *testing.T) {
 }
 
 func TestP97ClosedDeviceRefuses(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
+	withTestbed(t, nil, func(b *testbed) {
 		b.dev.Close()
 		for name, err := range map[string]error{
-			"SetPeer":       b.dev.SetPeer(b.far.config()),
+			"SetPeer":       b.dev.SetPeer(b.far.peerConfig()),
 			"SetPrivateKey": b.dev.SetPrivateKey(NewPrivateKey()),
 			"Rebind":        b.dev.Rebind(),
 		} {
@@ -248,8 +248,8 @@ func TestP97ClosedDeviceRefuses(t *testing.T) {
 
 // Covers M08.
 func TestP97CloseDuringChangesAndFlood(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
-		s := b.far.connect()
+	withTestbed(t, nil, func(b *testbed) {
+		s := b.far.connectFromDevice()
 		var wg sync.WaitGroup
 		stop := make(chan struct{})
 		loop := func(f func()) {
@@ -269,7 +269,7 @@ func TestP97CloseDuringChangesAndFlood(t *testing.T) {
 		loop(func() { b.far.sock.WriteToUDPAddrPort(msg, dev) })
 		loop(func() { b.far.sock.WriteToUDPAddrPort(s.Seal(packet(b.far.ip, devInner, "in")), dev) })
 		loop(func() { b.outputPacket(packet(devInner, b.far.ip, "out")) })
-		loop(func() { b.dev.SetPeer(b.far.config()) })
+		loop(func() { b.dev.SetPeer(b.far.peerConfig()) })
 		loop(func() { b.dev.SetPrivateKey(NewPrivateKey()) })
 		loop(func() { b.dev.RemovePeer(b.far.Public) })
 		loop(func() { b.dev.Rebind() })
@@ -283,7 +283,7 @@ func TestP97CloseDuringChangesAndFlood(t *testing.T) {
 		time.Sleep(50 * time.Microsecond)
 		close(stop)
 		wg.Wait()
-		b.wantBare("closed")
+		b.wantIndices("closed", 0)
 	})
 }
 
