@@ -134,13 +134,13 @@ func TestP15FirstInitiationIsImmediate(t *testing.T) {
 // former one is being made, which then must not be the last.
 func TestP15KeyChangeDuringInitiation(t *testing.T) {
 	withTestbed(t, nil, func(b *testbed) {
-		b.dev.stamps.mu.Lock() // holds up whoever makes an initiation
+		b.dev.timestamps.mu.Lock() // holds up whoever makes an initiation
 		b.outputTo(b.far, "hello")
-		for b.dev.indices.len() == 0 {
+		for b.dev.indices.count() == 0 {
 			runtime.Gosched()
 		}
 		b.setPrivateKey(NewPrivateKey(), b.far)
-		b.dev.stamps.mu.Unlock()
+		b.dev.timestamps.mu.Unlock()
 		msg, _, ok := b.far.readMessage(time.Second)
 		if !ok {
 			b.Fatal("no initiation under the new key")
