@@ -247,7 +247,7 @@ func (z *fuzzRun) checkCounters() {
 		p.mu.Lock()
 		staged := 0
 		for _, b := range p.staged.batches {
-			staged += b.packets()
+			staged += b.packetCount()
 		}
 		if p.pendingHandshake != nil {
 			indices++
