@@ -10,27 +10,27 @@ import (
 
 // A prefixTable maps IP prefixes to owners and finds the owner of the longest
 // prefix that contains an address (cryptokey routing, section 2 of the
-// WireGuard whitepaper). A prefix has one owner. The zero V owns nothing and
-// stands for none; the zero table is empty and ready.
+// WireGuard whitepaper). A prefix has one owner. The zero V means no owner. The
+// zero table is empty and ready for use.
 //
-// Readers take no lock: what is published never changes, a writer copies the
-// path it changes and publishes both roots with one store. Writers must be
-// serialised by the caller. A change costs O(prefix length) per prefix,
-// whatever the size of the table.
+// Readers take no lock: published nodes are immutable, a writer copies the path
+// that it changes and publishes both roots with one store. The caller serialises
+// writers. A change costs O(prefix length) for each prefix, whatever the size of
+// the table.
 //
-// Prefixes are masked on the way in. An IPv4-mapped IPv6 address is an IPv6
-// address here: callers unmap first.
+// Prefixes are masked when they are stored. An IPv4-mapped IPv6 address counts as
+// an IPv6 address here: callers unmap addresses first.
 type prefixTable[V comparable] struct {
 	published atomic.Pointer[roots[V]]
 
-	// Touched by writers only.
+	// Used by writers only.
 	edit  uint64 // number of the change in progress or last published
 	owned map[V]*ownedPrefixes
 }
 
-// ownedPrefixes lists what an owner was given. Prefixes lost since, to other
-// owners or by removal, stay in the list until they outnumber the live ones,
-// so that losing one costs no search.
+// ownedPrefixes lists the prefixes that an owner was given. Prefixes that it lost
+// since, to another owner or by removal, stay in the list until they outnumber
+// the live ones, so that losing one needs no search.
 type ownedPrefixes struct {
 	list []netip.Prefix
 	live int
@@ -44,9 +44,8 @@ const stride = 6
 // A trieNode stands for the prefixes that begin with its key and are at most
 // 5 bits longer (a tree bitmap: their places are numbered as in a binary heap,
 // 1 for the key itself, 2i and 2i+1 for the two that are one bit longer than
-// i), and leads to those that are at least 6 bits longer. Nodes that would
-// have no prefix and one child are left out, so a child's key may be longer by
-// any multiple of 6.
+// i), and leads to the longer prefixes. A node that would have no prefix and one
+// child is left out, so a child's key may be longer by any multiple of 6.
 type trieNode[V comparable] struct {
 	key    trieKey        // zero after the first depth bits
 	depth  uint8          // length of key, a multiple of 6
@@ -54,7 +53,7 @@ type trieNode[V comparable] struct {
 	inner  uint64         // bit i: there is a child for the next 6 bits i
 	child  []*trieNode[V] // of the bits of inner
 	owners []V            // of the bits of held
-	edit   uint64         // the change that made the node; until published it may be written
+	edit   uint64         // number of the change that made the node, which may still write it
 }
 
 // covers maps the 6 bits that follow a node's key to the places of the
@@ -68,7 +67,7 @@ var covers = func() (masks [1 << stride]uint64) {
 	return masks
 }()
 
-// rank is how many bits of mask are below bit i: the index of its value.
+// rank is the number of bits set in mask below bit i: the index of the value of i.
 func rank(mask uint64, i uint8) int { return bits.OnesCount64(mask & (1<<i - 1)) }
 
 // trieKey is an address as 128 bits; IPv4 is in the upper 32 bits of hi.
@@ -117,7 +116,7 @@ func (k trieKey) next(n uint8) uint8 {
 	return uint8(k.lo << (n - 64) >> (64 - stride))
 }
 
-// masked is k with all but its first n bits zero.
+// masked returns k with all but its first n bits zero.
 func (k trieKey) masked(n uint8) trieKey {
 	if n <= 64 {
 		return trieKey{hi: k.hi &^ (^uint64(0) >> n)}
@@ -134,7 +133,7 @@ func (n *trieNode[V]) contains(k trieKey) bool {
 }
 
 // lookup returns the owner of the longest prefix that contains a, the zero V
-// if there is none. It may be called at any time from anywhere.
+// if there is none. It may be called concurrently with a change.
 func (t *prefixTable[V]) lookup(a netip.Addr) (owner V) {
 	r := t.published.Load()
 	if r == nil || !a.IsValid() {
@@ -217,12 +216,13 @@ func (t *prefixTable[V]) prefixes(v V) []netip.Prefix {
 			ps = append(ps, p)
 		}
 	}
-	// One that was lost and regained is listed twice.
+	// A prefix that was lost and regained is listed twice.
 	slices.SortFunc(ps, netip.Prefix.Compare)
 	return slices.Compact(ps)
 }
 
-// begin starts a change: what it makes of the roots is seen once published.
+// beginEdit starts a change and returns a copy of the roots. Readers see the change
+// when the caller publishes them.
 func (t *prefixTable[V]) begin() roots[V] {
 	t.edit++
 	if r := t.published.Load(); r != nil {
@@ -253,7 +253,7 @@ func (t *prefixTable[V]) owns(r *roots[V], p netip.Prefix, v V) bool {
 		n.held>>at.place&1 != 0 && n.owners[rank(n.held, at.place)] == v
 }
 
-// set gives p to v and keeps the books of both owners.
+// assignPrefix gives p to v and updates the lists of both owners.
 func (t *prefixTable[V]) set(r *roots[V], p netip.Prefix, v V) {
 	var none V
 	root := r.of(p)
@@ -296,7 +296,8 @@ func (t *prefixTable[V]) lose(r *roots[V], v V) {
 	}
 }
 
-// put returns the trie n with the prefix at owned by v, and its former owner.
+// putOwner returns the trie n with v as owner of the prefix at, and its former
+// owner.
 func (t *prefixTable[V]) put(n *trieNode[V], at triePrefix, v V) (_ *trieNode[V], former V) {
 	if n == nil {
 		return &trieNode[V]{key: at.key, depth: at.depth, held: 1 << at.place, owners: []V{v}, edit: t.edit}, former
@@ -322,13 +323,13 @@ func (t *prefixTable[V]) put(n *trieNode[V], at triePrefix, v V) (_ *trieNode[V]
 	return n, former
 }
 
-// take takes p, which must be in the table, out of it.
+// dropPrefix removes p, which must be in the table, from the trie.
 func (t *prefixTable[V]) take(r *roots[V], p netip.Prefix) {
 	root := r.of(p)
 	*root = t.cut(*root, placeOf(p))
 }
 
-// cut returns the trie n without the prefix at, which it must hold.
+// cutOwner returns the trie n without the prefix at, which it must hold.
 func (t *prefixTable[V]) cut(n *trieNode[V], at triePrefix) *trieNode[V] {
 	n = t.writable(n)
 	if n.depth == at.depth {
@@ -354,7 +355,7 @@ func (t *prefixTable[V]) cut(n *trieNode[V], at triePrefix) *trieNode[V] {
 	return nil
 }
 
-// setOwner makes v the owner of a place and returns its former one.
+// setOwner makes v the owner of a place and returns its former owner.
 func (n *trieNode[V]) setOwner(place uint8, v V) (former V) {
 	i := rank(n.held, place)
 	if n.held>>place&1 != 0 {

@@ -639,7 +639,7 @@ func TestP73TableAgreesWithNaiveOne(t *testing.T) {
 			} else if naive[p] == r {
 				delete(naive, p)
 			}
-			if err := b.dev.apply(update{peers: []peerUpdate{{public: r.Public, allowedIPs: []allowedIPUpdate{{prefix: p, remove: remove}}}}}); err != nil {
+			if err := b.dev.apply(update{peers: []peerUpdate{{public: r.Public, allowedIPs: []allowedIPChange{{prefix: p, remove: remove}}}}}); err != nil {
 				t.Fatal(err)
 			}
 			for range 20 {

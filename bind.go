@@ -12,16 +12,14 @@ import (
 	"github.com/wgstack/wireguard/internal/udp"
 )
 
-// binding is the set of outer sockets of a device. It never changes once
-// published.
+// binding is the set of outer sockets of a device. It is immutable once published.
 type binding struct {
 	sockets []udp.Socket
-	v4, v6  udp.Socket // of sockets; nil: the family has none
+	v4, v6  udp.Socket // the socket of each family; nil: none
 	port    uint16
 }
 
-// open makes the sockets for a port, from the configured factory if there is
-// one.
+// openBinding opens the sockets for a port, with Config.ListenPacket if it is set.
 func (d *Device) open(ctx context.Context, port uint16) (*binding, error) {
 	if d.listenPacket == nil {
 		sockets, _, err := udp.Listen(port)
@@ -42,7 +40,7 @@ func (d *Device) open(ctx context.Context, port uint16) (*binding, error) {
 	return b, nil
 }
 
-// listening is the binding of sockets of one family each.
+// newBinding returns the binding of sockets of one family each.
 func listening(sockets []udp.Socket) *binding {
 	b := &binding{sockets: sockets, port: sockets[0].LocalAddr().Port()}
 	for _, s := range sockets {
@@ -55,7 +53,7 @@ func listening(sockets []udp.Socket) *binding {
 	return b
 }
 
-// socket returns the socket that reaches a, nil if there is none.
+// socketFor returns the socket of the family of a, nil if there is none.
 func (b *binding) socket(a netip.Addr) udp.Socket {
 	if a.Is4() {
 		return b.v4
@@ -71,7 +69,7 @@ func (b *binding) close() error {
 	return err
 }
 
-// setMark marks the packets of every socket.
+// setMark sets the firewall mark of every socket.
 func (b *binding) setMark(mark uint32) error {
 	for _, s := range b.sockets {
 		if err := s.SetMark(mark); err != nil {
@@ -81,15 +79,16 @@ func (b *binding) setMark(mark uint32) error {
 	return nil
 }
 
-// write sends a message that belongs to no peer's lane.
+// writeMessage sends a message that does not go through a lane, which is a cookie
+// reply. An error is ignored, as the sender of the initiation will repeat it.
 func (b *binding) write(m udp.Message) {
 	if s := b.socket(m.Addr.Addr()); s != nil {
 		s.WriteBatch([]udp.Message{m})
 	}
 }
 
-// writeBatch sends messages, all to one address, as udp.Socket does. If the
-// sockets are replaced meanwhile, the new ones take what the old ones did not.
+// writeBatch sends messages, all to one address, as udp.Socket does. If Rebind
+// replaces the sockets meanwhile, the rest is sent by the new ones.
 func (d *Device) writeBatch(ms []udp.Message) (int, error) {
 	b := d.binding.Load()
 	for sent := 0; ; {
@@ -113,8 +112,8 @@ func (d *Device) writeBatch(ms []udp.Message) (int, error) {
 	}
 }
 
-// rebind replaces the sockets by new ones on the given port, 0 for any. If
-// that fails the old ones go on. d.mu is held.
+// rebindLocked replaces the sockets by new ones on the given port, 0 for any. If
+// that fails the old ones stay in use. d.mu is held.
 func (d *Device) rebind(ctx context.Context, port uint16) error {
 	old := d.binding.Load()
 	var (

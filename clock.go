@@ -5,10 +5,10 @@ import (
 	"time"
 )
 
-// clock tells the time by which keys age: the monotonic clock, plus the time
-// that the system was suspended where that can be learned. Reading the latter
-// costs a system call, so it is read only when the wall clock has moved apart
-// from the monotonic one, which every suspension makes it do.
+// clock is the time by which keys age: the monotonic clock plus, on systems that
+// tell it, the time that the system was suspended. Reading the latter is a system
+// call, so it is read only when the difference between the wall clock and the
+// monotonic clock has changed, as it does in every suspension.
 type clock struct {
 	start     time.Time
 	drift     atomic.Int64 // wall minus monotonic time since start, at the latest reading
@@ -33,7 +33,7 @@ func (c *clock) now() time.Time {
 		if total, ok := c.suspension(); ok {
 			c.suspended.Store(int64(total - c.before))
 		}
-		c.drift.Store(drift) // last: who sees it need not look again
+		c.drift.Store(drift) // last: a reader of the new drift must see the new suspended
 	}
 	return t.Add(c.slept())
 }

@@ -13,7 +13,7 @@ import (
 	"golang.org/x/crypto/chacha20poly1305"
 )
 
-// MAC1, MAC2 and cookies, whitepaper sections 5.3 and 5.4.7.
+// MAC1, MAC2 and cookies, whitepaper sections 5.3, 5.4.4 and 5.4.7.
 
 const (
 	mac1Label   = "mac1----"
@@ -24,6 +24,19 @@ type (
 	mac    = [macSize]byte
 	cookie = [macSize]byte
 )
+
+// keyedMAC is the MAC of the whitepaper: keyed BLAKE2s with a 16-byte output.
+func keyedMAC(key []byte, data ...[]byte) (mac [macSize]byte) {
+	h, err := blake2s.New128(key)
+	if err != nil {
+		panic(err) // only an empty or overlong key
+	}
+	for _, d := range data {
+		h.Write(d)
+	}
+	h.Sum(mac[:0])
+	return mac
+}
 
 func labelKey(label string, static *PublicKey) [blake2s.Size]byte {
 	return blake2s.Sum256(append([]byte(label), static[:]...))
@@ -78,8 +91,8 @@ func (c *cookieChecker) reply(msg []byte, ck *cookie) [cookieReplySize]byte {
 	return r.marshal()
 }
 
-// cookieJar makes the cookies of a device: a MAC of the source under a secret
-// that lives for two minutes.
+// cookieSecret makes the cookies of a device. A cookie is a MAC of the source
+// address and port under a secret that changes every two minutes.
 type cookieJar struct {
 	mu     sync.Mutex
 	secret [blake2s.Size]byte
@@ -99,7 +112,7 @@ func (j *cookieJar) cookie(now time.Time, src netip.AddrPort) cookie {
 }
 
 // cookieGenerator puts MACs on the handshake messages to one peer and keeps
-// the cookie that the peer gave. The peer's lock guards it.
+// the cookie received from the peer. The peer's lock guards it.
 type cookieGenerator struct {
 	cookie   cookie
 	born     time.Time // of the cookie; zero: none
@@ -107,7 +120,8 @@ type cookieGenerator struct {
 	mac1Sent bool      // no cookie reply has used mac1 yet
 }
 
-// addMACs fills the last 32 bytes of msg, sent to the holder of static.
+// addMACs sets mac1 and mac2, the last 32 bytes of msg, for a peer with the given
+// static key.
 func (g *cookieGenerator) addMACs(now time.Time, static *PublicKey, msg []byte) {
 	before1, mac1, before2, mac2 := splitMACs(msg)
 	key := labelKey(mac1Label, static)
@@ -120,7 +134,8 @@ func (g *cookieGenerator) addMACs(now time.Time, static *PublicKey, msg []byte) 
 	}
 }
 
-// consume stores the cookie of a reply to the latest message.
+// consumeReply stores the cookie of a reply to the latest message and reports
+// whether the reply was authentic. One message takes one reply.
 func (g *cookieGenerator) consume(now time.Time, static *PublicKey, b []byte) bool {
 	if !g.mac1Sent {
 		return false

@@ -8,12 +8,12 @@ import (
 	"github.com/wgstack/wireguard/internal/udp"
 )
 
-// The exchange of handshake messages: what is decided about them between the
-// socket and the pure functions of handshake.go, and what they change in a
-// peer once they have proved valid.
+// The exchange of handshake messages: the decisions about them between the socket
+// and the pure functions of handshake.go, and what valid messages change in a
+// peer.
 
-// handshakeJob is an initiation to make for peer or, with peer nil, a message
-// to consume.
+// handshakeJob is an initiation to make for peer or, with peer nil, a received
+// message to consume.
 type handshakeJob struct {
 	peer *peer
 	size int
@@ -21,8 +21,8 @@ type handshakeJob struct {
 	from endpoint
 }
 
-// load tells whether the handshake queue is so long that senders must prove
-// their address with a cookie. It stays so for a second.
+// handshakeLoad tells whether the handshake queue was long in the last second, so
+// that senders must prove their address with a cookie.
 type load struct{ noted atomic.Pointer[time.Time] }
 
 func (l *load) note(now time.Time) { l.noted.Store(&now) }
@@ -32,8 +32,8 @@ func (l *load) high(now time.Time) bool {
 	return noted != nil && now.Sub(*noted) < underLoadAfter
 }
 
-// queueHandshake takes a handshake message off the receive path. A full queue
-// drops it.
+// queueHandshake copies a handshake message from the receive path into the
+// handshake queue. A full queue drops it.
 func (d *Device) queueHandshake(b []byte, from endpoint) {
 	j := handshakeJob{size: len(b), from: from}
 	copy(j.raw[:], b)
@@ -69,8 +69,8 @@ func (d *Device) doHandshake(j handshakeJob) {
 	}
 }
 
-// admit decides before any expensive computation whether to go on with a
-// handshake message.
+// admitHandshake decides, before any expensive computation, whether to process a
+// handshake message. Under load it may answer with a cookie instead.
 func (d *Device) admit(now time.Time, id *identity, msg []byte, from endpoint) bool {
 	if !id.checker.validMAC1(msg) {
 		return false
@@ -88,7 +88,49 @@ func (d *Device) admit(now time.Time, id *identity, msg []byte, from endpoint) b
 	return false
 }
 
-// sendInitiation makes an initiation and sends it. p.initiating is set.
+// startHandshake sends an initiation, unless one was sent less than five seconds
+// ago. retry means that the retransmission timer asks for it; any other caller
+// starts a new series of attempts. p.mu is held.
+func (p *peer) initiate(now time.Time, retry bool) {
+	if p.stopped || p.initiating || p.device.identity.Load() == nil || !p.reachable() {
+		return
+	}
+	if !retry {
+		p.timers.resetRetries()
+	}
+	if !p.handshakeSent.IsZero() && now.Sub(p.handshakeSent) < rekeyTimeout {
+		if p.timers.retransmit.IsZero() {
+			// Our recent response delays it. If the response is lost, only the
+			// timer can try again.
+			p.timers.initiated(p.handshakeSent)
+			p.schedule(now)
+			p.ask(now)
+		}
+		return
+	}
+	p.handshakeSent = now
+	p.initiating = true
+	p.ask(now)
+	if h := p.host; h != nil && h.stale {
+		copy := *h
+		p.device.background.Go(func() {
+			p.resolve(copy)
+			p.device.handshakes.submit(handshakeJob{peer: p}, maxJobs)
+		})
+		return
+	}
+	p.device.handshakes.submit(handshakeJob{peer: p}, maxJobs)
+}
+
+// noteSessionRequest notes that a session is wanted of the peer. p.mu is held.
+func (p *peer) ask(now time.Time) {
+	if p.unanswered.IsZero() {
+		p.unanswered = now
+	}
+}
+
+// sendInitiation makes an initiation and sends it. startHandshake has set
+// p.initiating, so no other goroutine does so for this peer.
 func (p *peer) sendInitiation() {
 	d := p.device
 	id := d.identity.Load()
@@ -137,7 +179,7 @@ func (p *peer) sendInitiation() {
 	d.log.Debug("initiation sent", "peer", p.public.short())
 }
 
-// sendHandshake completes msg with MACs and puts it on the lane. p.mu is held.
+// sendHandshake adds the MACs to msg and pushes it onto the lane. p.mu is held.
 func (p *peer) sendHandshake(now time.Time, msg []byte) {
 	p.cookies.addMACs(now, &p.public, msg)
 	p.timers.sent(now)
@@ -184,7 +226,7 @@ func (p *peer) acceptInitiation(now time.Time, stamp tai64n, from endpoint) bool
 	return true
 }
 
-// respond answers the initiation of the given stamp.
+// respond answers the accepted initiation with the given timestamp.
 func (p *peer) respond(id *identity, r *responder, stamp tai64n) {
 	d := p.device
 	p.mu.Lock()
@@ -207,14 +249,14 @@ func (p *peer) respond(id *identity, r *responder, stamp tai64n) {
 		return
 	}
 	d.indices.assign(pair)
-	gone := p.keys.responded(pair)
-	p.discard(gone[:]...)
+	removed := p.keys.responded(pair)
+	p.discard(removed[:]...)
 	p.handshakeSent = now
 	p.timers.derived(now)
 	p.sendHandshake(now, msg[:])
 }
 
-// receiveResponse consumes the response to an initiation of ours.
+// receiveResponse consumes the response to our initiation.
 func (d *Device) receiveResponse(now time.Time, id *identity, msg []byte, from endpoint) {
 	e, ok := d.indices.lookup(binary.LittleEndian.Uint32(msg[8:]))
 	if !ok || e.pair != nil {
@@ -227,8 +269,8 @@ func (d *Device) receiveResponse(now time.Time, id *identity, msg []byte, from e
 		p.mu.Unlock()
 		return
 	}
-	// Another response may win while this one is consumed, and then erases
-	// the handshake: work on a copy.
+	// A concurrent response may complete and erase the handshake while this one
+	// is consumed, so work on a copy.
 	i, psk := *waiting, p.psk
 	p.mu.Unlock()
 	keys, remoteIndex, err := i.finish(msg, &psk)
@@ -247,21 +289,21 @@ func (d *Device) receiveResponse(now time.Time, id *identity, msg []byte, from e
 	}
 	p.pending = nil
 	waiting.erase()
-	d.indices.assign(pair) // the index goes on as the key pair's
-	gone := p.keys.initiated(pair)
-	p.discard(gone[:]...)
+	d.indices.assign(pair) // the index of the handshake becomes that of the key pair
+	removed := p.keys.initiated(pair)
+	p.discard(removed[:]...)
 	p.timers.derived(now)
 	p.received(now, from)
 	p.rx.Add(responseSize)
 	p.established(now)
 	p.schedule(now)
-	// The responder sends nothing until it has heard from us.
+	// The responder sends nothing before the first message under the new keys.
 	p.sendKeepalive(now)
 	p.mu.Unlock()
 	d.log.Debug("handshake completed", "peer", p.public.short(), "endpoint", from.addr)
 }
 
-// receiveCookieReply stores a cookie for the handshake messages to come.
+// receiveCookieReply stores a cookie for later handshake messages.
 func (d *Device) receiveCookieReply(now time.Time, msg []byte) {
 	e, ok := d.indices.lookup(binary.LittleEndian.Uint32(msg[4:]))
 	if !ok {
@@ -273,4 +315,61 @@ func (d *Device) receiveCookieReply(now time.Time, msg []byte) {
 	if !p.stopped {
 		p.cookies.consume(now, &p.public, msg)
 	}
+}
+
+// noteSessionEstablished notes that both ends have the keys of a handshake: our
+// initiation was answered, or our response was confirmed. p.mu is held.
+func (p *peer) established(now time.Time) {
+	p.timers.completed()
+	p.completed, p.completedAt = now, time.Now()
+	p.unanswered, p.failure = time.Time{}, nil
+	p.wakeWaiters()
+}
+
+// staticSecretWith returns the shared secret of the static keys of id and the
+// peer. It is computed when it is first needed, outside of p.mu, and cached.
+func (p *peer) staticSecret(id *identity) (staticSecret, error) {
+	p.mu.Lock()
+	if p.ssOf == id {
+		defer p.mu.Unlock()
+		return p.ss, nil
+	}
+	p.mu.Unlock()
+	ss, err := id.staticSecret(&p.public)
+	if err != nil {
+		return ss, err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.device.identity.Load() == id && !p.stopped {
+		p.ss, p.ssOf = ss, id
+	}
+	return ss, nil
+}
+
+// setPendingHandshake makes i the handshake that waits for a response, nil for
+// none, and erases the former one. p.mu is held.
+func (p *peer) setPending(i *initiator) {
+	if old := p.pending; old != nil {
+		p.device.indices.release(old.index)
+		old.erase()
+	}
+	p.pending = i
+}
+
+// releaseKeypairs releases the receiver indices of key pairs that left the ring,
+// so that messages for them are no longer accepted. p.mu is held.
+func (p *peer) discard(pairs ...*keypair) {
+	for _, k := range pairs {
+		if k != nil {
+			p.device.indices.release(k.localIndex)
+		}
+	}
+}
+
+// eraseSession erases the keys and any pending handshake. p.mu is held.
+func (p *peer) eraseKeys() {
+	p.setPending(nil)
+	removed := p.keys.clear()
+	p.discard(removed[:]...)
 }

@@ -3,7 +3,6 @@ package wireguard
 import (
 	"crypto/ecdh"
 
-	"golang.org/x/crypto/blake2s"
 	"golang.org/x/crypto/chacha20poly1305"
 )
 
@@ -33,7 +32,7 @@ func newIdentity(private PrivateKey) *identity {
 }
 
 // staticSecret is the shared secret of the two static keys, the ss token. It
-// is the same in every handshake of two peers, so it is worth keeping.
+// is the same in every handshake of two peers, so it is cached.
 type staticSecret [32]byte
 
 func (id *identity) staticSecret(remote *PublicKey) (ss staticSecret, err error) {
@@ -67,7 +66,7 @@ func (i *initiator) erase() {
 	i.ephemeral = nil
 }
 
-// initiate makes an initiation without MACs.
+// newInitiation makes an initiation without MACs.
 func initiate(self *identity, remote PublicKey, ss *staticSecret, ephemeral PrivateKey, sender uint32, stamp tai64n) (*[initiationSize]byte, *initiator, error) {
 	i := &initiator{state: wireguardState, self: self, ephemeral: ephemeral.key(), index: sender}
 	s := &i.state
@@ -94,7 +93,8 @@ func initiate(self *identity, remote PublicKey, ss *staticSecret, ephemeral Priv
 	return &b, i, nil
 }
 
-// finish consumes the response to an initiation. i is left as it was.
+// consumeResponse consumes the response to the initiation and returns the keys.
+// It does not change i, so that a forged response leaves the handshake intact.
 func (i *initiator) finish(b []byte, psk *PresharedKey) (keys transportKeys, remoteIndex uint32, err error) {
 	var msg response
 	msg.parse(b)
@@ -132,8 +132,8 @@ type responder struct {
 
 func (r *responder) erase() { r.state = symmetricState{} }
 
-// readStatic consumes an initiation as far as the initiator's static key,
-// which tells who sent it.
+// consumeStatic consumes an initiation up to the initiator's static key, which
+// identifies the sender.
 func (r *responder) readStatic(self *identity, b []byte) error {
 	r.msg.parse(b)
 	r.remoteIndex = r.msg.sender
@@ -155,7 +155,7 @@ func (r *responder) readStatic(self *identity, b []byte) error {
 	return err
 }
 
-// readTimestamp consumes the rest.
+// consumeTimestamp consumes the rest of the initiation.
 func (r *responder) readTimestamp(ss *staticSecret) (stamp tai64n, err error) {
 	s := &r.state
 	// ss
@@ -166,7 +166,7 @@ func (r *responder) readTimestamp(ss *staticSecret) (stamp tai64n, err error) {
 	return stamp, err
 }
 
-// respond makes the response without MACs.
+// newResponse makes the response, without MACs, and the transport keys.
 func (r *responder) respond(psk *PresharedKey, ephemeral PrivateKey, sender uint32) (*[responseSize]byte, transportKeys, error) {
 	var keys transportKeys
 	s := &r.state
@@ -193,17 +193,4 @@ func (r *responder) respond(psk *PresharedKey, ephemeral PrivateKey, sender uint
 	clear(ephemeral[:])
 	b := msg.marshal()
 	return &b, keys, nil
-}
-
-// keyedMAC is the MAC of the whitepaper: keyed BLAKE2s with a 16-byte output.
-func keyedMAC(key []byte, data ...[]byte) (mac [macSize]byte) {
-	h, err := blake2s.New128(key)
-	if err != nil {
-		panic(err) // only an empty or overlong key
-	}
-	for _, d := range data {
-		h.Write(d)
-	}
-	h.Sum(mac[:0])
-	return mac
 }

@@ -6,9 +6,9 @@ import (
 	"sync"
 )
 
-// indexTable maps the receiver index of a message to whom it is for: a
-// handshake that waits for its response, or a key pair. An index is random
-// and belongs to one of them at a time.
+// indexTable maps the receiver index of a message to the handshake that waits for
+// its response, or to the key pair that opens it. An index is random and belongs
+// to one of them at a time.
 type indexTable struct {
 	mu sync.RWMutex
 	m  map[uint32]indexEntry
@@ -37,7 +37,8 @@ func (t *indexTable) reserve(p *peer) uint32 {
 	}
 }
 
-// assign hands the index of a handshake to the key pair it yielded.
+// assignKeypair makes the index of a handshake that of its key pair. The index
+// is never free in between.
 func (t *indexTable) assign(pair *keypair) {
 	t.mu.Lock()
 	e := t.m[pair.localIndex]

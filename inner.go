@@ -5,12 +5,11 @@ import (
 	"net/netip"
 )
 
-// What the engine reads of an inner packet, and the one thing that it writes:
-// the ECN mark.
+// The fields of inner packets that the engine reads, and the only one that it
+// writes, the ECN mark.
 
-// trim cuts an inner packet to its stated length, which padding exceeds. The
-// version nibble alone decides what it is. ok is false for what is no whole IP
-// packet.
+// trimPacket removes the padding after an inner packet. The version nibble alone
+// decides the family. ok is false if b does not hold a whole IP packet.
 func trim(b []byte) (pkt []byte, ok bool) {
 	if len(b) == 0 {
 		return nil, false

@@ -19,7 +19,7 @@ type keypair struct {
 
 	// Guarded by the peer's lock.
 	counter  uint64 // of the next message
-	retired  bool   // made under a former static key: receives, but sends no more
+	retired  bool   // made under a former static key: receives, but does not send
 	received replay.Window
 }
 
@@ -40,7 +40,7 @@ func newAEAD(key *[chacha20poly1305.KeySize]byte) cipher.AEAD {
 
 func (k *keypair) expired(now time.Time) bool { return now.Sub(k.born) >= rejectAfterTime }
 
-// take reserves n consecutive counters.
+// takeCounters reserves n consecutive counters and returns the first.
 func (k *keypair) take(now time.Time, n int) (first uint64, ok bool) {
 	if k.retired || k.expired(now) || k.counter+uint64(n) > rejectAfterMessages {
 		return 0, false
@@ -59,8 +59,8 @@ func (k *keypair) staleOnSend(now time.Time) bool {
 	return k.counter > rekeyAfterMessages || k.initiator && now.Sub(k.born) >= rekeyAfterTime
 }
 
-// staleOnReceive reports whether a message just received does: only the
-// initiator refreshes, shortly before the keys are refused.
+// staleOnReceive reports whether a message just received calls for a new
+// handshake. Only the initiator makes one, shortly before the keys expire.
 func (k *keypair) staleOnReceive(now time.Time) bool {
 	return k.initiator && !k.retired && now.Sub(k.born) >= refreshAfterTime
 }
@@ -74,42 +74,43 @@ func (r *keyring) has(k *keypair) bool {
 	return k == r.current || k == r.previous || k == r.next
 }
 
-// initiated installs a pair from a handshake that we initiated, whose
-// response confirms it, and returns the pairs that are gone.
-func (r *keyring) initiated(k *keypair) (gone [2]*keypair) {
+// installInitiated installs the pair of a handshake that we initiated, which its
+// response confirms. It returns the pairs that it removed.
+func (r *keyring) initiated(k *keypair) (removed [2]*keypair) {
 	if r.next != nil {
-		// The peer has keys of its own initiation that it may come to use.
-		gone = [2]*keypair{r.previous, r.current}
+		// The peer may already send with the keys of its own initiation.
+		removed = [2]*keypair{r.previous, r.current}
 		r.previous, r.next = r.next, nil
 	} else {
-		gone = [2]*keypair{r.previous}
+		removed = [2]*keypair{r.previous}
 		r.previous = r.current
 	}
 	r.current = k
-	return gone
+	return removed
 }
 
-// responded installs a pair that the initiator has yet to confirm.
-func (r *keyring) responded(k *keypair) (gone [2]*keypair) {
-	gone = [2]*keypair{r.next, r.previous}
+// installResponded installs a pair that the initiator has not confirmed yet. It
+// returns the pairs that it removed.
+func (r *keyring) responded(k *keypair) (removed [2]*keypair) {
+	removed = [2]*keypair{r.next, r.previous}
 	r.next, r.previous = k, nil
-	return gone
+	return removed
 }
 
-// confirm promotes next, on the first authentic packet under it. There is no
-// previous pair to lose: responded left none.
+// confirmNext makes next current, on the first authentic packet under it. It loses
+// no pair, because installResponded left previous empty.
 func (r *keyring) confirm() {
 	r.previous, r.current, r.next = r.current, r.next, nil
 }
 
-// clear empties the ring and returns what was in it.
-func (r *keyring) clear() (gone [3]*keypair) {
-	gone = [3]*keypair{r.previous, r.current, r.next}
+// removeAll empties the ring and returns its pairs.
+func (r *keyring) clear() (removed [3]*keypair) {
+	removed = [3]*keypair{r.previous, r.current, r.next}
 	*r = keyring{}
-	return gone
+	return removed
 }
 
-// retire stops sending under keys of a former identity.
+// retireSenders stops sending under keys of a former identity.
 func (r *keyring) retire() {
 	for _, k := range []*keypair{r.current, r.next} {
 		if k != nil {

@@ -10,38 +10,38 @@ import (
 	"github.com/wgstack/wireguard/netstack"
 )
 
-// Whether a peer can be reached: what a dial and Handshake wait for, and why
-// they give up.
+// Whether a peer can be reached: what a dial and Handshake wait for, and when
+// and why they fail.
 
 // Errors that say why a peer cannot be reached. They come wrapped.
 var (
 	// ErrNoPeer means that no peer owns the address, or has the public key.
 	ErrNoPeer = errors.New("no peer")
-	// ErrNoEndpoint means that it is not known where the peer is: none is
-	// configured, and it has not spoken yet.
+	// ErrNoEndpoint means that the address of the peer is unknown: none is
+	// configured, and no message of the peer has been received.
 	ErrNoEndpoint = errors.New("no endpoint known")
-	// ErrNoHandshake means that the peer does not answer.
+	// ErrNoHandshake means that the peer does not answer handshakes.
 	ErrNoHandshake = errors.New("no handshake")
 )
 
 const (
-	// patience is how long initiations go unanswered until the peer counts as
-	// unreachable: three of them.
+	// unreachableAfter is how long initiations go unanswered until the peer
+	// counts as unreachable: the time of three initiations.
 	patience = 3 * rekeyTimeout
-	// leastPatience is what a newcomer waits for a peer that counts so
-	// already: one initiation.
+	// minHandshakeWait is how long a new caller waits for a peer that counts as
+	// unreachable already: the time of one initiation.
 	leastPatience = rekeyTimeout
 )
 
-// noRouteError says why there is nowhere to send a packet, and makes the inner
-// stack tell its sender.
+// noRouteError says why a packet cannot be sent anywhere. It makes the inner
+// stack answer the packet with an ICMP error.
 type noRouteError struct{ cause error }
 
 func (e *noRouteError) Error() string   { return e.cause.Error() }
 func (e *noRouteError) Unwrap() []error { return []error{e.cause, netstack.ErrNoRoute} }
 
-// route returns the peer that packets to addr go to, or why there is none that
-// could be sent to.
+// route returns the peer that packets to addr go to, or an error if there is none
+// or its endpoint is unknown.
 func (d *Device) route(addr netip.Addr) (*peer, error) {
 	p := d.allowed.lookup(addr)
 	if p == nil {
@@ -57,13 +57,13 @@ func (d *Device) route(addr netip.Addr) (*peer, error) {
 	return p, nil
 }
 
-// unreachableError tells which peer does not answer, and why.
+// unreachableError says which peer does not answer, and why.
 type unreachableError struct {
 	peer   PublicKey
 	at     string
 	silent time.Duration
-	cause  error // nil: there is just no reply
-	ctx    error // nil: patience ended before the context did
+	cause  error // nil: the peer sent no reply
+	ctx    error // of the caller's context; nil: unreachableAfter passed first
 }
 
 func (e *unreachableError) Error() string {
@@ -88,12 +88,13 @@ func (e *unreachableError) Unwrap() []error {
 // Timeout implements net.Error.
 func (e *unreachableError) Timeout() bool { return true }
 
-// Handshake proves that the tunnel to a peer is up. It returns nil once a
-// handshake with the peer has completed, or at once if one did in the last
-// five seconds; handshakes are not made more often. It returns an error
-// wrapping [ErrNoPeer], [ErrNoEndpoint], or [ErrNoHandshake] once three
-// initiations, or one of a peer that has been silent before, went unanswered
-// for five seconds each, or ctx has ended.
+// Handshake proves that the tunnel to a peer is up. It returns nil when a
+// handshake with the peer has completed, or at once if one did in the last five
+// seconds, since the protocol allows no more.
+//
+// An error wraps [ErrNoPeer], [ErrNoEndpoint] or [net.ErrClosed], or
+// [ErrNoHandshake] if the peer has not answered for 15 seconds (5 if it was
+// silent before) or when ctx ends, and then the error of ctx too.
 func (d *Device) Handshake(ctx context.Context, public PublicKey) error {
 	p, err := d.known(public)
 	if err != nil {
@@ -113,8 +114,8 @@ func (d *Device) Handshake(ctx context.Context, public PublicKey) error {
 	return nil
 }
 
-// reach runs beside a connection attempt to addr. It returns only if the
-// attempt is futile, or ctx has ended, which it does with the attempt.
+// reach runs beside a connection attempt to addr. It returns an error when the
+// attempt cannot succeed, or when ctx ends, which it does with the attempt.
 func (d *Device) reach(ctx context.Context, addr netip.Addr) error {
 	p, err := d.route(addr)
 	if err != nil {
@@ -190,4 +191,21 @@ func (p *peer) unreachable(now time.Time, ctx error) error {
 		at = p.host.host
 	}
 	return &unreachableError{peer: p.public, at: at, silent: now.Sub(p.unanswered), cause: p.failure, ctx: ctx}
+}
+
+// wakeWaiters wakes those who wait for the session to change. p.mu is held.
+func (p *peer) wakeWaiters() {
+	if p.settled != nil {
+		close(p.settled)
+		p.settled = nil
+	}
+}
+
+// change returns a channel that is closed when the session changes. p.mu is
+// held.
+func (p *peer) change() <-chan struct{} {
+	if p.settled == nil {
+		p.settled = make(chan struct{})
+	}
+	return p.settled
 }

@@ -285,8 +285,7 @@ func (p *peer) account(b *recvBatch, now time.Time) (content bool) {
 	if content {
 		p.timers.dataReceived(now)
 	}
-	if current := p.keys.current; current != nil && !p.timers.refreshed && current.staleOnReceive(now) {
-		p.timers.refreshed = true
+	if current := p.keys.current; current != nil && current.staleOnReceive(now) && p.timers.refreshOnce() {
 		p.initiate(now, false)
 	}
 	p.schedule(now)
@@ -310,4 +309,10 @@ func (p *peer) deliver(b *recvBatch) {
 		p.rx.Add(uint64(size))
 		d.inner.Deliver(packets)
 	}
+}
+
+// received notes an authentic message from the given endpoint. p.mu is held.
+func (p *peer) received(now time.Time, from endpoint) {
+	p.setEndpoint(from)
+	p.timers.received(now)
 }

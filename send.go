@@ -2,17 +2,17 @@ package wireguard
 
 import (
 	"encoding/binary"
-	"errors"
 	"sync"
-	"syscall"
+	"time"
 
-	"github.com/wgstack/wireguard/internal/udp"
 	"github.com/wgstack/wireguard/netstack"
 	"golang.org/x/crypto/chacha20poly1305"
 )
 
-// The way of a packet from the inner stack to the socket: looked up, laid out
-// as wire messages, given counters, sealed, sent.
+// The way of a packet from the inner stack to the lane, in the order of the
+// functions: the packet is looked up, laid out as wire messages, given counters
+// or staged until there is a session, sealed, and completed in the lane, which
+// hands it to transmit.go.
 
 const (
 	// A batch is sent by one system call where the kernel can segment. Linux
@@ -52,12 +52,6 @@ func newSendBatch(p *peer, size int) *sendBatch {
 	return b
 }
 
-func (b *sendBatch) free() {
-	b.buf.release()
-	*b = sendBatch{}
-	sendBatches.Put(b)
-}
-
 func newKeepalive(p *peer) *sendBatch {
 	b := newSendBatch(p, keepaliveSize)
 	b.stride, b.count = keepaliveSize, 1
@@ -69,6 +63,12 @@ func newHandshakeBatch(p *peer, msg []byte) *sendBatch {
 	copy(b.data, msg)
 	b.stride, b.count, b.tos = len(msg), 1, handshakeTOS
 	return b
+}
+
+func (b *sendBatch) free() {
+	b.buf.release()
+	*b = sendBatch{}
+	sendBatches.Put(b)
 }
 
 // packets returns how many packets b carries: a keepalive is none.
@@ -144,6 +144,60 @@ func (b *sendBatch) fill(i int, pkt *netstack.Packet, segment int) {
 	clear(plain[pkt.CopySegment(plain, segment):])
 }
 
+// send sends b now, or stages it until there is a session.
+func (p *peer) send(b *sendBatch) {
+	now := p.device.now()
+	p.mu.Lock()
+	if p.stopped {
+		p.mu.Unlock()
+		b.free()
+		return
+	}
+	if len(p.staged.batches) > 0 || !p.assign(b, now) {
+		p.stage(b)
+		p.flush(now)
+		p.mu.Unlock()
+		return
+	}
+	p.out.push(b, max(len(b.data), b.room))
+	inline := len(b.data) <= inlineBytes || p.device.sealers.limit == 1
+	if b.room > 0 {
+		p.gathering.batch = b
+		inline = false
+	}
+	p.mu.Unlock()
+	if inline || !p.device.sealers.submit(b, maxJobs) {
+		p.device.seal(b)
+	}
+}
+
+// assign gives b its place under the current keys, if they can send. p.mu is
+// held and b must be pushed onto the lane before it is released, so that
+// counters leave in order.
+func (p *peer) assign(b *sendBatch, now time.Time) bool {
+	pair, first, ok := p.take(now, b.count)
+	b.pair, b.counter = pair, first
+	return ok
+}
+
+// take reserves n counters of the current keys, if they can send, for messages
+// that follow on all those before. p.mu is held.
+func (p *peer) take(now time.Time, n int) (pair *keypair, first uint64, ok bool) {
+	p.gathering.batch = nil
+	if pair = p.keys.current; pair == nil {
+		return nil, 0, false
+	}
+	if first, ok = pair.take(now, n); !ok {
+		return nil, 0, false
+	}
+	p.timers.sent(now)
+	if pair.staleOnSend(now) {
+		p.initiate(now, false)
+	}
+	p.schedule(now)
+	return pair, first, true
+}
+
 // seal encrypts b and sends what has become ready to leave the lane.
 func (d *Device) seal(b *sendBatch) {
 	if b.room > 0 {
@@ -162,118 +216,73 @@ func (d *Device) seal(b *sendBatch) {
 	b.peer.out.complete(b)
 }
 
-// messages pools what transmit hands to a socket.
-var messages = sync.Pool{New: func() any { return new([16]udp.Message) }}
+// staging holds the packets that wait for a session, the latest 128 of them.
+type staging struct {
+	batches []*sendBatch
+	packets int
+}
 
-// transmit hands batches to the socket and lets go of them. The lane calls it,
-// in order; nothing more is sent once the lane is closed.
-func (p *peer) transmit(ready []*sendBatch, closed bool) {
-	if !closed {
-		ms := messages.Get().(*[16]udp.Message)
-		for rest := ready; len(rest) > 0; {
-			n := min(len(rest), len(ms))
-			p.write(ms[:n], rest[:n])
-			rest = rest[n:]
-		}
-		clear(ms[:])
-		messages.Put(ms)
+// add appends b and returns how many packets were dropped for it.
+func (s *staging) add(b *sendBatch) (dropped int) {
+	s.batches = append(s.batches, b)
+	s.packets += b.count
+	for s.packets > maxStagedPackets {
+		oldest := s.take()
+		dropped += oldest.packets()
+		oldest.free()
 	}
-	for _, b := range ready {
+	return dropped
+}
+
+func (s *staging) take() *sendBatch {
+	b := s.batches[0]
+	s.batches[0] = nil
+	s.batches = s.batches[1:]
+	s.packets -= b.count
+	if len(s.batches) == 0 {
+		s.batches = nil
+	}
+	return b
+}
+
+// stage keeps b until there is a session. p.mu is held.
+func (p *peer) stage(b *sendBatch) { p.dropped += uint64(p.staged.add(b)) }
+
+// flush sends what is staged, or starts the handshake that it waits for. p.mu
+// is held.
+func (p *peer) flush(now time.Time) {
+	for len(p.staged.batches) > 0 {
+		if !p.assign(p.staged.batches[0], now) {
+			p.initiate(now, false)
+			return
+		}
+		p.enqueue(p.staged.take())
+	}
+}
+
+// enqueue sends b from another goroutine. p.mu is held.
+func (p *peer) enqueue(b *sendBatch) {
+	p.out.push(b, len(b.data))
+	p.device.sealers.submit(b, maxJobs)
+}
+
+// sendKeepalive sends an empty packet, or in its place what is staged. p.mu is
+// held.
+func (p *peer) sendKeepalive(now time.Time) {
+	if len(p.staged.batches) == 0 {
+		if !p.reachable() {
+			return
+		}
+		p.stage(newKeepalive(p))
+	}
+	p.flush(now)
+}
+
+// purge drops what is staged. p.mu is held.
+func (p *peer) purge() {
+	for _, b := range p.staged.batches {
+		p.dropped += uint64(b.packets())
 		b.free()
 	}
+	p.staged = staging{}
 }
-
-// write sends batches, using ms, and counts those that the system took. One
-// that it refuses is lost, the others are not.
-func (p *peer) write(ms []udp.Message, batches []*sendBatch) {
-	e := p.endpoint.Load()
-	if e == nil {
-		return
-	}
-	for i, b := range batches {
-		ms[i] = udp.Message{Buf: b.data, Addr: e.addr, Local: e.local, TOS: b.tos}
-		if b.count > 1 {
-			ms[i].SegmentSize = b.stride
-		}
-	}
-	content := false
-	for len(batches) > 0 {
-		n, err := p.device.writeBatch(ms)
-		for _, b := range batches[:n] {
-			p.tx.Add(uint64(len(b.data)))
-			content = content || b.pair != nil && !b.keepalive()
-		}
-		if err == nil {
-			break
-		}
-		ms, batches = ms[n:], batches[n:]
-		if b := batches[0]; p.refused(b, err) && b.keepLast() {
-			ms[0].Buf, ms[0].SegmentSize = b.data, 0
-		} else {
-			ms, batches = ms[1:], batches[1:]
-		}
-	}
-	if content && !p.awaiting.Load() {
-		p.mu.Lock()
-		if !p.stopped {
-			now := p.device.now()
-			p.timers.dataSent(now)
-			p.awaiting.Store(true)
-			p.schedule(now)
-		}
-		p.mu.Unlock()
-	}
-}
-
-// refused deals with a batch that the system did not take. It reports whether
-// smaller messages could have been sent.
-func (p *peer) refused(b *sendBatch, err error) (tooBig bool) {
-	if b.pair == nil {
-		p.mu.Lock()
-		p.failure = err
-		p.mu.Unlock()
-		return false
-	}
-	if b.keepalive() || !errors.Is(err, syscall.EMSGSIZE) {
-		return false
-	}
-	p.tooBig(b)
-	return true
-}
-
-// keepLast leaves only the last message of b, if that is smaller than the
-// others.
-func (b *sendBatch) keepLast() bool {
-	last := b.message(b.count - 1)
-	if len(last) == b.stride {
-		return false
-	}
-	b.data, b.stride, b.counter, b.count = last, len(last), b.counter+uint64(b.count-1), 1
-	return true
-}
-
-// tooBig tells the sender of the packets of b in the inner stack that the path
-// takes only smaller ones. How small is unknown, so it names the sizes that
-// every path of the family should take. The packets are sealed by now, in the
-// only copy there is; the key that sealed the first opens it.
-func (p *peer) tooBig(b *sendBatch) {
-	m := b.message(0)
-	binary.LittleEndian.PutUint64(b.nonce[4:], b.counter)
-	plain, err := b.pair.send.Open(m[dataHeaderSize:dataHeaderSize], b.nonce[:], m[dataHeaderSize:], nil)
-	if err != nil {
-		return
-	}
-	pkt, ok := trim(plain)
-	switch {
-	case !ok:
-	case len(pkt) > minIPv6MTU:
-		p.device.inner.TooBig(pkt, minIPv6MTU)
-	case pkt[0]>>4 == 4 && len(pkt) > minIPv4MTU:
-		p.device.inner.TooBig(pkt, minIPv4MTU)
-	}
-}
-
-const (
-	minIPv6MTU = 1280
-	minIPv4MTU = 576
-)

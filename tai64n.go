@@ -10,13 +10,13 @@ import (
 const (
 	tai64nSize = 12
 	tai64nBase = 0x400000000000000a
-	// tai64nGrain is the width of the buckets that hide the clock's exact
-	// reading: the low 24 bits of the nanoseconds are cleared.
+	// tai64nGrain is the granularity of timestamps in nanoseconds, 16.8 ms: the
+	// low 24 bits are cleared, to hide the exact time of the clock.
 	tai64nGrain = 1 << 24
 )
 
-// tai64n is a TAI64N timestamp, big-endian, so that bytes compare as time
-// does. A receiver treats it as an opaque increasing number.
+// tai64n is a TAI64N timestamp. It is big-endian, so that comparing bytes compares
+// times. A receiver treats it as an opaque increasing number.
 type tai64n [tai64nSize]byte
 
 func newTAI64N(t time.Time) (s tai64n) {

@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/wgstack/wireguard/internal/fakepeer"
+	"github.com/wgstack/wireguard/internal/keytext"
 	"github.com/wgstack/wireguard/netstack"
 )
 
@@ -623,7 +624,7 @@ func TestM41GetWhileRemoving(t *testing.T) {
 			running.Go(func() {
 				for !done.Load() {
 					for _, public := range valuesOf(c.getLines(), "public_key") {
-						if _, ok := decodeHexKey([]byte(public)); !ok {
+						if _, ok := keytext.DecodeHex([]byte(public)); !ok {
 							b.Errorf("public key %q", public)
 						}
 					}
@@ -767,19 +768,19 @@ func TestHexKey(t *testing.T) {
 	for v := range 256 {
 		var key [32]byte
 		key[v%32] = byte(v)
-		text := encodeHexKey(&key)
+		text := keytext.EncodeHex(&key)
 		if string(text[:]) != hex.EncodeToString(key[:]) {
 			t.Fatalf("%#x: encoded %s", v, text)
 		}
 		for _, s := range [][]byte{text[:], bytes.ToUpper(text[:])} {
-			if k, ok := decodeHexKey(s); !ok || k != key {
+			if k, ok := keytext.DecodeHex(s); !ok || k != key {
 				t.Fatalf("%#x: decoded %x, %v", v, k, ok)
 			}
 		}
 		// Both decoders must agree about each byte.
 		text[v%64] = byte(v)
 		want, err := hex.DecodeString(string(text[:]))
-		if k, ok := decodeHexKey(text[:]); ok != (err == nil) || ok && !bytes.Equal(k[:], want) {
+		if k, ok := keytext.DecodeHex(text[:]); ok != (err == nil) || ok && !bytes.Equal(k[:], want) {
 			t.Fatalf("digit %#x: %x, %v, want %x, %v", v, k, ok, want, err)
 		}
 	}
