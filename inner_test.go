@@ -124,7 +124,7 @@ func FuzzInnerPacket(f *testing.F) {
 	f.Add(ipHeader(6, far6, devInner6, 0, 40), uint8(ecnCE))
 	f.Fuzz(func(t *testing.T, b []byte, outer uint8) {
 		before := slices.Clone(b)
-		pkt, ok := trim(b)
+		pkt, ok := trimPacket(b)
 		n, header := statedLength(b)
 		least := 20
 		if header && b[0]>>4 == 6 {
@@ -139,7 +139,7 @@ func FuzzInnerPacket(f *testing.F) {
 		if !bytes.Equal(pkt, before[:n]) {
 			t.Fatalf("%x trimmed to %x", before, pkt)
 		}
-		if src := source(pkt); src.Is4() != (least == 20) || !bytes.Contains(pkt[8:least], src.AsSlice()) {
+		if src := sourceAddress(pkt); src.Is4() != (least == 20) || !bytes.Contains(pkt[8:least], src.AsSlice()) {
 			t.Fatalf("source %v of %x", src, pkt)
 		}
 		valid := least == 20 && headerSum(pkt[:20]) == 0xffff

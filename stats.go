@@ -57,10 +57,10 @@ func (p *peer) stats() PeerStats {
 		PublicKey:           p.public,
 		AllowedIPs:          prefixes,
 		PersistentKeepalive: p.timers.interval,
-		LastHandshake:       p.completedAt,
-		TxBytes:             p.tx.Load(),
-		RxBytes:             p.rx.Load(),
-		Dropped:             p.dropped,
+		LastHandshake:       p.handshakeWallTime,
+		TxBytes:             p.txBytes.Load(),
+		RxBytes:             p.rxBytes.Load(),
+		Dropped:             p.stagedDropped,
 	}
 	if e := p.endpoint.Load(); e != nil {
 		s.Endpoint = e.addr

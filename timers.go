@@ -62,16 +62,16 @@ func (t *timers) setInterval(now time.Time, interval time.Duration) (started boo
 }
 
 // authenticatedTraversal notes any authenticated message, sent or received.
-func (t *timers) traversed(now time.Time) {
+func (t *timers) authenticatedTraversal(now time.Time) {
 	if t.interval > 0 {
 		t.persistent = now.Add(t.interval)
 	}
 }
 
 // authenticatedSent notes that an authenticated message of any kind is sent.
-func (t *timers) sent(now time.Time) {
+func (t *timers) authenticatedSent(now time.Time) {
 	t.keepalive = time.Time{}
-	t.traversed(now)
+	t.authenticatedTraversal(now)
 }
 
 // dataSent notes that a packet with content was sent.
@@ -81,10 +81,10 @@ func (t *timers) dataSent(now time.Time) {
 	}
 }
 
-// received notes an authenticated message of any kind.
-func (t *timers) received(now time.Time) {
+// authenticatedReceived notes an authenticated message of any kind.
+func (t *timers) authenticatedReceived(now time.Time) {
 	t.setNewHandshake(time.Time{})
-	t.traversed(now)
+	t.authenticatedTraversal(now)
 }
 
 // dataReceived notes an authenticated packet with content.
@@ -128,23 +128,23 @@ func (t *timers) refreshOnce() bool {
 }
 
 // handshakeInitiated notes that an initiation is sent.
-func (t *timers) initiated(now time.Time) {
+func (t *timers) handshakeInitiated(now time.Time) {
 	t.retransmit = now.Add(rekeyTimeout + jitter())
 }
 
 // handshakeCompleted notes that both ends have the keys: a response was accepted,
 // or the initiator confirmed ours.
-func (t *timers) completed() {
+func (t *timers) handshakeCompleted() {
 	t.retransmit = time.Time{}
 	t.retries = 0
 	t.refreshed = false
 }
 
-// derived notes that transport keys were derived.
-func (t *timers) derived(now time.Time) { t.erase = now.Add(eraseAfterTime) }
+// sessionDerived notes that transport keys were derived.
+func (t *timers) sessionDerived(now time.Time) { t.erase = now.Add(eraseAfterTime) }
 
 // handshakeGivenUp notes that the peer did not answer any attempt.
-func (t *timers) gaveUp(now time.Time) {
+func (t *timers) handshakeGivenUp(now time.Time) {
 	t.keepalive = time.Time{}
 	if t.erase.IsZero() {
 		t.erase = now.Add(eraseAfterTime)
@@ -158,8 +158,8 @@ func (t *timers) stop() {
 	t.anotherKeepalive, t.refreshed, t.retries = false, false, 0
 }
 
-// next returns the earliest deadline, zero if none is pending.
-func (t *timers) next() (next time.Time) {
+// nextDeadline returns the earliest deadline, zero if none is pending.
+func (t *timers) nextDeadline() (next time.Time) {
 	for _, at := range [...]time.Time{t.retransmit, t.keepalive, t.newHandshake, t.erase, t.persistent} {
 		if !at.IsZero() && (next.IsZero() || at.Before(next)) {
 			next = at

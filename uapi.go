@@ -141,11 +141,11 @@ func (d *Device) serveUAPI(conn io.ReadWriter) {
 		switch string(op) {
 		case "get=1":
 			if errno = readUAPIBody(in, refuseUAPILine); errno == uapiOK {
-				d.uapiState().write(out)
+				d.uapiState().writeTo(out)
 			}
 		case "set=1":
 			var set uapiSet
-			if errno = readUAPIBody(in, set.line); errno == uapiOK {
+			if errno = readUAPIBody(in, set.parseLine); errno == uapiOK {
 				errno = d.applyUAPI(set.update)
 			}
 			set.erase()
@@ -233,7 +233,7 @@ func refuseUAPILine(line []byte) uapiErrno {
 // to the prefixes from before the operation, as in the kernel.
 type uapiSet struct{ update update }
 
-func (s *uapiSet) line(line []byte) uapiErrno {
+func (s *uapiSet) parseLine(line []byte) uapiErrno {
 	name, value, found := bytes.Cut(line, []byte{'='})
 	if !found {
 		return uapiSyntax
@@ -256,7 +256,7 @@ func (s *uapiSet) line(line []byte) uapiErrno {
 
 // erase zeroes the secret keys.
 func (s *uapiSet) erase() {
-	if k := s.update.private; k != nil {
+	if k := s.update.privateKey; k != nil {
 		clear(k[:])
 	}
 	for _, p := range s.update.peers {
@@ -270,10 +270,10 @@ func (s *uapiSet) erase() {
 func (u *update) setUAPI(name string, value []byte) (ok bool) {
 	switch name {
 	case "private_key":
-		if u.private == nil {
-			u.private = new(PrivateKey)
+		if u.privateKey == nil {
+			u.privateKey = new(PrivateKey)
 		}
-		*u.private, ok = keytext.DecodeHex(value)
+		*u.privateKey, ok = keytext.DecodeHex(value)
 	case "listen_port":
 		n, err := strconv.ParseUint(string(value), 10, 16)
 		port := uint16(n)
@@ -329,7 +329,7 @@ func (u *peerUpdate) setUAPI(name string, value []byte) (ok bool) {
 // change, and statistics.
 type uapiState struct {
 	Stats
-	id            *identity      // nil: no private key
+	identity      *identity      // nil: no private key
 	presharedKeys []PresharedKey // in the order of Stats.Peers
 }
 
@@ -337,7 +337,7 @@ type uapiState struct {
 func (d *Device) uapiState() *uapiState {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
-	s := &uapiState{Stats: d.statsLocked(), id: d.identity.Load(), presharedKeys: make([]PresharedKey, len(d.peers))}
+	s := &uapiState{Stats: d.statsLocked(), identity: d.identity.Load(), presharedKeys: make([]PresharedKey, len(d.peers))}
 	for i := range s.Peers {
 		p := d.peers[s.Peers[i].PublicKey]
 		p.mu.Lock()
@@ -347,10 +347,10 @@ func (d *Device) uapiState() *uapiState {
 	return s
 }
 
-// write writes s, and then zeroes its preshared keys. An error stays in w.
-func (s *uapiState) write(w *bufio.Writer) {
-	if s.id != nil {
-		writeHexKey(w, "private_key", (*[32]byte)(&s.id.private))
+// writeTo writes s, and then zeroes its preshared keys. An error stays in w.
+func (s *uapiState) writeTo(w *bufio.Writer) {
+	if s.identity != nil {
+		writeHexKey(w, "private_key", (*[32]byte)(&s.identity.private))
 	}
 	fmt.Fprintf(w, "listen_port=%d\n", s.ListenPort)
 	if s.FwMark != 0 {

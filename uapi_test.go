@@ -272,7 +272,7 @@ func TestC04DeviceKeys(t *testing.T) {
 		c.mustSetLines("public_key="+hexKey(key32(1)), "allowed_ip=10.9.0.0/16")
 		c.mustSetLines("replace_peers=true", "public_key="+hexKey(key32(2)))
 		wantValues(b, c.getLines(), "public_key", hexKey(key32(2)))
-		if b.dev.allowed.lookup(netip.MustParseAddr("10.9.0.1")) != nil {
+		if b.dev.allowed.ownerOf(netip.MustParseAddr("10.9.0.1")) != nil {
 			b.Error("the prefix of a replaced peer remains")
 		}
 		c.mustSetLines("replace_peers=true")
