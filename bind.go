@@ -20,13 +20,13 @@ type binding struct {
 }
 
 // openBinding opens the sockets for a port, with Config.ListenPacket if it is set.
-func (d *Device) open(ctx context.Context, port uint16) (*binding, error) {
+func (d *Device) openBinding(ctx context.Context, port uint16) (*binding, error) {
 	if d.listenPacket == nil {
 		sockets, err := udp.Listen(port)
 		if err != nil {
 			return nil, err
 		}
-		return listening(sockets), nil
+		return newBinding(sockets), nil
 	}
 	pc, err := d.listenPacket(ctx, "udp", net.JoinHostPort("", strconv.Itoa(int(port))))
 	if err != nil {
@@ -41,7 +41,7 @@ func (d *Device) open(ctx context.Context, port uint16) (*binding, error) {
 }
 
 // newBinding returns the binding of sockets of one family each.
-func listening(sockets []udp.Socket) *binding {
+func newBinding(sockets []udp.Socket) *binding {
 	b := &binding{sockets: sockets, port: sockets[0].LocalAddr().Port()}
 	for _, s := range sockets {
 		if s.LocalAddr().Addr().Is4() {
@@ -54,7 +54,7 @@ func listening(sockets []udp.Socket) *binding {
 }
 
 // socketFor returns the socket of the family of a, nil if there is none.
-func (b *binding) socket(a netip.Addr) udp.Socket {
+func (b *binding) socketFor(a netip.Addr) udp.Socket {
 	if a.Is4() {
 		return b.v4
 	}
@@ -81,8 +81,8 @@ func (b *binding) setMark(mark uint32) error {
 
 // writeMessage sends a message that does not go through a lane, which is a cookie
 // reply. An error is ignored, as the sender of the initiation will repeat it.
-func (b *binding) write(m udp.Message) {
-	if s := b.socket(m.Addr.Addr()); s != nil {
+func (b *binding) writeMessage(m udp.Message) {
+	if s := b.socketFor(m.Addr.Addr()); s != nil {
 		s.WriteBatch([]udp.Message{m})
 	}
 }
@@ -92,7 +92,7 @@ func (b *binding) write(m udp.Message) {
 func (d *Device) writeBatch(ms []udp.Message) (int, error) {
 	b := d.binding.Load()
 	for sent := 0; ; {
-		s := b.socket(ms[0].Addr.Addr())
+		s := b.socketFor(ms[0].Addr.Addr())
 		if s == nil {
 			return sent, syscall.EAFNOSUPPORT
 		}
@@ -114,7 +114,7 @@ func (d *Device) writeBatch(ms []udp.Message) (int, error) {
 
 // rebindLocked replaces the sockets by new ones on the given port, 0 for any. If
 // that fails the old ones stay in use. d.mu is held.
-func (d *Device) rebind(ctx context.Context, port uint16) error {
+func (d *Device) rebindLocked(ctx context.Context, port uint16) error {
 	old := d.binding.Load()
 	var (
 		b   *binding
@@ -123,10 +123,10 @@ func (d *Device) rebind(ctx context.Context, port uint16) error {
 	if port == old.port && d.listenPacket == nil {
 		var sockets []udp.Socket
 		if sockets, err = udp.Relisten(old.sockets); err == nil {
-			b = listening(sockets)
+			b = newBinding(sockets)
 		}
 	} else {
-		b, err = d.open(ctx, port)
+		b, err = d.openBinding(ctx, port)
 	}
 	if err == nil {
 		if err = b.setMark(d.fwmark); err != nil {
@@ -141,7 +141,7 @@ func (d *Device) rebind(ctx context.Context, port uint16) error {
 	old.close()
 	for _, p := range d.peers {
 		p.mu.Lock()
-		p.forgetLocal()
+		p.forgetSourceAddress()
 		p.mu.Unlock()
 	}
 	return nil
@@ -149,6 +149,6 @@ func (d *Device) rebind(ctx context.Context, port uint16) error {
 
 func (d *Device) startReaders(b *binding) {
 	for _, s := range b.sockets {
-		d.background.Go(func() { d.read(s) })
+		d.background.Go(func() { d.readSocket(s) })
 	}
 }

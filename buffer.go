@@ -12,9 +12,9 @@ const maxMessage = 1 << 16 // bytes of the largest datagram or batch
 
 // buffer is pooled memory for messages, shared by reference counting.
 type buffer struct {
-	b     []byte
-	class int
-	refs  atomic.Int32
+	bytes     []byte
+	sizeClass int
+	refs      atomic.Int32
 }
 
 // bufferSizes are the sizes that buffers come in: for a single packet of an
@@ -33,7 +33,7 @@ func newBuffer(n int) *buffer {
 	}
 	buf, _ := bufferPools[class].Get().(*buffer)
 	if buf == nil {
-		buf = &buffer{b: make([]byte, bufferSizes[class]), class: class}
+		buf = &buffer{bytes: make([]byte, bufferSizes[class]), sizeClass: class}
 	}
 	buf.refs.Store(1)
 	return buf
@@ -43,6 +43,6 @@ func (b *buffer) retain() { b.refs.Add(1) }
 
 func (b *buffer) release() {
 	if b.refs.Add(-1) == 0 {
-		bufferPools[b.class].Put(b)
+		bufferPools[b.sizeClass].Put(b)
 	}
 }

@@ -14,15 +14,15 @@ type clock struct {
 	drift     atomic.Int64 // wall minus monotonic time since start, at the latest reading
 	suspended atomic.Int64 // since start
 	// suspension returns the time suspended since the system started.
-	suspension func() (time.Duration, bool)
-	before     time.Duration // suspension at start
+	suspension      func() (time.Duration, bool)
+	suspendedBefore time.Duration // suspension at start
 }
 
 const clockDriftTolerance = int64(500 * time.Millisecond)
 
 func newClock() *clock {
 	c := &clock{start: time.Now(), suspension: suspension}
-	c.before, _ = c.suspension()
+	c.suspendedBefore, _ = c.suspension()
 	return c
 }
 
@@ -31,7 +31,7 @@ func (c *clock) now() time.Time {
 	drift := t.UnixNano() - c.start.UnixNano() - int64(t.Sub(c.start))
 	if d := drift - c.drift.Load(); d > clockDriftTolerance || d < -clockDriftTolerance {
 		if total, ok := c.suspension(); ok {
-			c.suspended.Store(int64(total - c.before))
+			c.suspended.Store(int64(total - c.suspendedBefore))
 		}
 		c.drift.Store(drift) // last: a reader of the new drift must see the new suspended
 	}

@@ -10,29 +10,17 @@ import (
 // TestTimersAfterSuspension lets the system sleep while the only timer that
 // runs is far off: what becomes due afterwards must not wait for it.
 func TestTimersAfterSuspension(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
-		s := b.far.connect()
-		b.far.write(s.Keepalive())
+	withTestbed(t, nil, func(b *testbed) {
+		s := b.far.connectFromDevice()
+		b.far.writeMessage(s.Keepalive())
 		time.Sleep(time.Minute)
 		b.dev.clock.suspended.Add(int64(10 * time.Minute))
-		b.output(b.far, "after waking")
+		b.outputTo(b.far, "after waking")
 		b.far.wantInitiation("the keys are dead")
 		start := time.Now()
-		b.far.want("the first was lost", fakepeer.Initiation)
+		b.far.wantMessage("the first was lost", fakepeer.Initiation)
 		if took := time.Since(start); took > rekeyTimeout+maxJitter {
 			t.Errorf("retransmitted after %v", took)
 		}
 	})
-}
-
-func TestLoadIgnoresTheWallClock(t *testing.T) {
-	var l load
-	now := time.Now()
-	l.note(now)
-	if !l.high(now.Add(underLoadAfter - 1)) {
-		t.Error("not high within a second")
-	}
-	if l.high(now.Add(underLoadAfter)) {
-		t.Error("high after a second")
-	}
 }

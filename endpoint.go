@@ -23,21 +23,21 @@ const resolveTimeout = 5 * time.Second
 
 // namedEndpoint is a configured endpoint whose host is a name. The peer's lock
 // guards it.
-type hostEndpoint struct {
-	host  string
-	port  uint16
-	stale bool // look it up before the next initiation
-	turn  int  // index of the address to use next; it advances as handshakes fail
+type namedEndpoint struct {
+	host        string
+	port        uint16
+	stale       bool // look it up before the next initiation
+	nextAddress int  // index of the address to use next; it advances as handshakes fail
 }
 
 // parseEndpoint parses a canonical host:port. The result is an address or a name.
-func parseEndpoint(s string) (netip.AddrPort, *hostEndpoint) {
+func parseEndpoint(s string) (netip.AddrPort, *namedEndpoint) {
 	if a, err := netip.ParseAddrPort(s); err == nil {
 		return a, nil
 	}
 	host, service, _ := net.SplitHostPort(s)
 	port, _ := strconv.ParseUint(service, 10, 16)
-	return netip.AddrPort{}, &hostEndpoint{host: host, port: uint16(port), stale: true}
+	return netip.AddrPort{}, &namedEndpoint{host: host, port: uint16(port), stale: true}
 }
 
 // lookupHost is the host's resolver.
@@ -47,7 +47,7 @@ func lookupHost(ctx context.Context, host string) ([]netip.Addr, error) {
 
 // resolveEndpoint looks up the name of the peer's endpoint and makes one of its
 // addresses the endpoint. If that fails the endpoint stays as it is.
-func (p *peer) resolve(h hostEndpoint) {
+func (p *peer) resolveEndpoint(h namedEndpoint) {
 	d := p.device
 	ctx, cancel := context.WithTimeout(d.ctx, resolveTimeout)
 	defer cancel()
@@ -55,7 +55,7 @@ func (p *peer) resolve(h hostEndpoint) {
 	usable := addrs[:0]
 	b := d.binding.Load()
 	for _, a := range addrs {
-		if a = a.Unmap(); b.socket(a) != nil {
+		if a = a.Unmap(); b.socketFor(a) != nil {
 			usable = append(usable, a)
 		}
 	}
@@ -67,21 +67,21 @@ func (p *peer) resolve(h hostEndpoint) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.host == nil || p.host.host != h.host || p.host.port != h.port {
+	if p.namedEndpoint == nil || p.namedEndpoint.host != h.host || p.namedEndpoint.port != h.port {
 		return // another endpoint was configured during the lookup
 	}
 	if err != nil {
-		p.failure = err
+		p.handshakeFailure = err
 		return
 	}
-	p.host.stale = false
-	p.host.turn++
-	p.setEndpoint(endpoint{addr: netip.AddrPortFrom(usable[h.turn%len(usable)], h.port)})
+	p.namedEndpoint.stale = false
+	p.namedEndpoint.nextAddress++
+	p.setEndpoint(endpoint{addr: netip.AddrPortFrom(usable[h.nextAddress%len(usable)], h.port)})
 }
 
 // hasEndpoint reports whether the peer has an endpoint, or a name to look one up
 // by. p.mu is held.
-func (p *peer) reachable() bool { return p.host != nil || p.endpoint.Load() != nil }
+func (p *peer) hasEndpoint() bool { return p.namedEndpoint != nil || p.endpoint.Load() != nil }
 
 // setEndpoint makes e the endpoint, where packets are sent. p.mu is held.
 func (p *peer) setEndpoint(e endpoint) {
@@ -93,7 +93,7 @@ func (p *peer) setEndpoint(e endpoint) {
 
 // forgetSourceAddress lets the system choose the source address again, since a
 // pinned one may be the reason why the peer does not answer. p.mu is held.
-func (p *peer) forgetLocal() {
+func (p *peer) forgetSourceAddress() {
 	if e := p.endpoint.Load(); e != nil && e.local != (udp.Local{}) {
 		p.endpoint.Store(&endpoint{addr: e.addr})
 	}

@@ -35,7 +35,7 @@ func newIdentity(private PrivateKey) *identity {
 // is the same in every handshake of two peers, so it is cached.
 type staticSecret [32]byte
 
-func (id *identity) staticSecret(remote *PublicKey) (ss staticSecret, err error) {
+func (id *identity) computeStaticSecret(remote *PublicKey) (ss staticSecret, err error) {
 	shared, err := dh(id.key, remote)
 	if err != nil {
 		return ss, err
@@ -67,7 +67,7 @@ func (i *initiator) erase() {
 }
 
 // newInitiation makes an initiation without MACs.
-func initiate(self *identity, remote PublicKey, ss *staticSecret, ephemeral PrivateKey, sender uint32, stamp tai64n) (*[initiationSize]byte, *initiator, error) {
+func newInitiation(self *identity, remote PublicKey, ss *staticSecret, ephemeral PrivateKey, sender uint32, stamp tai64n) (*[initiationSize]byte, *initiator, error) {
 	i := &initiator{state: wireguardState, self: self, ephemeral: ephemeral.key(), index: sender}
 	s := &i.state
 	msg := initiation{sender: sender}
@@ -95,7 +95,7 @@ func initiate(self *identity, remote PublicKey, ss *staticSecret, ephemeral Priv
 
 // consumeResponse consumes the response to the initiation and returns the keys.
 // It does not change i, so that a forged response leaves the handshake intact.
-func (i *initiator) finish(b []byte, psk *PresharedKey) (keys transportKeys, remoteIndex uint32, err error) {
+func (i *initiator) consumeResponse(b []byte, psk *PresharedKey) (keys transportKeys, remoteIndex uint32, err error) {
 	var msg response
 	msg.parse(b)
 	s := i.state
@@ -134,7 +134,7 @@ func (r *responder) erase() { r.state = symmetricState{} }
 
 // consumeStatic consumes an initiation up to the initiator's static key, which
 // identifies the sender.
-func (r *responder) readStatic(self *identity, b []byte) error {
+func (r *responder) consumeStatic(self *identity, b []byte) error {
 	r.msg.parse(b)
 	r.remoteIndex = r.msg.sender
 	r.state = wireguardState
@@ -156,7 +156,7 @@ func (r *responder) readStatic(self *identity, b []byte) error {
 }
 
 // consumeTimestamp consumes the rest of the initiation.
-func (r *responder) readTimestamp(ss *staticSecret) (stamp tai64n, err error) {
+func (r *responder) consumeTimestamp(ss *staticSecret) (stamp tai64n, err error) {
 	s := &r.state
 	// ss
 	key := s.mixCipherKey(ss[:])
@@ -167,7 +167,7 @@ func (r *responder) readTimestamp(ss *staticSecret) (stamp tai64n, err error) {
 }
 
 // newResponse makes the response, without MACs, and the transport keys.
-func (r *responder) respond(psk *PresharedKey, ephemeral PrivateKey, sender uint32) (*[responseSize]byte, transportKeys, error) {
+func (r *responder) newResponse(psk *PresharedKey, ephemeral PrivateKey, sender uint32) (*[responseSize]byte, transportKeys, error) {
 	var keys transportKeys
 	s := &r.state
 	msg := response{sender: sender, receiver: r.remoteIndex}

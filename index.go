@@ -19,8 +19,8 @@ type indexEntry struct {
 	pair *keypair // nil: the index of a pending handshake
 }
 
-// reserve picks a free index for a handshake of p.
-func (t *indexTable) reserve(p *peer) uint32 {
+// reserveIndex picks a free index for a handshake of p.
+func (t *indexTable) reserveIndex(p *peer) uint32 {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.m == nil {
@@ -39,7 +39,7 @@ func (t *indexTable) reserve(p *peer) uint32 {
 
 // assignKeypair makes the index of a handshake that of its key pair. The index
 // is never free in between.
-func (t *indexTable) assign(pair *keypair) {
+func (t *indexTable) assignKeypair(pair *keypair) {
 	t.mu.Lock()
 	e := t.m[pair.localIndex]
 	e.pair = pair
@@ -47,20 +47,20 @@ func (t *indexTable) assign(pair *keypair) {
 	t.mu.Unlock()
 }
 
-func (t *indexTable) lookup(i uint32) (indexEntry, bool) {
+func (t *indexTable) entryOf(i uint32) (indexEntry, bool) {
 	t.mu.RLock()
 	e, ok := t.m[i]
 	t.mu.RUnlock()
 	return e, ok
 }
 
-func (t *indexTable) release(i uint32) {
+func (t *indexTable) releaseIndex(i uint32) {
 	t.mu.Lock()
 	delete(t.m, i)
 	t.mu.Unlock()
 }
 
-func (t *indexTable) len() int {
+func (t *indexTable) count() int {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	return len(t.m)

@@ -10,7 +10,7 @@ import (
 
 // trimPacket removes the padding after an inner packet. The version nibble alone
 // decides the family. ok is false if b does not hold a whole IP packet.
-func trim(b []byte) (pkt []byte, ok bool) {
+func trimPacket(b []byte) (pkt []byte, ok bool) {
 	if len(b) == 0 {
 		return nil, false
 	}
@@ -35,8 +35,8 @@ func trim(b []byte) (pkt []byte, ok bool) {
 	return b[:total], true
 }
 
-// source returns the source address of a trimmed packet.
-func source(pkt []byte) netip.Addr {
+// sourceAddress returns the source address of a trimmed packet.
+func sourceAddress(pkt []byte) netip.Addr {
 	if pkt[0]>>4 == 4 {
 		return netip.AddrFrom4([4]byte(pkt[12:16]))
 	}

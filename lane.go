@@ -29,7 +29,7 @@ type lane[B interface{ item() *laneItem }] struct {
 	drain func(ready []B, closed bool)
 
 	mu       sync.Mutex
-	changed  sync.Cond // on mu: room was made, draining ended or closed
+	roomMade sync.Cond // on mu: room was made, draining ended or closed
 	queue    []B
 	taken    []B // out of queue, being drained; touched by the drainer only
 	bytes    int
@@ -39,11 +39,11 @@ type lane[B interface{ item() *laneItem }] struct {
 
 func (l *lane[B]) init(drain func(ready []B, closed bool)) {
 	l.drain = drain
-	l.changed.L = &l.mu
+	l.roomMade.L = &l.mu
 }
 
-// push appends a batch.
-func (l *lane[B]) push(b B, size int) {
+// pushBatch appends a batch.
+func (l *lane[B]) pushBatch(b B, size int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	*b.item() = laneItem{size: size}
@@ -51,9 +51,9 @@ func (l *lane[B]) push(b B, size int) {
 	l.bytes += size
 }
 
-// complete marks b as ready and, unless somebody does so already, drains the
+// completeBatch marks b as ready and, unless somebody does so already, drains the
 // lane.
-func (l *lane[B]) complete(b B) {
+func (l *lane[B]) completeBatch(b B) {
 	l.mu.Lock()
 	b.item().ready = true
 	if l.draining {
@@ -61,25 +61,25 @@ func (l *lane[B]) complete(b B) {
 		return
 	}
 	l.draining = true
-	l.work(captiveBytes)
+	l.drainReady(maxDrainBytes)
 }
 
 const (
-	// captiveBytes is how much a goroutine drains before it leaves the rest to
+	// maxDrainBytes is how much a goroutine drains before it leaves the rest to
 	// another, so that others who keep completing do not hold it for good.
-	captiveBytes = 1 << 18
-	// drainBytes is how much is drained at once, so that room in the lane is
+	maxDrainBytes = 1 << 18
+	// drainStepBytes is how much is drained at once, so that room in the lane is
 	// made little by little.
-	drainBytes = 1 << 18
+	drainStepBytes = 1 << 18
 )
 
-// work drains the lane until the head is not ready, and leaves it to a new
+// drainReady drains the lane until the head is not ready, and leaves it to a new
 // goroutine if that takes more than limit bytes. l.draining is set, and l.mu
 // held, which work unlocks.
-func (l *lane[B]) work(limit int) {
+func (l *lane[B]) drainReady(limit int) {
 	for {
 		n, size := 0, 0
-		for n < len(l.queue) && size < drainBytes && l.queue[n].item().ready {
+		for n < len(l.queue) && size < drainStepBytes && l.queue[n].item().ready {
 			size += l.queue[n].item().size
 			n++
 		}
@@ -90,7 +90,7 @@ func (l *lane[B]) work(limit int) {
 			l.mu.Unlock()
 			go func() {
 				l.mu.Lock()
-				l.work(math.MaxInt)
+				l.drainReady(math.MaxInt)
 			}()
 			return
 		}
@@ -103,34 +103,34 @@ func (l *lane[B]) work(limit int) {
 		clear(l.taken)
 		l.mu.Lock()
 		l.bytes -= size
-		l.changed.Broadcast()
+		l.roomMade.Broadcast()
 	}
 	l.draining = false
-	l.changed.Broadcast()
+	l.roomMade.Broadcast()
 	if cap(l.queue) > maxIdleSlots && len(l.queue) == 0 {
 		l.queue, l.taken = nil, nil
 	}
 	l.mu.Unlock()
 }
 
-// wait blocks until less than limit bytes are in the lane or it is closed.
-func (l *lane[B]) wait(limit int) (open bool) {
+// waitForRoom blocks until less than limit bytes are in the lane or it is closed.
+func (l *lane[B]) waitForRoom(limit int) (open bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for l.bytes >= limit && !l.closed {
-		l.changed.Wait()
+		l.roomMade.Wait()
 	}
 	return !l.closed
 }
 
-func (l *lane[B]) full(limit int) bool {
+func (l *lane[B]) isFull(limit int) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.bytes >= limit
 }
 
-// empty reports whether nothing is in the lane.
-func (l *lane[B]) empty() bool {
+// isEmpty reports whether nothing is in the lane.
+func (l *lane[B]) isEmpty() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.bytes == 0
@@ -142,8 +142,8 @@ func (l *lane[B]) close() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.closed = true
-	l.changed.Broadcast()
+	l.roomMade.Broadcast()
 	for l.draining {
-		l.changed.Wait()
+		l.roomMade.Wait()
 	}
 }

@@ -111,15 +111,15 @@ type peerSection struct {
 // wgKeys maps, for each section, the lower-case form of the keys of wg to the
 // documented form. wg ignores spaces in them.
 var wgKeys = map[string]map[string]string{
-	sectionInterface: index("PrivateKey", "ListenPort", "FwMark"),
-	sectionPeer:      index("PublicKey", "PresharedKey", "AllowedIPs", "Endpoint", "PersistentKeepalive"),
+	sectionInterface: namesByLower("PrivateKey", "ListenPort", "FwMark"),
+	sectionPeer:      namesByLower("PublicKey", "PresharedKey", "AllowedIPs", "Endpoint", "PersistentKeepalive"),
 }
 
 // quickKeys are the keys that wg-quick removes from [Interface] before wg reads
 // the section. It does not ignore spaces in them.
-var quickKeys = index("Address", "DNS", "MTU", "Table", "SaveConfig", "PreUp", "PostUp", "PreDown", "PostDown")
+var quickKeys = namesByLower("Address", "DNS", "MTU", "Table", "SaveConfig", "PreUp", "PostUp", "PreDown", "PostDown")
 
-func index(names ...string) map[string]string {
+func namesByLower(names ...string) map[string]string {
 	m := make(map[string]string, len(names))
 	for _, name := range names {
 		m[strings.ToLower(name)] = name
@@ -143,7 +143,7 @@ func (p *parser) parseLine(line string) error {
 		return nil
 	case bare[0] == '[':
 		p.section = ""
-		if name := harmless(strings.Trim(bare, "[]")); name != "" {
+		if name := loggableName(strings.Trim(bare, "[]")); name != "" {
 			return fmt.Errorf("unknown section [%s]", name)
 		}
 		return errors.New("unknown section")
@@ -157,7 +157,7 @@ func (p *parser) parseLine(line string) error {
 		name, quick = quickKeys[strings.ToLower(key)]
 	}
 	if name == "" {
-		p.key = harmless(key)
+		p.key = loggableName(key)
 	} else {
 		p.key = name
 	}
@@ -189,12 +189,12 @@ func (p *parser) parseLine(line string) error {
 	case value == "":
 		return errNoValue
 	case p.section == sectionPeer:
-		return p.peers[len(p.peers)-1].set(name, value)
+		return p.peers[len(p.peers)-1].setKey(name, value)
 	}
-	return p.setInterface(name, value)
+	return p.setInterfaceKey(name, value)
 }
 
-func (p *parser) setInterface(name, value string) (err error) {
+func (p *parser) setInterfaceKey(name, value string) (err error) {
 	c := &p.cfg
 	switch name {
 	case "PrivateKey":
@@ -277,7 +277,7 @@ func (c *Config) hook(name string) *[]string {
 	return nil
 }
 
-func (s *peerSection) set(name, value string) (err error) {
+func (s *peerSection) setKey(name, value string) (err error) {
 	switch name {
 	case "PublicKey":
 		s.publicKey, err = ParsePublicKey(value)
@@ -432,7 +432,7 @@ func keyError(err error) error {
 
 // loggableName returns s if it looks like the name of a configuration key, and
 // the empty string if it may be a secret key without a name.
-func harmless(s string) string {
+func loggableName(s string) string {
 	const longest = len("ExcludedApplications")
 	if len(s) > longest {
 		return ""

@@ -14,121 +14,115 @@ type peer struct {
 	device *Device   // constant
 	public PublicKey // constant
 
-	endpoint atomic.Pointer[endpoint] // written under mu; nil: unknown
-	tx, rx   atomic.Uint64            // bytes of UDP payload
-	awaiting atomic.Bool              // mirrors timers.newHandshake for the send path
+	endpoint         atomic.Pointer[endpoint] // written under mu; nil: unknown
+	txBytes, rxBytes atomic.Uint64            // bytes of UDP payload
 
-	out lane[*sendBatch]
-	in  lane[*recvBatch]
+	outbound lane[*sendBatch]
+	inbound  lane[*recvBatch]
 
 	mu      sync.Mutex
 	stopped bool
 
 	// Configuration.
-	psk  PresharedKey
-	host *hostEndpoint // nil: the endpoint is no name
+	psk           PresharedKey
+	namedEndpoint *namedEndpoint // nil: the endpoint is no name
 
 	// Handshake.
-	ss             staticSecret
-	ssOf           *identity  // whose ss it is; nil: not computed
-	pending        *initiator // our latest initiation, if it is unanswered
-	initiating     bool       // an initiation is being made
-	handshakeSent  time.Time  // the latest initiation or response; zero: none yet
-	initiationSeen time.Time  // the latest accepted
-	greatestStamp  tai64n     // of the accepted initiations
-	cookies        cookieGenerator
+	staticSecret           staticSecret
+	staticSecretFor        *identity  // whose ss it is; nil: not computed
+	pendingHandshake       *initiator // our latest initiation, if it is unanswered
+	initiating             bool       // an initiation is being made
+	lastHandshakeSent      time.Time  // the latest initiation or response; zero: none yet
+	lastInitiationAccepted time.Time  // the latest accepted
+	greatestTimestamp      tai64n     // of the accepted initiations
+	cookies                cookieGenerator
 
 	// Session.
-	keys        keyring
-	completed   time.Time // by the device's clock; zero: never
-	completedAt time.Time // the same by the wall clock
-	unanswered  time.Time // when a session was first asked for since data was received or one stood; zero: not
-	failure     error     // why initiations may be unanswered; nil: no reply
-	settled     chan struct{}
+	keys                   keyring
+	handshakeCompleted     time.Time // by the device's clock; zero: never
+	handshakeWallTime      time.Time // the same by the wall clock
+	firstUnansweredRequest time.Time // when a session was first asked for since data was received or one stood; zero: not
+	handshakeFailure       error     // why initiations may be unanswered; nil: no reply
+	sessionChanged         chan struct{}
 
 	gathering gathering
 
-	staged  staging
-	dropped uint64 // packets that were staged and are lost
+	staged        staging
+	stagedDropped uint64 // packets that were staged and are lost
 
-	timers timers
-	timer  *time.Timer
-	wake   time.Time     // when timer fires, had the system slept no more since it was set; zero: it is not running
-	slept  time.Duration // how long it had slept then
+	timers     timers
+	timer      *time.Timer
+	timerFires time.Time     // when timer fires, had the system slept no more since it was set; zero: it is not running
+	timerSlept time.Duration // how long it had slept then
 }
 
 func newPeer(d *Device, public PublicKey) *peer {
 	p := &peer{device: d, public: public}
-	p.out.init(p.transmit)
-	p.in.init(p.receive)
+	p.outbound.init(p.transmitBatches)
+	p.inbound.init(p.receiveBatches)
 	return p
 }
 
-// schedule runs the timer if it must fire earlier than it would. A deadline
+// scheduleTimer runs the timer if it must fire earlier than it would. A deadline
 // that was put off is found out when the timer fires. p.mu is held.
-func (p *peer) schedule(now time.Time) {
-	next, slept := p.timers.next(), p.device.clock.slept()
+func (p *peer) scheduleTimer(now time.Time) {
+	next, slept := p.timers.nextDeadline(), p.device.clock.slept()
 	// The runtime's timer stood still while the system slept.
-	fires := p.wake.Add(slept - p.slept)
-	if p.stopped || next.IsZero() || !p.wake.IsZero() && !next.Before(fires) {
+	fires := p.timerFires.Add(slept - p.timerSlept)
+	if p.stopped || next.IsZero() || !p.timerFires.IsZero() && !next.Before(fires) {
 		return
 	}
-	p.wake, p.slept = next, slept
+	p.timerFires, p.timerSlept = next, slept
 	if p.timer == nil {
-		p.timer = time.AfterFunc(next.Sub(now), p.tick)
+		p.timer = time.AfterFunc(next.Sub(now), p.fireTimer)
 	} else {
 		p.timer.Reset(next.Sub(now))
 	}
 }
 
-// tick does what is due.
-func (p *peer) tick() {
+// fireTimer does what is due.
+func (p *peer) fireTimer() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.stopped {
 		return
 	}
 	now := p.device.now()
-	p.wake = time.Time{}
+	p.timerFires = time.Time{}
 	due := p.timers.advance(now)
 	if due.retransmit {
-		p.retransmit(now)
+		p.retransmitInitiation(now)
 	}
 	if due.newHandshake {
-		p.awaiting.Store(false)
-		p.forgetLocal()
-		p.initiate(now, false)
+		p.forgetSourceAddress()
+		p.startHandshake(now, false)
 	}
 	if due.keepalive {
 		p.sendKeepalive(now)
-		if p.timers.anotherKeepalive {
-			p.timers.anotherKeepalive = false
-			p.timers.keepalive = now.Add(keepaliveTimeout)
-		}
+		p.timers.passiveKeepaliveSent(now)
 	}
 	if due.erase {
-		p.eraseKeys()
+		p.eraseSession()
 	}
 	if due.persistent {
-		p.timers.traversed(now)
+		p.timers.authenticatedTraversal(now)
 		p.sendKeepalive(now)
 	}
-	p.schedule(now)
+	p.scheduleTimer(now)
 }
 
-// retransmit deals with an initiation that was not answered. p.mu is held.
-func (p *peer) retransmit(now time.Time) {
-	if p.timers.retries > maxHandshakeRetries {
-		p.timers.gaveUp(now)
-		p.purge()
+// retransmitInitiation deals with an initiation that was not answered. p.mu is held.
+func (p *peer) retransmitInitiation(now time.Time) {
+	if !p.timers.countRetry() {
+		p.timers.handshakeGivenUp(now)
+		p.purgeStaged()
 		return
 	}
-	p.timers.retries++
-	p.forgetLocal()
-	if p.host != nil {
-		p.host.stale = true
+	p.forgetSourceAddress()
+	if p.namedEndpoint != nil {
+		p.namedEndpoint.stale = true
 	}
-	p.initiate(now, true)
+	p.startHandshake(now, true)
 }
 
 // stop ends the peer. Once it has returned nothing is sent to the peer and
@@ -136,17 +130,17 @@ func (p *peer) retransmit(now time.Time) {
 func (p *peer) stop() {
 	p.mu.Lock()
 	p.stopped = true
-	p.eraseKeys()
-	p.purge()
+	p.eraseSession()
+	p.purgeStaged()
 	clear(p.psk[:])
-	clear(p.ss[:])
-	p.ssOf = nil
+	clear(p.staticSecret[:])
+	p.staticSecretFor = nil
 	p.timers.stop()
 	if p.timer != nil {
 		p.timer.Stop()
 	}
-	p.wakeWaiters()
+	p.signalSessionChanged()
 	p.mu.Unlock()
-	p.out.close()
-	p.in.close()
+	p.outbound.close()
+	p.inbound.close()
 }

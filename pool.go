@@ -11,15 +11,15 @@ import (
 // pool does jobs in the order they were given on at most limit goroutines,
 // which exist only while there is work.
 type pool[J any] struct {
-	do    func(J)
-	limit int
+	doJob      func(J)
+	maxWorkers int
 
-	mu      sync.Mutex
-	jobs    []J
-	head    int
-	running int
-	closed  bool
-	idle    sync.WaitGroup
+	mu          sync.Mutex
+	jobs        []J
+	head        int
+	workers     int
+	closed      bool
+	workersDone sync.WaitGroup
 }
 
 // submit queues a job. It returns false, and does nothing, if max jobs wait
@@ -31,28 +31,28 @@ func (p *pool[J]) submit(j J, max int) bool {
 		return false
 	}
 	p.jobs = append(p.jobs, j)
-	if p.running < p.limit {
-		p.running++
-		p.idle.Go(p.work)
+	if p.workers < p.maxWorkers {
+		p.workers++
+		p.workersDone.Go(p.runJobs)
 	}
 	return true
 }
 
-// waiting returns the number of jobs that nobody works on yet.
-func (p *pool[J]) waiting() int {
+// queuedJobs returns the number of jobs that nobody works on yet.
+func (p *pool[J]) queuedJobs() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return len(p.jobs) - p.head
 }
 
-func (p *pool[J]) work() {
+func (p *pool[J]) runJobs() {
 	growStack()
 	for {
-		j, ok := p.next()
+		j, ok := p.nextJob()
 		if !ok {
 			return
 		}
-		p.do(j)
+		p.doJob(j)
 	}
 }
 
@@ -66,12 +66,12 @@ func growStack() {
 	runtime.KeepAlive(&room)
 }
 
-// next takes a job, or retires the goroutine if there is none.
-func (p *pool[J]) next() (j J, ok bool) {
+// nextJob takes a job, or retires the goroutine if there is none.
+func (p *pool[J]) nextJob() (j J, ok bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.head == len(p.jobs) {
-		p.running--
+		p.workers--
 		p.jobs, p.head = p.jobs[:0], 0
 		if cap(p.jobs) > maxIdleSlots {
 			p.jobs = nil
@@ -94,5 +94,5 @@ func (p *pool[J]) close() {
 	p.mu.Lock()
 	p.closed = true
 	p.mu.Unlock()
-	p.idle.Wait()
+	p.workersDone.Wait()
 }

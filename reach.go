@@ -27,10 +27,10 @@ var (
 const (
 	// unreachableAfter is how long initiations go unanswered until the peer
 	// counts as unreachable: the time of three initiations.
-	patience = 3 * rekeyTimeout
+	unreachableAfter = 3 * rekeyTimeout
 	// minHandshakeWait is how long a new caller waits for a peer that counts as
 	// unreachable already: the time of one initiation.
-	leastPatience = rekeyTimeout
+	minHandshakeWait = rekeyTimeout
 )
 
 // noRouteError says why a packet cannot be sent anywhere. It makes the inner
@@ -43,14 +43,14 @@ func (e *noRouteError) Unwrap() []error { return []error{e.cause, netstack.ErrNo
 // route returns the peer that packets to addr go to, or an error if there is none
 // or its endpoint is unknown.
 func (d *Device) route(addr netip.Addr) (*peer, error) {
-	p := d.allowed.lookup(addr)
+	p := d.allowed.ownerOf(addr)
 	if p == nil {
 		return nil, &noRouteError{fmt.Errorf("%w: no allowed IPs contain %s", ErrNoPeer, addr)}
 	}
 	if p.endpoint.Load() == nil {
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		if !p.reachable() {
+		if !p.hasEndpoint() {
 			return nil, &noRouteError{fmt.Errorf("%w: peer %s", ErrNoEndpoint, p.public.short())}
 		}
 	}
@@ -96,16 +96,16 @@ func (e *unreachableError) Timeout() bool { return true }
 // [ErrNoHandshake] if the peer has not answered for 15 seconds (5 if it was
 // silent before) or when ctx ends, and then the error of ctx too.
 func (d *Device) Handshake(ctx context.Context, public PublicKey) error {
-	p, err := d.known(public)
+	p, err := d.requirePeer(public)
 	if err != nil {
 		return fmt.Errorf("wireguard: %w", err)
 	}
 	start := d.now()
-	err = p.await(ctx, func(now time.Time) bool {
-		if !p.completed.IsZero() && (!p.completed.Before(start) || now.Sub(p.completed) < rekeyTimeout) {
+	err = p.awaitSession(ctx, func(now time.Time) bool {
+		if !p.handshakeCompleted.IsZero() && (!p.handshakeCompleted.Before(start) || now.Sub(p.handshakeCompleted) < rekeyTimeout) {
 			return true
 		}
-		p.initiate(now, false)
+		p.startHandshake(now, false)
 		return false
 	})
 	if err != nil {
@@ -121,17 +121,17 @@ func (d *Device) reach(ctx context.Context, addr netip.Addr) error {
 	if err != nil {
 		return err
 	}
-	return p.await(ctx, func(now time.Time) bool {
+	return p.awaitSession(ctx, func(now time.Time) bool {
 		if !p.keys.current.usable(now) {
-			p.initiate(now, false)
+			p.startHandshake(now, false)
 		}
 		return false
 	})
 }
 
-// await calls done, under p.mu, whenever the session may have changed, until
+// awaitSession calls done, under p.mu, whenever the session may have changed, until
 // it returns true, ctx ends or the peer counts as unreachable.
-func (p *peer) await(ctx context.Context, done func(now time.Time) bool) error {
+func (p *peer) awaitSession(ctx context.Context, done func(now time.Time) bool) error {
 	d := p.device
 	start := d.now()
 	recheck := time.NewTimer(0)
@@ -139,30 +139,30 @@ func (p *peer) await(ctx context.Context, done func(now time.Time) bool) error {
 	for {
 		p.mu.Lock()
 		now := d.now()
-		wait := leastPatience
+		wait := minHandshakeWait
 		var err error
 		switch {
 		case d.ctx.Err() != nil:
 			err = errClosed
 		case p.stopped:
 			err = fmt.Errorf("%w: %s was removed", ErrNoPeer, p.public.short())
-		case !p.reachable():
+		case !p.hasEndpoint():
 			err = fmt.Errorf("%w: peer %s", ErrNoEndpoint, p.public.short())
 		case d.identity.Load() == nil:
 			err = fmt.Errorf("%w: the device has no private key", ErrNoHandshake)
 		case done(now):
 			p.mu.Unlock()
 			return nil
-		case !p.unanswered.IsZero():
-			end := p.unanswered.Add(patience)
-			if least := start.Add(leastPatience); end.Before(least) {
+		case !p.firstUnansweredRequest.IsZero():
+			end := p.firstUnansweredRequest.Add(unreachableAfter)
+			if least := start.Add(minHandshakeWait); end.Before(least) {
 				end = least
 			}
 			if wait = end.Sub(now); wait <= 0 {
-				err = p.unreachable(now, nil)
+				err = p.newUnreachableError(now, nil)
 			}
 		}
-		change := p.change()
+		change := p.awaitSessionChange()
 		p.mu.Unlock()
 		if err != nil {
 			return err
@@ -172,40 +172,40 @@ func (p *peer) await(ctx context.Context, done func(now time.Time) bool) error {
 		case <-ctx.Done():
 			p.mu.Lock()
 			defer p.mu.Unlock()
-			if p.unanswered.IsZero() {
+			if p.firstUnansweredRequest.IsZero() {
 				return ctx.Err()
 			}
-			return p.unreachable(d.now(), ctx.Err())
+			return p.newUnreachableError(d.now(), ctx.Err())
 		case <-change:
 		case <-recheck.C:
 		}
 	}
 }
 
-// unreachable makes the error for a peer that does not answer. p.mu is held.
-func (p *peer) unreachable(now time.Time, ctx error) error {
+// newUnreachableError makes the error for a peer that does not answer. p.mu is held.
+func (p *peer) newUnreachableError(now time.Time, ctx error) error {
 	at := "an unresolved endpoint"
 	if e := p.endpoint.Load(); e != nil {
 		at = e.addr.String()
-	} else if p.host != nil {
-		at = p.host.host
+	} else if p.namedEndpoint != nil {
+		at = p.namedEndpoint.host
 	}
-	return &unreachableError{peer: p.public, at: at, silent: now.Sub(p.unanswered), cause: p.failure, ctx: ctx}
+	return &unreachableError{peer: p.public, at: at, silent: now.Sub(p.firstUnansweredRequest), cause: p.handshakeFailure, ctx: ctx}
 }
 
-// wakeWaiters wakes those who wait for the session to change. p.mu is held.
-func (p *peer) wakeWaiters() {
-	if p.settled != nil {
-		close(p.settled)
-		p.settled = nil
+// signalSessionChanged wakes those who wait for the session to change. p.mu is held.
+func (p *peer) signalSessionChanged() {
+	if p.sessionChanged != nil {
+		close(p.sessionChanged)
+		p.sessionChanged = nil
 	}
 }
 
-// change returns a channel that is closed when the session changes. p.mu is
+// awaitSessionChange returns a channel that is closed when the session changes. p.mu is
 // held.
-func (p *peer) change() <-chan struct{} {
-	if p.settled == nil {
-		p.settled = make(chan struct{})
+func (p *peer) awaitSessionChange() <-chan struct{} {
+	if p.sessionChanged == nil {
+		p.sessionChanged = make(chan struct{})
 	}
-	return p.settled
+	return p.sessionChanged
 }

@@ -18,13 +18,13 @@ import (
 // checked for its source and delivered.
 
 const (
-	maxReadBatch   = 16       // messages of one system call, at the most
-	minReadBatch   = 2        // and when there is little to read
-	sparseReads    = 64       // with little to read until the next call asks for fewer
-	laneBytesIn    = 16 << 20 // of memory in a peer's lane before the rest is dropped
-	heldBytesIn    = 64 << 20 // and in those of all peers
-	maxOpenJobs    = 64       // waiting before a reader opens for itself
-	maxRecvPackets = 128      // of a batch
+	maxReadBatch     = 16       // messages of one system call, at the most
+	minReadBatch     = 2        // and when there is little to read
+	sparseReads      = 64       // with little to read until the next call asks for fewer
+	inboundLaneBytes = 16 << 20 // of memory in a peer's lane before the rest is dropped
+	inboundHeldBytes = 64 << 20 // and in those of all peers
+	maxOpenJobs      = 64       // waiting before a reader opens for itself
+	maxRecvPackets   = 128      // of a batch
 )
 
 // recvBatch is a run of data messages under one key pair from one endpoint.
@@ -45,7 +45,7 @@ var recvBatches = sync.Pool{New: func() any { return new(recvBatch) }}
 
 func (b *recvBatch) free() {
 	if b.size > 0 { // it was in a lane
-		b.peer.device.held.Add(-int64(b.size))
+		b.peer.device.heldBytes.Add(-int64(b.size))
 	}
 	for _, buf := range b.bufs {
 		buf.release()
@@ -56,8 +56,8 @@ func (b *recvBatch) free() {
 	recvBatches.Put(b)
 }
 
-// read receives from a socket until it is closed.
-func (d *Device) read(s udp.Socket) {
+// readSocket receives from a socket until it is closed.
+func (d *Device) readSocket(s udp.Socket) {
 	r := reader{device: d}
 	bufs := make([]*buffer, minReadBatch, maxReadBatch)
 	for i := range bufs {
@@ -72,7 +72,7 @@ func (d *Device) read(s udp.Socket) {
 				bufs[i].release()
 				bufs[i] = newBuffer(maxMessage)
 			}
-			ms[i].Buf = bufs[i].b
+			ms[i].Buf = bufs[i].bytes
 		}
 		n, err := s.ReadBatch(ms)
 		if err != nil {
@@ -82,9 +82,9 @@ func (d *Device) read(s udp.Socket) {
 			break
 		}
 		for i := range ms[:n] {
-			r.sort(&ms[i], bufs[i])
+			r.sortDatagrams(&ms[i], bufs[i])
 		}
-		r.flush()
+		r.dispatchBatch()
 		// Memory follows the load.
 		if sparse++; n > len(ms)/4 {
 			sparse = 0
@@ -117,33 +117,33 @@ type reader struct {
 	index  uint32     // the receiver index of batch
 }
 
-// sort takes the datagrams of m apart by what they are.
-func (r *reader) sort(m *udp.Message, buf *buffer) {
+// sortDatagrams takes the datagrams of m apart by what they are.
+func (r *reader) sortDatagrams(m *udp.Message, buf *buffer) {
 	size := m.SegmentSize
 	if size <= 0 {
 		size = max(m.N, 1)
 	}
-	for rest := buf.b[:m.N]; len(rest) > 0; {
+	for rest := buf.bytes[:m.N]; len(rest) > 0; {
 		n := min(size, len(rest))
 		b := rest[:n:n]
 		rest = rest[n:]
 		switch messageType(b) {
 		case typeData:
-			r.data(m, buf, b)
+			r.appendData(m, buf, b)
 		case typeInitiation, typeResponse, typeCookieReply:
-			r.flush()
+			r.dispatchBatch()
 			r.device.queueHandshake(b, endpoint{addr: m.Addr, local: m.Local})
 		}
 	}
 }
 
-// data adds a data message to the batch, or begins a new one.
-func (r *reader) data(m *udp.Message, buf *buffer, msg []byte) {
+// appendData adds a data message to the batch, or begins a new one.
+func (r *reader) appendData(m *udp.Message, buf *buffer, msg []byte) {
 	index := dataReceiver(msg)
 	from := endpoint{addr: m.Addr, local: m.Local}
 	if b := r.batch; b == nil || index != r.index || b.from != from || b.tos != m.TOS || len(b.msgs) == maxRecvPackets {
-		r.flush()
-		e, ok := r.device.indices.lookup(index)
+		r.dispatchBatch()
+		e, ok := r.device.indices.entryOf(index)
 		if !ok || e.pair == nil {
 			return
 		}
@@ -159,42 +159,42 @@ func (r *reader) data(m *udp.Message, buf *buffer, msg []byte) {
 	b.bytes += len(msg)
 }
 
-// flush hands the batch on. A small one is opened at once, so that it waits
+// dispatchBatch hands the batch on. A small one is opened at once, so that it waits
 // for no other goroutine.
-func (r *reader) flush() {
+func (r *reader) dispatchBatch() {
 	b, d := r.batch, r.device
 	if b == nil {
 		return
 	}
 	r.batch = nil
-	if d.held.Load() >= heldBytesIn || b.peer.in.full(laneBytesIn) {
+	if d.heldBytes.Load() >= inboundHeldBytes || b.peer.inbound.isFull(inboundLaneBytes) {
 		b.free()
 		return
 	}
-	inline := b.bytes <= inlineBytes || d.openers.limit == 1
-	if !inline || !b.peer.in.empty() {
-		b.compact()
+	inline := b.bytes <= inlineBytes || d.openers.maxWorkers == 1
+	if !inline || !b.peer.inbound.isEmpty() {
+		b.compactMessages()
 	}
-	size := b.pinned()
-	d.held.Add(int64(size))
-	b.peer.in.push(b, size)
+	size := b.pinnedBytes()
+	d.heldBytes.Add(int64(size))
+	b.peer.inbound.pushBatch(b, size)
 	if inline || !d.openers.submit(b, maxOpenJobs) {
 		d.openBatch(b)
 	}
 }
 
-// pinned returns how much memory b keeps from other use.
-func (b *recvBatch) pinned() (n int) {
+// pinnedBytes returns how much memory b keeps from other use.
+func (b *recvBatch) pinnedBytes() (n int) {
 	for _, buf := range b.bufs {
-		n += len(buf.b)
+		n += len(buf.bytes)
 	}
 	return n
 }
 
-// compact moves the messages of b together, if they lie in buffers much larger
+// compactMessages moves the messages of b together, if they lie in buffers much larger
 // than they are, because b may have to wait.
-func (b *recvBatch) compact() {
-	if b.pinned() <= 4*b.bytes {
+func (b *recvBatch) compactMessages() {
+	if b.pinnedBytes() <= 4*b.bytes {
 		return
 	}
 	sparse := len(b.bufs)
@@ -204,7 +204,7 @@ func (b *recvBatch) compact() {
 		if len(m) > len(room) {
 			buf := newBuffer(max(len(m), min(rest, maxMessage)))
 			b.bufs = append(b.bufs, buf)
-			room = buf.b
+			room = buf.bytes
 		}
 		n := copy(room, m)
 		b.msgs[i], room, rest = room[:n:n], room[n:], rest-n
@@ -228,7 +228,7 @@ func (d *Device) openBatch(b *recvBatch) {
 		}
 	}
 	large := b.bytes > inlineBytes
-	b.peer.in.complete(b)
+	b.peer.inbound.completeBatch(b)
 	if large {
 		// Those who wait for what it carried take their turn before the next, which
 		// may come without end.
@@ -236,24 +236,24 @@ func (d *Device) openBatch(b *recvBatch) {
 	}
 }
 
-// receive takes opened batches in the order of arrival. The lane calls it;
+// receiveBatches takes opened batches in the order of arrival. The lane calls it;
 // nothing more is delivered once the lane is closed.
-func (p *peer) receive(ready []*recvBatch, closed bool) {
+func (p *peer) receiveBatches(ready []*recvBatch, closed bool) {
 	for _, b := range ready {
-		if !closed && p.account(b, p.device.now()) {
-			p.deliver(b)
+		if !closed && p.accountBatch(b, p.device.now()) {
+			p.deliverBatch(b)
 		}
 		b.free()
 	}
 }
 
-// account drops replays from b, and lets the rest act on the session: confirm
+// accountBatch drops replays from b, and lets the rest act on the session: confirm
 // it, move the endpoint, set timers. It reports whether any packet has
 // content.
-func (p *peer) account(b *recvBatch, now time.Time) (content bool) {
+func (p *peer) accountBatch(b *recvBatch, now time.Time) (content bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.stopped || !p.keys.has(b.pair) || b.pair.expired(now) {
+	if p.stopped || !p.keys.contains(b.pair) || b.pair.expired(now) {
 		return false
 	}
 	authentic := false
@@ -267,7 +267,7 @@ func (p *peer) account(b *recvBatch, now time.Time) (content bool) {
 		}
 		authentic = true
 		if len(plain) == 0 {
-			p.rx.Add(keepaliveSize)
+			p.rxBytes.Add(keepaliveSize)
 		} else {
 			content = true
 		}
@@ -275,46 +275,44 @@ func (p *peer) account(b *recvBatch, now time.Time) (content bool) {
 	if !authentic {
 		return false
 	}
-	p.received(now, b.from)
+	p.noteAuthenticated(now, b.from)
 	if b.pair == p.keys.next {
-		p.keys.confirm()
-		p.established(now)
-		p.flush(now)
+		p.keys.confirmNext()
+		p.noteSessionEstablished(now)
+		p.sendStaged(now)
 	}
-	p.unanswered = time.Time{} // there is a session that works
+	p.firstUnansweredRequest = time.Time{} // there is a session that works
 	if content {
 		p.timers.dataReceived(now)
 	}
-	if current := p.keys.current; current != nil && !p.timers.refreshed && current.staleOnReceive(now) {
-		p.timers.refreshed = true
-		p.initiate(now, false)
+	if current := p.keys.current; current != nil && current.staleOnReceive(now) && p.timers.refreshOnce() {
+		p.startHandshake(now, false)
 	}
-	p.schedule(now)
+	p.scheduleTimer(now)
 	return content
 }
 
-// deliver passes the packets of b on that are whole and come from an address
+// deliverBatch passes the packets of b on that are whole and come from an address
 // that the peer owns.
-func (p *peer) deliver(b *recvBatch) {
+func (p *peer) deliverBatch(b *recvBatch) {
 	d := p.device
 	packets, size := b.msgs[:0], 0
 	for _, plain := range b.msgs {
-		pkt, ok := trim(plain)
-		if !ok || d.allowed.lookup(source(pkt)) != p || !decapsulateECN(pkt, b.tos) {
+		pkt, ok := trimPacket(plain)
+		if !ok || d.allowed.ownerOf(sourceAddress(pkt)) != p || !decapsulateECN(pkt, b.tos) {
 			continue
 		}
 		packets = append(packets, pkt)
 		size += dataOverhead + len(plain)
 	}
 	if len(packets) > 0 {
-		p.rx.Add(uint64(size))
+		p.rxBytes.Add(uint64(size))
 		d.inner.Deliver(packets)
 	}
 }
 
-// received notes an authentic message from the given endpoint. p.mu is held.
-func (p *peer) received(now time.Time, from endpoint) {
+// noteAuthenticated notes an authentic message from the given endpoint. p.mu is held.
+func (p *peer) noteAuthenticated(now time.Time, from endpoint) {
 	p.setEndpoint(from)
-	p.timers.received(now)
-	p.awaiting.Store(false)
+	p.timers.authenticatedReceived(now)
 }

@@ -21,26 +21,26 @@ const (
 	maxBatchSegments = 64
 
 	inlineBytes = 4096 // batches up to this size are cheaper sealed than handed over
-	// laneBytes is how much waits in a lane for each core before senders wait:
+	// outboundLaneBytes is how much waits in a lane for each core before senders wait:
 	// enough to keep all cores busy, and no more, as others wait behind it.
-	laneBytes = 1 << 16
-	maxJobs   = 1 << 30 // lanes bound the batches, so the pools need not
+	outboundLaneBytes = 1 << 16
+	maxJobs           = 1 << 30 // lanes bound the batches, so the pools need not
 )
 
 // sendBatch is a run of messages to one peer, back to back, all of one size
 // but the last.
 type sendBatch struct {
 	laneItem
-	peer    *peer
-	buf     *buffer
-	data    []byte // of buf
-	stride  int    // size of each message but the last
-	count   int
-	room    int // bytes that it may grow to while it waits; 0: it is complete
-	tos     uint8
-	pair    *keypair // nil: complete as it is, not to be sealed
-	counter uint64   // of the first message
-	nonce   [chacha20poly1305.NonceSize]byte
+	peer      *peer
+	buf       *buffer
+	data      []byte // of buf
+	stride    int    // size of each message but the last
+	count     int
+	growLimit int // bytes that it may grow to while it waits; 0: it is complete
+	tos       uint8
+	pair      *keypair // nil: complete as it is, not to be sealed
+	counter   uint64   // of the first message
+	nonce     [chacha20poly1305.NonceSize]byte
 }
 
 var sendBatches = sync.Pool{New: func() any { return new(sendBatch) }}
@@ -48,7 +48,7 @@ var sendBatches = sync.Pool{New: func() any { return new(sendBatch) }}
 func newSendBatch(p *peer, size int) *sendBatch {
 	b := sendBatches.Get().(*sendBatch)
 	b.peer, b.buf = p, newBuffer(size)
-	b.data = b.buf.b[:size]
+	b.data = b.buf.bytes[:size]
 	return b
 }
 
@@ -97,30 +97,30 @@ func (d *Device) output(pkt *netstack.Packet) error {
 	room := 0
 	if pkt.Segments() == 1 {
 		var done bool
-		if room, done = p.gather(pkt); done {
+		if room, done = p.gatherPacket(pkt); done {
 			return nil
 		}
 	}
 	for from, n := 0, pkt.Segments(); from < n; {
-		if !p.out.wait(d.laneBytesOut()) {
+		if !p.outbound.waitForRoom(d.outboundLaneLimit()) {
 			return nil
 		}
-		b := d.layOut(p, pkt, from, room)
+		b := d.layOutBatch(p, pkt, from, room)
 		from += b.count
-		p.send(b)
+		p.sendOrStage(b)
 	}
 	if room > 0 {
-		p.takeTurns()
+		p.yieldInStream()
 	}
 	return nil
 }
 
-// laneBytesOut is how much waits in a peer's lane before its senders wait.
-func (d *Device) laneBytesOut() int { return max(2, d.sealers.limit) * laneBytes }
+// outboundLaneLimit is how much waits in a peer's lane before its senders wait.
+func (d *Device) outboundLaneLimit() int { return max(2, d.sealers.maxWorkers) * outboundLaneBytes }
 
-// layOut copies segments of pkt, beginning with from, to where they are sealed
+// layOutBatch copies segments of pkt, beginning with from, to where they are sealed
 // and sent: as many as fit a batch, which can grow up to room bytes.
-func (d *Device) layOut(p *peer, pkt *netstack.Packet, from, room int) *sendBatch {
+func (d *Device) layOutBatch(p *peer, pkt *netstack.Packet, from, room int) *sendBatch {
 	stride := dataOverhead + padded(pkt.SegmentLen(from), d.mtu)
 	n := min(pkt.Segments()-from, maxBatchSegments, max(1, maxBatchBytes/stride))
 	last := dataOverhead + padded(pkt.SegmentLen(from+n-1), d.mtu)
@@ -129,23 +129,23 @@ func (d *Device) layOut(p *peer, pkt *netstack.Packet, from, room int) *sendBatc
 	b.data = b.data[:size]
 	b.stride, b.count, b.tos = stride, n, pkt.TOS()&ecnMask
 	if room > size {
-		b.room = min(len(b.buf.b), maxBatchBytes)
+		b.growLimit = min(len(b.buf.bytes), maxBatchBytes)
 	}
 	for i := range n {
-		b.fill(i, pkt, from+i)
+		b.layOutMessage(i, pkt, from+i)
 	}
 	return b
 }
 
-// fill copies a segment of pkt to where the i-th message of b is sealed.
-func (b *sendBatch) fill(i int, pkt *netstack.Packet, segment int) {
+// layOutMessage copies a segment of pkt to where the i-th message of b is sealed.
+func (b *sendBatch) layOutMessage(i int, pkt *netstack.Packet, segment int) {
 	m := b.message(i)
 	plain := m[dataHeaderSize : len(m)-tagSize]
 	clear(plain[pkt.CopySegment(plain, segment):])
 }
 
-// send sends b now, or stages it until there is a session.
-func (p *peer) send(b *sendBatch) {
+// sendOrStage sends b now, or stages it until there is a session.
+func (p *peer) sendOrStage(b *sendBatch) {
 	now := p.device.now()
 	p.mu.Lock()
 	if p.stopped {
@@ -153,55 +153,55 @@ func (p *peer) send(b *sendBatch) {
 		b.free()
 		return
 	}
-	if len(p.staged.batches) > 0 || !p.assign(b, now) {
-		p.stage(b)
-		p.flush(now)
+	if len(p.staged.batches) > 0 || !p.assignCounters(b, now) {
+		p.stageBatch(b)
+		p.sendStaged(now)
 		p.mu.Unlock()
 		return
 	}
-	p.out.push(b, max(len(b.data), b.room))
-	inline := len(b.data) <= inlineBytes || p.device.sealers.limit == 1
-	if b.room > 0 {
+	p.outbound.pushBatch(b, max(len(b.data), b.growLimit))
+	inline := len(b.data) <= inlineBytes || p.device.sealers.maxWorkers == 1
+	if b.growLimit > 0 {
 		p.gathering.batch = b
 		inline = false
 	}
 	p.mu.Unlock()
 	if inline || !p.device.sealers.submit(b, maxJobs) {
-		p.device.seal(b)
+		p.device.sealBatch(b)
 	}
 }
 
-// assign gives b its place under the current keys, if they can send. p.mu is
+// assignCounters gives b its place under the current keys, if they can send. p.mu is
 // held and b must be pushed onto the lane before it is released, so that
 // counters leave in order.
-func (p *peer) assign(b *sendBatch, now time.Time) bool {
-	pair, first, ok := p.take(now, b.count)
+func (p *peer) assignCounters(b *sendBatch, now time.Time) bool {
+	pair, first, ok := p.reserveCounters(now, b.count)
 	b.pair, b.counter = pair, first
 	return ok
 }
 
-// take reserves n counters of the current keys, if they can send, for messages
+// reserveCounters reserves n counters of the current keys, if they can send, for messages
 // that follow on all those before. p.mu is held.
-func (p *peer) take(now time.Time, n int) (pair *keypair, first uint64, ok bool) {
+func (p *peer) reserveCounters(now time.Time, n int) (pair *keypair, first uint64, ok bool) {
 	p.gathering.batch = nil
 	if pair = p.keys.current; pair == nil {
 		return nil, 0, false
 	}
-	if first, ok = pair.take(now, n); !ok {
+	if first, ok = pair.takeCounters(now, n); !ok {
 		return nil, 0, false
 	}
-	p.timers.sent(now)
+	p.timers.authenticatedSent(now)
 	if pair.staleOnSend(now) {
-		p.initiate(now, false)
+		p.startHandshake(now, false)
 	}
-	p.schedule(now)
+	p.scheduleTimer(now)
 	return pair, first, true
 }
 
-// seal encrypts b and sends what has become ready to leave the lane.
-func (d *Device) seal(b *sendBatch) {
-	if b.room > 0 {
-		b.peer.gathered(b)
+// sealBatch encrypts b and sends what has become ready to leave the lane.
+func (d *Device) sealBatch(b *sendBatch) {
+	if b.growLimit > 0 {
+		b.peer.endGathering(b)
 	}
 	if b.pair != nil {
 		for i := range b.count {
@@ -213,7 +213,7 @@ func (d *Device) seal(b *sendBatch) {
 			b.pair.send.Seal(body[:0], b.nonce[:], body[:len(body)-tagSize], nil)
 		}
 	}
-	b.peer.out.complete(b)
+	b.peer.outbound.completeBatch(b)
 }
 
 // staging holds the packets that wait for a session, the latest 128 of them.
@@ -222,19 +222,19 @@ type staging struct {
 	packets int
 }
 
-// add appends b and returns how many packets were dropped for it.
-func (s *staging) add(b *sendBatch) (dropped int) {
+// appendBatch appends b and returns how many packets were dropped for it.
+func (s *staging) appendBatch(b *sendBatch) (dropped int) {
 	s.batches = append(s.batches, b)
 	s.packets += b.count
 	for s.packets > maxStagedPackets {
-		oldest := s.take()
+		oldest := s.popOldestBatch()
 		dropped += oldest.packets()
 		oldest.free()
 	}
 	return dropped
 }
 
-func (s *staging) take() *sendBatch {
+func (s *staging) popOldestBatch() *sendBatch {
 	b := s.batches[0]
 	s.batches[0] = nil
 	s.batches = s.batches[1:]
@@ -245,24 +245,24 @@ func (s *staging) take() *sendBatch {
 	return b
 }
 
-// stage keeps b until there is a session. p.mu is held.
-func (p *peer) stage(b *sendBatch) { p.dropped += uint64(p.staged.add(b)) }
+// stageBatch keeps b until there is a session. p.mu is held.
+func (p *peer) stageBatch(b *sendBatch) { p.stagedDropped += uint64(p.staged.appendBatch(b)) }
 
-// flush sends what is staged, or starts the handshake that it waits for. p.mu
+// sendStaged sends what is staged, or starts the handshake that it waits for. p.mu
 // is held.
-func (p *peer) flush(now time.Time) {
+func (p *peer) sendStaged(now time.Time) {
 	for len(p.staged.batches) > 0 {
-		if !p.assign(p.staged.batches[0], now) {
-			p.initiate(now, false)
+		if !p.assignCounters(p.staged.batches[0], now) {
+			p.startHandshake(now, false)
 			return
 		}
-		p.enqueue(p.staged.take())
+		p.enqueueBatch(p.staged.popOldestBatch())
 	}
 }
 
-// enqueue sends b from another goroutine. p.mu is held.
-func (p *peer) enqueue(b *sendBatch) {
-	p.out.push(b, len(b.data))
+// enqueueBatch sends b from another goroutine. p.mu is held.
+func (p *peer) enqueueBatch(b *sendBatch) {
+	p.outbound.pushBatch(b, len(b.data))
 	p.device.sealers.submit(b, maxJobs)
 }
 
@@ -270,18 +270,18 @@ func (p *peer) enqueue(b *sendBatch) {
 // held.
 func (p *peer) sendKeepalive(now time.Time) {
 	if len(p.staged.batches) == 0 {
-		if !p.reachable() {
+		if !p.hasEndpoint() {
 			return
 		}
-		p.stage(newKeepalive(p))
+		p.stageBatch(newKeepalive(p))
 	}
-	p.flush(now)
+	p.sendStaged(now)
 }
 
-// purge drops what is staged. p.mu is held.
-func (p *peer) purge() {
+// purgeStaged drops what is staged. p.mu is held.
+func (p *peer) purgeStaged() {
 	for _, b := range p.staged.batches {
-		p.dropped += uint64(b.packets())
+		p.stagedDropped += uint64(b.packets())
 		b.free()
 	}
 	p.staged = staging{}

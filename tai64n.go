@@ -27,8 +27,8 @@ func newTAI64N(t time.Time) (s tai64n) {
 
 func (s tai64n) after(o tai64n) bool { return bytes.Compare(s[:], o[:]) > 0 }
 
-// next returns the smallest stamp of whole grains after s.
-func (s tai64n) next() tai64n {
+// nextGrain returns the smallest stamp of whole grains after s.
+func (s tai64n) nextGrain() tai64n {
 	seconds := binary.BigEndian.Uint64(s[:])
 	nanos := binary.BigEndian.Uint32(s[8:]) + tai64nGrain
 	if nanos >= uint32(time.Second) {
@@ -39,20 +39,20 @@ func (s tai64n) next() tai64n {
 	return s
 }
 
-// stamper issues timestamps that strictly increase, whatever the wall clock
+// timestamper issues timestamps that strictly increase, whatever the wall clock
 // does.
-type stamper struct {
-	mu   sync.Mutex
-	last tai64n
+type timestamper struct {
+	mu         sync.Mutex
+	lastIssued tai64n
 }
 
-func (s *stamper) stamp(wall time.Time) tai64n {
+func (s *timestamper) nextTimestamp(wall time.Time) tai64n {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	t := newTAI64N(wall)
-	if !t.after(s.last) {
-		t = s.last.next()
+	if !t.after(s.lastIssued) {
+		t = s.lastIssued.nextGrain()
 	}
-	s.last = t
+	s.lastIssued = t
 	return t
 }

@@ -12,30 +12,30 @@ import (
 // The way of a batch from the lane to the socket, and what happens to a batch
 // that the system refuses.
 
-// messages pools what transmit hands to a socket.
-var messages = sync.Pool{New: func() any { return new([16]udp.Message) }}
+// messageArrays pools what transmit hands to a socket.
+var messageArrays = sync.Pool{New: func() any { return new([16]udp.Message) }}
 
-// transmit hands batches to the socket and lets go of them. The lane calls it,
+// transmitBatches hands batches to the socket and lets go of them. The lane calls it,
 // in order; nothing more is sent once the lane is closed.
-func (p *peer) transmit(ready []*sendBatch, closed bool) {
+func (p *peer) transmitBatches(ready []*sendBatch, closed bool) {
 	if !closed {
-		ms := messages.Get().(*[16]udp.Message)
+		ms := messageArrays.Get().(*[16]udp.Message)
 		for rest := ready; len(rest) > 0; {
 			n := min(len(rest), len(ms))
-			p.write(ms[:n], rest[:n])
+			p.writeBatches(ms[:n], rest[:n])
 			rest = rest[n:]
 		}
 		clear(ms[:])
-		messages.Put(ms)
+		messageArrays.Put(ms)
 	}
 	for _, b := range ready {
 		b.free()
 	}
 }
 
-// write sends batches, using ms, and counts those that the system took. One
+// writeBatches sends batches, using ms, and counts those that the system took. One
 // that it refuses is lost, the others are not.
-func (p *peer) write(ms []udp.Message, batches []*sendBatch) {
+func (p *peer) writeBatches(ms []udp.Message, batches []*sendBatch) {
 	e := p.endpoint.Load()
 	if e == nil {
 		return
@@ -50,50 +50,49 @@ func (p *peer) write(ms []udp.Message, batches []*sendBatch) {
 	for len(batches) > 0 {
 		n, err := p.device.writeBatch(ms)
 		for _, b := range batches[:n] {
-			p.tx.Add(uint64(len(b.data)))
+			p.txBytes.Add(uint64(len(b.data)))
 			content = content || b.pair != nil && !b.keepalive()
 		}
 		if err == nil {
 			break
 		}
 		ms, batches = ms[n:], batches[n:]
-		if b := batches[0]; p.refused(b, err) && b.keepLast() {
+		if b := batches[0]; p.handleRefused(b, err) && b.keepLastMessage() {
 			ms[0].Buf, ms[0].SegmentSize = b.data, 0
 		} else {
 			ms, batches = ms[1:], batches[1:]
 		}
 	}
-	if content && !p.awaiting.Load() {
+	if content && !p.timers.isAwaitingReply() {
 		p.mu.Lock()
 		if !p.stopped {
 			now := p.device.now()
 			p.timers.dataSent(now)
-			p.awaiting.Store(true)
-			p.schedule(now)
+			p.scheduleTimer(now)
 		}
 		p.mu.Unlock()
 	}
 }
 
-// refused deals with a batch that the system did not take. It reports whether
+// handleRefused deals with a batch that the system did not take. It reports whether
 // smaller messages could have been sent.
-func (p *peer) refused(b *sendBatch, err error) (tooBig bool) {
+func (p *peer) handleRefused(b *sendBatch, err error) (tooBig bool) {
 	if b.pair == nil {
 		p.mu.Lock()
-		p.failure = err
+		p.handshakeFailure = err
 		p.mu.Unlock()
 		return false
 	}
 	if b.keepalive() || !errors.Is(err, syscall.EMSGSIZE) {
 		return false
 	}
-	p.tooBig(b)
+	p.reportTooBig(b)
 	return true
 }
 
-// keepLast leaves only the last message of b, if that is smaller than the
+// keepLastMessage leaves only the last message of b, if that is smaller than the
 // others.
-func (b *sendBatch) keepLast() bool {
+func (b *sendBatch) keepLastMessage() bool {
 	last := b.message(b.count - 1)
 	if len(last) == b.stride {
 		return false
@@ -102,18 +101,18 @@ func (b *sendBatch) keepLast() bool {
 	return true
 }
 
-// tooBig tells the sender of the packets of b in the inner stack that the path
+// reportTooBig tells the sender of the packets of b in the inner stack that the path
 // takes only smaller ones. How small is unknown, so it names the sizes that
 // every path of the family should take. The packets are sealed by now, in the
 // only copy there is; the key that sealed the first opens it.
-func (p *peer) tooBig(b *sendBatch) {
+func (p *peer) reportTooBig(b *sendBatch) {
 	m := b.message(0)
 	binary.LittleEndian.PutUint64(b.nonce[4:], b.counter)
 	plain, err := b.pair.send.Open(m[dataHeaderSize:dataHeaderSize], b.nonce[:], m[dataHeaderSize:], nil)
 	if err != nil {
 		return
 	}
-	pkt, ok := trim(plain)
+	pkt, ok := trimPacket(plain)
 	switch {
 	case !ok:
 	case len(pkt) > minIPv6MTU:

@@ -9,10 +9,11 @@ import (
 	"io"
 	"net"
 	"net/netip"
-	"slices"
 	"strconv"
 	"sync"
 	"time"
+
+	"github.com/wgstack/wireguard/internal/keytext"
 )
 
 // The configuration protocol of userspace implementations, spoken by wg(8):
@@ -140,11 +141,11 @@ func (d *Device) serveUAPI(conn io.ReadWriter) {
 		switch string(op) {
 		case "get=1":
 			if errno = readUAPIBody(in, refuseUAPILine); errno == uapiOK {
-				d.uapiState().write(out)
+				d.uapiState().writeTo(out)
 			}
 		case "set=1":
 			var set uapiSet
-			if errno = readUAPIBody(in, set.line); errno == uapiOK {
+			if errno = readUAPIBody(in, set.parseLine); errno == uapiOK {
 				errno = d.applyUAPI(set.update)
 			}
 			set.erase()
@@ -232,7 +233,7 @@ func refuseUAPILine(line []byte) uapiErrno {
 // to the prefixes from before the operation, as in the kernel.
 type uapiSet struct{ update update }
 
-func (s *uapiSet) line(line []byte) uapiErrno {
+func (s *uapiSet) parseLine(line []byte) uapiErrno {
 	name, value, found := bytes.Cut(line, []byte{'='})
 	if !found {
 		return uapiSyntax
@@ -240,7 +241,7 @@ func (s *uapiSet) line(line []byte) uapiErrno {
 	ok := false
 	if u := &s.update; string(name) == "public_key" {
 		var p peerUpdate
-		p.public, ok = decodeHexKey(value)
+		p.public, ok = keytext.DecodeHex(value)
 		u.peers = append(u.peers, p)
 	} else if len(u.peers) > 0 {
 		ok = u.peers[len(u.peers)-1].setUAPI(string(name), value)
@@ -255,7 +256,7 @@ func (s *uapiSet) line(line []byte) uapiErrno {
 
 // erase zeroes the secret keys.
 func (s *uapiSet) erase() {
-	if k := s.update.private; k != nil {
+	if k := s.update.privateKey; k != nil {
 		clear(k[:])
 	}
 	for _, p := range s.update.peers {
@@ -269,10 +270,10 @@ func (s *uapiSet) erase() {
 func (u *update) setUAPI(name string, value []byte) (ok bool) {
 	switch name {
 	case "private_key":
-		if u.private == nil {
-			u.private = new(PrivateKey)
+		if u.privateKey == nil {
+			u.privateKey = new(PrivateKey)
 		}
-		*u.private, ok = decodeHexKey(value)
+		*u.privateKey, ok = keytext.DecodeHex(value)
 	case "listen_port":
 		n, err := strconv.ParseUint(string(value), 10, 16)
 		port := uint16(n)
@@ -301,7 +302,7 @@ func (u *peerUpdate) setUAPI(name string, value []byte) (ok bool) {
 		if u.psk == nil {
 			u.psk = new(PresharedKey)
 		}
-		*u.psk, ok = decodeHexKey(value)
+		*u.psk, ok = keytext.DecodeHex(value)
 	case "endpoint":
 		a, err := netip.ParseAddrPort(string(value))
 		u.endpoint, ok = netip.AddrPortFrom(a.Addr().Unmap(), a.Port()).String(), err == nil
@@ -327,54 +328,39 @@ func (u *peerUpdate) setUAPI(name string, value []byte) (ok bool) {
 // uapiState is the answer to a get operation: everything that a set operation can
 // change, and statistics.
 type uapiState struct {
-	id     *identity // nil: no private key
-	port   uint16
-	fwmark uint32
-	peers  []uapiPeer // in the order of their public keys
+	Stats
+	identity      *identity      // nil: no private key
+	presharedKeys []PresharedKey // in the order of Stats.Peers
 }
 
-type uapiPeer struct {
-	PeerStats
-	psk PresharedKey
-}
-
-// uapiState returns a snapshot. The configuration in it is of one moment.
+// uapiState returns a snapshot whose configuration is of one moment.
 func (d *Device) uapiState() *uapiState {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
-	s := &uapiState{
-		id:     d.identity.Load(),
-		port:   d.binding.Load().port,
-		fwmark: d.fwmark,
-		peers:  make([]uapiPeer, 0, len(d.peers)),
+	s := &uapiState{Stats: d.statsLocked(), identity: d.identity.Load(), presharedKeys: make([]PresharedKey, len(d.peers))}
+	for i := range s.Peers {
+		p := d.peers[s.Peers[i].PublicKey]
+		p.mu.Lock()
+		s.presharedKeys[i] = p.psk
+		p.mu.Unlock()
 	}
-	for _, p := range d.peers {
-		s.peers = append(s.peers, uapiPeer{p.stats(), p.presharedKey()})
-	}
-	slices.SortFunc(s.peers, func(a, b uapiPeer) int { return bytes.Compare(a.PublicKey[:], b.PublicKey[:]) })
 	return s
 }
 
-func (p *peer) presharedKey() PresharedKey {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.psk
-}
-
-// write writes s, and then zeroes its preshared keys. An error stays in w.
-func (s *uapiState) write(w *bufio.Writer) {
-	if s.id != nil {
-		writeHexKey(w, "private_key", (*[32]byte)(&s.id.private))
+// writeTo writes s, and then zeroes its preshared keys. An error stays in w.
+func (s *uapiState) writeTo(w *bufio.Writer) {
+	if s.identity != nil {
+		writeHexKey(w, "private_key", (*[32]byte)(&s.identity.private))
 	}
-	fmt.Fprintf(w, "listen_port=%d\n", s.port)
-	if s.fwmark != 0 {
-		fmt.Fprintf(w, "fwmark=%d\n", s.fwmark)
+	fmt.Fprintf(w, "listen_port=%d\n", s.ListenPort)
+	if s.FwMark != 0 {
+		fmt.Fprintf(w, "fwmark=%d\n", s.FwMark)
 	}
-	for i := range s.peers {
-		p := &s.peers[i]
+	for i := range s.Peers {
+		p, psk := &s.Peers[i], &s.presharedKeys[i]
 		writeHexKey(w, "public_key", (*[32]byte)(&p.PublicKey))
-		writeHexKey(w, "preshared_key", (*[32]byte)(&p.psk))
-		clear(p.psk[:])
+		writeHexKey(w, "preshared_key", (*[32]byte)(psk))
+		clear(psk[:])
 		w.WriteString("protocol_version=1\n")
 		if p.Endpoint.IsValid() {
 			fmt.Fprintf(w, "endpoint=%s\n", p.Endpoint)
@@ -394,47 +380,10 @@ func (s *uapiState) write(w *bufio.Writer) {
 }
 
 func writeHexKey(w *bufio.Writer, name string, key *[32]byte) {
-	text := encodeHexKey(key)
+	text := keytext.EncodeHex(key)
 	w.WriteString(name)
 	w.WriteByte('=')
 	w.Write(text[:])
 	w.WriteByte('\n')
 	clear(text[:])
-}
-
-// The hexadecimal of keys is done by arithmetic alone, as their base64 is.
-
-// decodeHexKey decodes the 64 digits of a key, in either case.
-func decodeHexKey(text []byte) (key [32]byte, ok bool) {
-	if len(text) != 2*len(key) {
-		return key, false
-	}
-	var bad int32 // negative once a digit is invalid
-	for i := range key {
-		high, low := hexValue(text[2*i]), hexValue(text[2*i+1])
-		bad |= high | low
-		key[i] = byte(high<<4 | low)
-	}
-	return key, bad >= 0
-}
-
-func encodeHexKey(key *[32]byte) (text [64]byte) {
-	for i, b := range key {
-		text[2*i], text[2*i+1] = hexDigit(b>>4), hexDigit(b&0xf)
-	}
-	return text
-}
-
-// hexValue is the value of the hexadecimal digit c, negative if c is none.
-func hexValue(c byte) int32 {
-	x := int32(c)
-	return within(x, '0', '9')&(x-'0'+1) +
-		within(x, 'a', 'f')&(x-'a'+11) +
-		within(x, 'A', 'F')&(x-'A'+11) - 1
-}
-
-// hexDigit is the lower-case digit of the value v, 0 to 15.
-func hexDigit(v byte) byte {
-	x := int32(v)
-	return byte('0' + x + within(x, 10, 15)&('a'-'0'-10))
 }

@@ -16,8 +16,8 @@ import (
 	"github.com/wgstack/wireguard/internal/simnet"
 )
 
-// idleDevice is a device on a simulated network of its own, in real time.
-func idleDevice(t *testing.T) *Device {
+// newIdleDevice is a device on a simulated network of its own, in real time.
+func newIdleDevice(t *testing.T) *Device {
 	n := simnet.New(1)
 	t.Cleanup(n.Close)
 	cfg, err := (&Config{PrivateKey: NewPrivateKey(), ListenPacket: n.ListenPacket(devOuter)}).canonical()
@@ -92,11 +92,11 @@ func TestC11Socket(t *testing.T) {
 		if l.Addr().String() != path {
 			t.Errorf("address %v, want %s", l.Addr(), path)
 		}
-		d := idleDevice(t)
+		d := newIdleDevice(t)
 		served := serveAt(d, l)
 		c := dialUAPI(t, path)
-		c.mustSet("fwmark=1")
-		wantValues(t, c.get(), "fwmark", "1")
+		c.mustSetLines("fwmark=1")
+		wantValues(t, c.getLines(), "fwmark", "1")
 		d.Close()
 		if err := <-served; err != nil {
 			t.Errorf("ServeUAPI: %v", err)
@@ -148,8 +148,8 @@ func TestC11StaleSocketIsReplaced(t *testing.T) {
 	stale.SetUnlinkOnClose(false)
 	stale.Close()
 	l := mustListenUAPI(t, dir, "wg0")
-	serveAt(idleDevice(t), l)
-	dialUAPI(t, path).mustSet("fwmark=1")
+	serveAt(newIdleDevice(t), l)
+	dialUAPI(t, path).mustSetLines("fwmark=1")
 }
 
 func TestC11LiveSocketIsRefused(t *testing.T) {
@@ -160,8 +160,8 @@ func TestC11LiveSocketIsRefused(t *testing.T) {
 			t.Fatalf("second listener: %v, want EADDRINUSE", err)
 		}
 	}
-	serveAt(idleDevice(t), l)
-	dialUAPI(t, l.Addr().String()).mustSet("fwmark=1")
+	serveAt(newIdleDevice(t), l)
+	dialUAPI(t, l.Addr().String()).mustSetLines("fwmark=1")
 }
 
 func TestC11OtherFilesAreLeft(t *testing.T) {
@@ -188,10 +188,10 @@ func TestC11DeletionEndsTheService(t *testing.T) {
 	t.Parallel() // it waits for the poll
 	dir := socketDir(t)
 	l := mustListenUAPI(t, dir, "wg0")
-	d := idleDevice(t)
+	d := newIdleDevice(t)
 	served := serveAt(d, l)
 	c := dialUAPI(t, l.Addr().String())
-	c.mustSet("fwmark=1")
+	c.mustSetLines("fwmark=1")
 	if err := os.Remove(l.Addr().String()); err != nil {
 		t.Fatal(err)
 	}
@@ -204,16 +204,16 @@ func TestC11DeletionEndsTheService(t *testing.T) {
 	}
 	// The name is free again, and the device can be served there.
 	serveAt(d, mustListenUAPI(t, dir, "wg0"))
-	wantValues(t, dialUAPI(t, l.Addr().String()).get(), "fwmark", "1")
+	wantValues(t, dialUAPI(t, l.Addr().String()).getLines(), "fwmark", "1")
 }
 
 func TestC11ReplacedSocketEndsTheService(t *testing.T) {
 	t.Parallel()
 	dir := socketDir(t)
 	first := mustListenUAPI(t, dir, "wg0")
-	served := serveAt(idleDevice(t), first)
+	served := serveAt(newIdleDevice(t), first)
 	second := mustListenUAPI(t, dir, "other")
-	serveAt(idleDevice(t), second)
+	serveAt(newIdleDevice(t), second)
 	if err := os.Rename(second.Addr().String(), first.Addr().String()); err != nil {
 		t.Fatal(err)
 	}

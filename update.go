@@ -11,7 +11,7 @@ import (
 
 // update is a change to a device. A nil field changes nothing.
 type update struct {
-	private      *PrivateKey // zero: none
+	privateKey   *PrivateKey // zero: none
 	listenPort   *uint16     // 0: any
 	fwmark       *uint32
 	replacePeers bool // remove the present peers first
@@ -58,7 +58,7 @@ func (p *PeerConfig) update() peerUpdate {
 // once. A peer whose public key is that of key is removed. Setting the present
 // key again does nothing. The only error is one that wraps [net.ErrClosed].
 func (d *Device) SetPrivateKey(key PrivateKey) error {
-	return d.change(update{private: &key})
+	return d.applyUpdate(update{privateKey: &key})
 }
 
 // SetPeer adds a peer, or configures the one with the same public key as cfg
@@ -74,23 +74,23 @@ func (d *Device) SetPeer(cfg PeerConfig) error {
 	if err != nil {
 		return err
 	}
-	return d.change(update{peers: []peerUpdate{cfg.update()}})
+	return d.applyUpdate(update{peers: []peerUpdate{cfg.update()}})
 }
 
 // RemovePeer removes a peer. After it returns, nothing is sent to the peer or
 // received from it. An error wraps [ErrNoPeer] if there is no such peer, or
 // [net.ErrClosed].
 func (d *Device) RemovePeer(public PublicKey) error {
-	p, err := d.known(public)
+	p, err := d.requirePeer(public)
 	if err != nil {
 		return fmt.Errorf("wireguard: %w", err)
 	}
-	err = d.change(update{peers: []peerUpdate{{public: public, remove: true}}})
+	err = d.applyUpdate(update{peers: []peerUpdate{{public: public, remove: true}}})
 	p.stop() // a concurrent removal may not have stopped it yet
 	return err
 }
 
-func (d *Device) change(u update) error {
+func (d *Device) applyUpdate(u update) error {
 	if err := d.apply(u); err != nil {
 		return fmt.Errorf("wireguard: %w", err)
 	}
@@ -138,8 +138,8 @@ func (d *Device) applyLocked(u update) (removed []*peer, err error) {
 			remove(p)
 		}
 	}
-	if u.private != nil {
-		if id, changed := d.identityOf(*u.private); changed {
+	if u.privateKey != nil {
+		if id, changed := d.identityOf(*u.privateKey); changed {
 			if id != nil {
 				remove(d.peers[id.public])
 			}
@@ -180,7 +180,7 @@ func (d *Device) applySockets(u update) error {
 	if u.listenPort == nil || *u.listenPort == d.binding.Load().port {
 		return nil
 	}
-	err := d.rebind(d.ctx, *u.listenPort)
+	err := d.rebindLocked(d.ctx, *u.listenPort)
 	if err != nil {
 		d.fwmark = mark
 		d.binding.Load().setMark(mark)
@@ -209,12 +209,12 @@ func (d *Device) setIdentity(id *identity) {
 	now := d.now()
 	for _, p := range d.peers {
 		p.mu.Lock()
-		p.setPending(nil)
-		p.keys.retire()
-		clear(p.ss[:])
-		p.ssOf = nil
-		p.handshakeSent = time.Time{}
-		p.flush(now)
+		p.setPendingHandshake(nil)
+		p.keys.retireSenders()
+		clear(p.staticSecret[:])
+		p.staticSecretFor = nil
+		p.lastHandshakeSent = time.Time{}
+		p.sendStaged(now)
 		p.mu.Unlock()
 	}
 }
@@ -249,15 +249,15 @@ func (p *peer) configure(u *peerUpdate) {
 	}
 	if u.endpoint != "" {
 		if addr, host := parseEndpoint(u.endpoint); host != nil {
-			p.host = host
+			p.namedEndpoint = host
 		} else {
-			p.host = nil
+			p.namedEndpoint = nil
 			p.setEndpoint(endpoint{addr: addr})
 		}
 	}
 	if u.keepalive != nil && p.timers.setInterval(now, *u.keepalive) {
 		p.sendKeepalive(now)
 	}
-	p.schedule(now)
-	p.flush(now)
+	p.scheduleTimer(now)
+	p.sendStaged(now)
 }

@@ -71,19 +71,19 @@ type Device struct {
 	ctx          context.Context // ends with the device
 	cancel       context.CancelFunc
 
-	identity atomic.Pointer[identity] // nil: no private key
-	binding  atomic.Pointer[binding]
-	allowed  prefixTable[*peer] // written under mu
-	indices  indexTable
-	stamps   stamper
-	cookies  cookieJar
-	limiter  ratelimit.Limiter
-	load     load
+	identity   atomic.Pointer[identity] // nil: no private key
+	binding    atomic.Pointer[binding]
+	allowed    prefixTable[*peer] // written under mu
+	indices    indexTable
+	timestamps timestamper
+	cookies    cookieSecret
+	limiter    ratelimit.Limiter
+	load       handshakeLoad
 
 	sealers    pool[*sendBatch]
 	openers    pool[*recvBatch]
 	handshakes pool[handshakeJob]
-	held       atomic.Int64   // bytes of buffers that were received and not yet delivered
+	heldBytes  atomic.Int64   // bytes of buffers that were received and not yet delivered
 	background sync.WaitGroup // readers and resolvers
 	closing    sync.Once
 
@@ -154,10 +154,10 @@ func newDevice(cfg Config) *Device {
 	}
 	d.ctx, d.cancel = context.WithCancel(context.Background())
 	workers := runtime.GOMAXPROCS(0)
-	d.sealers = pool[*sendBatch]{do: d.seal, limit: workers}
-	d.openers = pool[*recvBatch]{do: d.openBatch, limit: workers}
+	d.sealers = pool[*sendBatch]{doJob: d.sealBatch, maxWorkers: workers}
+	d.openers = pool[*recvBatch]{doJob: d.openBatch, maxWorkers: workers}
 	// Half the cores stay free for data during a flood of handshakes.
-	d.handshakes = pool[handshakeJob]{do: d.doHandshake, limit: max(1, workers/2)}
+	d.handshakes = pool[handshakeJob]{doJob: d.handleHandshakeJob, maxWorkers: max(1, workers/2)}
 	return d
 }
 
@@ -165,7 +165,7 @@ func newDevice(cfg Config) *Device {
 // device.
 func (d *Device) start(cfg Config, in inner) error {
 	d.inner = in
-	b, err := d.open(d.ctx, cfg.ListenPort)
+	b, err := d.openBinding(d.ctx, cfg.ListenPort)
 	if err != nil {
 		in.Close()
 		d.cancel()
@@ -173,7 +173,7 @@ func (d *Device) start(cfg Config, in inner) error {
 	}
 	d.binding.Store(b)
 	d.startReaders(b)
-	u := update{private: &cfg.PrivateKey, fwmark: &cfg.FwMark}
+	u := update{privateKey: &cfg.PrivateKey, fwmark: &cfg.FwMark}
 	for _, p := range cfg.Peers {
 		u.peers = append(u.peers, p.update())
 	}
@@ -193,7 +193,7 @@ func (d *Device) peer(public PublicKey) *peer {
 }
 
 // requirePeer returns the peer with a public key that a caller names.
-func (d *Device) known(public PublicKey) (*peer, error) {
+func (d *Device) requirePeer(public PublicKey) (*peer, error) {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
 	p := d.peers[public]
@@ -222,7 +222,7 @@ func (d *Device) Rebind() error {
 	if d.closed {
 		return fmt.Errorf("wireguard: %w", errClosed)
 	}
-	if err := d.rebind(d.ctx, d.binding.Load().port); err != nil {
+	if err := d.rebindLocked(d.ctx, d.binding.Load().port); err != nil {
 		return fmt.Errorf("wireguard: %w", err)
 	}
 	return nil
@@ -238,7 +238,7 @@ func (d *Device) Close() error {
 
 // closeGrace is how long the inner stack may take to reset its connections
 // before the sockets that carry the resets are closed.
-const farewell = time.Second
+const closeGrace = time.Second
 
 func (d *Device) close() {
 	d.cancel()
@@ -251,7 +251,7 @@ func (d *Device) close() {
 		defer close(closed)
 		d.inner.Close()
 	}()
-	grace := time.NewTimer(farewell)
+	grace := time.NewTimer(closeGrace)
 	defer grace.Stop()
 	select {
 	case <-closed:

@@ -36,12 +36,12 @@ func TestSoak(t *testing.T) {
 		length = 20 * time.Minute
 	}
 	synctest.Test(t, func(t *testing.T) {
-		k := newSoak(t)
+		k := newSoakTest(t)
 		defer k.net.Close()
-		k.run(length)
-		for _, e := range k.ends {
+		k.runFor(length)
+		for _, e := range k.devices {
 			e.dev.Close()
-			if n := e.dev.indices.len(); n != 0 {
+			if n := e.dev.indices.count(); n != 0 {
 				t.Errorf("device %d keeps %d indices", e.id, n)
 			}
 		}
@@ -59,24 +59,24 @@ const (
 	soakBound = rekeyTimeout + maxJitter + 6*soakStep + 10*soakLatency
 )
 
-type soak struct {
+type soakTest struct {
 	*testing.T
-	net  *simnet.Network
-	nat  *simnet.NAT
-	ends [3]*soakEnd
+	net     *simnet.Network
+	nat     *simnet.NAT
+	devices [3]*soakDevice
 
 	mu       sync.Mutex
 	rand     *rand.Rand
-	calm     bool                 // nothing is lost
-	dark     [3][3]bool           // nothing passes, by sender and receiver
-	sender   map[netip.Addr]int   // by public address, former ones too
-	ciphers  map[soakKey]soakPair // that were seen in use
+	lossless bool                   // nothing is lost
+	blocked  [3][3]bool             // nothing passes, by sender and receiver
+	sender   map[netip.Addr]int     // by public address, former ones too
+	ciphers  map[soakKey]soakCipher // that were seen in use
 	packets  []*soakPacket
 	messages map[soakMessage]*soakPacket
 }
 
-type soakEnd struct {
-	*soak
+type soakDevice struct {
+	*soakTest
 	id    int
 	dev   *Device
 	host  *simnet.Host
@@ -90,7 +90,7 @@ type soakKey struct {
 	index uint32
 }
 
-type soakPair struct {
+type soakCipher struct {
 	to   int
 	send cipher.AEAD
 }
@@ -110,11 +110,11 @@ type soakPacket struct {
 	refused            int // of arrived: the keys were gone or too old
 }
 
-func newSoak(t *testing.T) *soak {
-	k := &soak{
+func newSoakTest(t *testing.T) *soakTest {
+	k := &soakTest{
 		T: t, net: simnet.New(1, simnet.WithLink(simnet.Link{Latency: soakLatency, Jitter: soakLatency})),
 		rand: rand.New(rand.NewPCG(1, 2)), sender: make(map[netip.Addr]int),
-		ciphers: make(map[soakKey]soakPair), messages: make(map[soakMessage]*soakPacket),
+		ciphers: make(map[soakKey]soakCipher), messages: make(map[soakMessage]*soakPacket),
 	}
 	inside, outside := netip.MustParseAddr("172.16.0.1"), netip.MustParseAddr("198.51.100.1")
 	var err error
@@ -124,17 +124,17 @@ func newSoak(t *testing.T) *soak {
 	}
 	outer := [3]netip.Addr{inside, netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("203.0.113.1")}
 	k.sender[outside], k.sender[outer[1]], k.sender[outer[2]] = 0, 1, 2
-	k.net.SetFilter(k.pass)
+	k.net.SetFilter(k.judgeDatagram)
 	var keys [3]PrivateKey
 	for i := range keys {
 		keys[i] = NewPrivateKey()
 	}
 	psk := NewPresharedKey()
-	for i := range k.ends {
-		e := &soakEnd{soak: k, id: i, host: k.net.Host(outer[i]), inner: netip.AddrFrom4([4]byte{10, 0, 0, byte(i)})}
-		k.ends[i] = e
+	for i := range k.devices {
+		e := &soakDevice{soakTest: k, id: i, host: k.net.Host(outer[i]), inner: netip.AddrFrom4([4]byte{10, 0, 0, byte(i)})}
+		k.devices[i] = e
 		cfg := Config{
-			PrivateKey: keys[i], ListenPort: devPort, ListenPacket: e.listen,
+			PrivateKey: keys[i], ListenPort: devPort, ListenPacket: e.listenPacket,
 			Address: []netip.Prefix{netip.PrefixFrom(e.inner, 32)},
 		}
 		for j := range keys {
@@ -162,20 +162,20 @@ func newSoak(t *testing.T) *soak {
 	return k
 }
 
-func (k *soak) intn(n int) int {
+func (k *soakTest) randomInt(n int) int {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return k.rand.IntN(n)
 }
 
-// run talks, and lets things happen, for about so long.
-func (k *soak) run(length time.Duration) {
+// runFor talks, and lets things happen, for about so long.
+func (k *soakTest) runFor(length time.Duration) {
 	start := time.Now()
 	events := []func(){
 		func() { k.nat.Rebind() },
 		func() { k.moveNAT() },
-		func() { k.move(1) },
-		func() { k.move(2) },
+		func() { k.moveHost(1) },
+		func() { k.moveHost(2) },
 		func() { k.changePort(0) },
 		func() { k.changePort(1) },
 		func() {},
@@ -184,59 +184,59 @@ func (k *soak) run(length time.Duration) {
 		2 * time.Second, 200 * time.Second, 14 * time.Second, 100 * time.Second, time.Second, 45 * time.Second, 600 * time.Second,
 	}
 	for round := 0; time.Since(start) < length; round++ {
-		k.talk(time.Duration(10+k.intn(100)) * time.Second)
-		events[k.intn(len(events))]()
-		k.talk(time.Duration(10+k.intn(20)) * time.Second)
+		k.sendPacketsFor(time.Duration(10+k.randomInt(100)) * time.Second)
+		events[k.randomInt(len(events))]()
+		k.sendPacketsFor(time.Duration(10+k.randomInt(20)) * time.Second)
 		k.mu.Lock()
-		for i := range k.ends {
-			for j := range k.ends {
+		for i := range k.devices {
+			for j := range k.devices {
 				switch round % 5 {
 				case 0:
-					k.dark[i][j] = true // for all
+					k.blocked[i][j] = true // for all
 				case 1, 3:
-					k.dark[i][j] = i+j == 1+round%3 // between two
+					k.blocked[i][j] = i+j == 1+round%3 // between two
 				default:
-					k.dark[i][j] = i < j // one way
+					k.blocked[i][j] = i < j // one way
 				}
 			}
 		}
 		k.mu.Unlock()
 		d := darkness[round%len(darkness)]
-		k.talk(d / 2)
+		k.sendPacketsFor(d / 2)
 		// At most one moves, or those that moved would not find each other.
-		events[k.intn(len(events))]()
-		k.talk(d - d/2)
+		events[k.randomInt(len(events))]()
+		k.sendPacketsFor(d - d/2)
 		switch {
 		case d > eraseAfterTime:
 			time.Sleep(2 * time.Minute) // until nobody tries any more
 		case d > rejectAfterTime:
 			time.Sleep(20 * time.Second)
-			k.flush()
+			k.wantStagedPacketsPass()
 		}
-		k.recover(fmt.Sprintf("round %d, %v of darkness", round, d))
+		k.wantRecovery(fmt.Sprintf("round %d, %v of darkness", round, d))
 	}
-	k.recover("in the end")
+	k.wantRecovery("in the end")
 	time.Sleep(time.Minute)
-	k.settle()
+	k.accountForPackets()
 }
 
-// heal ends darkness and loss.
-func (k *soak) heal() {
+// restoreNetwork ends darkness and loss.
+func (k *soakTest) restoreNetwork() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.dark, k.calm = [3][3]bool{}, true
+	k.blocked, k.lossless = [3][3]bool{}, true
 }
 
-// flush heals the network and expects what is staged to get through, without
+// wantStagedPacketsPass heals the network and expects what is staged to get through, without
 // any packet to follow.
-func (k *soak) flush() {
+func (k *soakTest) wantStagedPacketsPass() {
 	k.Helper()
 	var staged [3][3]bool
 	n := 0
-	for i, e := range k.ends {
-		for j, other := range k.ends {
+	for i, e := range k.devices {
+		for j, other := range k.devices {
 			if i != j {
-				p := e.dev.allowed.lookup(other.inner)
+				p := e.dev.allowed.ownerOf(other.inner)
 				p.mu.Lock()
 				staged[i][j] = p.staged.packets > 0
 				n += p.staged.packets
@@ -245,12 +245,12 @@ func (k *soak) flush() {
 		}
 	}
 	healed := time.Now()
-	k.heal()
+	k.restoreNetwork()
 	const bound = rekeyTimeout + maxJitter + 10*soakLatency
 	time.Sleep(bound)
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	for _, e := range k.ends {
+	for _, e := range k.devices {
 		for from, at := range e.heard {
 			if staged[from][e.id] && !at.After(healed) {
 				k.Errorf("what waits from %d to %d does not pass within %v", from, e.id, bound)
@@ -262,48 +262,48 @@ func (k *soak) flush() {
 	}
 }
 
-// recover heals the network, and expects packets to pass in time.
-func (k *soak) recover(when string) {
+// wantRecovery heals the network, and expects packets to pass in time.
+func (k *soakTest) wantRecovery(when string) {
 	k.Helper()
-	k.heal()
+	k.restoreNetwork()
 	healed := time.Now()
-	k.talk(soakBound)
+	k.sendPacketsFor(soakBound)
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	for _, e := range k.ends {
+	for _, e := range k.devices {
 		for from, at := range e.heard {
 			if from != e.id && !at.After(healed) {
 				k.Errorf("%s: nothing from %d to %d within %v", when, from, e.id, soakBound)
 			}
 		}
 	}
-	k.calm = false
+	k.lossless = false
 }
 
-// talk sends packets in all directions in turn.
-func (k *soak) talk(length time.Duration) {
+// sendPacketsFor sends packets in all directions in turn.
+func (k *soakTest) sendPacketsFor(length time.Duration) {
 	for end := time.Now().Add(length); time.Now().Before(end); {
-		for from := range k.ends {
-			for to := range k.ends {
+		for from := range k.devices {
+			for to := range k.devices {
 				if from == to {
 					continue
 				}
-				time.Sleep(time.Duration(k.intn(int(soakStep))))
+				time.Sleep(time.Duration(k.randomInt(int(soakStep))))
 				n := 1
-				if k.intn(50) == 0 {
+				if k.randomInt(50) == 0 {
 					n = 20
 				}
 				for range n {
-					k.send(from, to)
+					k.sendPacket(from, to)
 				}
 			}
 		}
 	}
 }
 
-// send makes a packet that tells its number, and is random for the rest.
-func (k *soak) send(from, to int) {
-	src, dst := netip.AddrPortFrom(k.ends[from].inner, 1), netip.AddrPortFrom(k.ends[to].inner, 2)
+// sendPacket makes a packet that tells its number, and is random for the rest.
+func (k *soakTest) sendPacket(from, to int) {
+	src, dst := netip.AddrPortFrom(k.devices[from].inner, 1), netip.AddrPortFrom(k.devices[to].inner, 2)
 	k.mu.Lock()
 	payload := make([]byte, 8+k.rand.IntN(600))
 	for i := range payload {
@@ -313,7 +313,7 @@ func (k *soak) send(from, to int) {
 	p := &soakPacket{bytes: fakepeer.UDP(src, dst, payload), from: from, to: to}
 	k.packets = append(k.packets, p)
 	k.mu.Unlock()
-	err := k.ends[from].dev.output(netstack.NewPacket(bytes.Clone(p.bytes)))
+	err := k.devices[from].dev.output(netstack.NewPacket(bytes.Clone(p.bytes)))
 	if errors.Is(err, ErrNoEndpoint) && to == 0 {
 		k.mu.Lock()
 		k.packets[len(k.packets)-1] = nil // not sent: the one behind the NAT has not spoken yet
@@ -324,8 +324,8 @@ func (k *soak) send(from, to int) {
 	}
 }
 
-// packet returns the packet that b claims to be.
-func (k *soak) packet(b []byte) *soakPacket {
+// packetOf returns the packet that b claims to be.
+func (k *soakTest) packetOf(b []byte) *soakPacket {
 	const header = 20 + 8
 	if len(b) < header+8 {
 		return nil
@@ -336,8 +336,8 @@ func (k *soak) packet(b []byte) *soakPacket {
 	return nil
 }
 
-// pass judges what devices send, and notes the packet inside.
-func (k *soak) pass(d simnet.Datagram) (v simnet.Verdict) {
+// judgeDatagram judges what devices send, and notes the packet inside.
+func (k *soakTest) judgeDatagram(d simnet.Datagram) (v simnet.Verdict) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	from, ok := k.sender[d.From.Addr()]
@@ -345,9 +345,9 @@ func (k *soak) pass(d simnet.Datagram) (v simnet.Verdict) {
 		k.Errorf("a datagram from %v", d.From)
 		return v
 	}
-	if to, ok := k.sender[d.To.Addr()]; ok && k.dark[from][to] || !k.calm && k.rand.IntN(100) < 4 {
+	if to, ok := k.sender[d.To.Addr()]; ok && k.blocked[from][to] || !k.lossless && k.rand.IntN(100) < 4 {
 		v.Drop = true
-	} else if !k.calm {
+	} else if !k.lossless {
 		if k.rand.IntN(100) < 5 {
 			v.Copies = 1 + k.rand.IntN(3)
 		}
@@ -358,7 +358,7 @@ func (k *soak) pass(d simnet.Datagram) (v simnet.Verdict) {
 	if fakepeer.KindOf(d.Payload) != fakepeer.Data || fakepeer.IsKeepalive(d.Payload) {
 		return v
 	}
-	pair, ok := k.cipher(soakKey{from, fakepeer.Receiver(d.Payload)})
+	pair, ok := k.cipherOf(soakKey{from, fakepeer.Receiver(d.Payload)})
 	var nonce [chacha20poly1305.NonceSize]byte
 	binary.LittleEndian.PutUint64(nonce[4:], fakepeer.Counter(d.Payload))
 	if !ok {
@@ -366,7 +366,7 @@ func (k *soak) pass(d simnet.Datagram) (v simnet.Verdict) {
 		return v
 	}
 	plain, err := pair.send.Open(nil, nonce[:], d.Payload[dataHeaderSize:], nil)
-	p := k.packet(plain)
+	p := k.packetOf(plain)
 	m := soakMessage{soakKey{from, fakepeer.Receiver(d.Payload)}, fakepeer.Counter(d.Payload)}
 	if err != nil || p == nil || p.from != from || p.to != pair.to || k.messages[m] != nil {
 		k.Errorf("data from %d under counter %d: error %v, packet %v, counter used before: %t", from, m.counter, err, p, k.messages[m] != nil)
@@ -378,20 +378,20 @@ func (k *soak) pass(d simnet.Datagram) (v simnet.Verdict) {
 	return v
 }
 
-// cipher returns the keys, which are in use right now, that key tells.
-func (k *soak) cipher(key soakKey) (soakPair, bool) {
+// cipherOf returns the keys, which are in use right now, that key tells.
+func (k *soakTest) cipherOf(key soakKey) (soakCipher, bool) {
 	if pair, ok := k.ciphers[key]; ok {
 		return pair, true
 	}
-	for _, e := range k.ends {
-		p := k.ends[key.from].dev.allowed.lookup(e.inner)
+	for _, e := range k.devices {
+		p := k.devices[key.from].dev.allowed.ownerOf(e.inner)
 		if p == nil {
 			continue
 		}
 		p.mu.Lock()
 		for _, pair := range []*keypair{p.keys.previous, p.keys.current} {
 			if pair != nil {
-				k.ciphers[soakKey{key.from, pair.remoteIndex}] = soakPair{e.id, pair.send}
+				k.ciphers[soakKey{key.from, pair.remoteIndex}] = soakCipher{e.id, pair.send}
 			}
 		}
 		p.mu.Unlock()
@@ -403,10 +403,10 @@ func (k *soak) cipher(key soakKey) (soakPair, bool) {
 // soakConn notes what arrives.
 type soakConn struct {
 	net.PacketConn
-	end *soakEnd
+	end *soakDevice
 }
 
-func (e *soakEnd) listen(ctx context.Context, network, address string) (net.PacketConn, error) {
+func (e *soakDevice) listenPacket(ctx context.Context, network, address string) (net.PacketConn, error) {
 	pc, err := e.host.ListenPacket(ctx, network, address)
 	return &soakConn{pc, e}, err
 }
@@ -414,17 +414,17 @@ func (e *soakEnd) listen(ctx context.Context, network, address string) (net.Pack
 func (c *soakConn) ReadFrom(b []byte) (int, net.Addr, error) {
 	n, from, err := c.PacketConn.ReadFrom(b)
 	if err == nil && fakepeer.KindOf(b[:n]) == fakepeer.Data {
-		c.end.arrived(b[:n])
+		c.end.noteArrival(b[:n])
 	}
 	return n, from, err
 }
 
-func (e *soakEnd) arrived(msg []byte) {
-	entry, ok := e.dev.indices.lookup(fakepeer.Receiver(msg))
+func (e *soakDevice) noteArrival(msg []byte) {
+	entry, ok := e.dev.indices.entryOf(fakepeer.Receiver(msg))
 	refused := !ok || entry.pair == nil || entry.pair.expired(e.dev.now())
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	for from := range e.ends {
+	for from := range e.devices {
 		if p := e.messages[soakMessage{soakKey{from, fakepeer.Receiver(msg)}, fakepeer.Counter(msg)}]; p != nil && p.to == e.id {
 			p.arrived++
 			if refused {
@@ -435,11 +435,11 @@ func (e *soakEnd) arrived(msg []byte) {
 }
 
 // Deliver takes the part of the stack.
-func (e *soakEnd) Deliver(packets [][]byte) {
+func (e *soakDevice) Deliver(packets [][]byte) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for _, b := range packets {
-		p := e.packet(b)
+		p := e.packetOf(b)
 		if p == nil || p.to != e.id || !bytes.Equal(b, p.bytes) {
 			e.Errorf("device %d was delivered %x", e.id, b)
 			continue
@@ -451,11 +451,11 @@ func (e *soakEnd) Deliver(packets [][]byte) {
 	}
 }
 
-func (e *soakEnd) TooBig([]byte, int) { e.Error("a packet was too big") }
+func (e *soakDevice) TooBig([]byte, int) { e.Error("a packet was too big") }
 
-func (e *soakEnd) Close() error { return nil }
+func (e *soakDevice) Close() error { return nil }
 
-func (k *soak) moveNAT() {
+func (k *soakTest) moveNAT() {
 	a := netip.AddrFrom4([4]byte{198, 51, 100, byte(2 + len(k.sender))})
 	k.mu.Lock()
 	k.sender[a] = 0
@@ -465,25 +465,25 @@ func (k *soak) moveNAT() {
 	}
 }
 
-func (k *soak) move(i int) {
+func (k *soakTest) moveHost(i int) {
 	a := netip.AddrFrom4([4]byte{192, 0, 2, byte(2 + len(k.sender))})
 	k.mu.Lock()
 	k.sender[a] = i
 	k.mu.Unlock()
-	if err := k.ends[i].host.SetAddrs(a); err != nil {
+	if err := k.devices[i].host.SetAddrs(a); err != nil {
 		k.Fatal(err)
 	}
 }
 
-func (k *soak) changePort(i int) {
-	port := k.ends[i].dev.Stats().ListenPort + 1
-	if err := k.ends[i].dev.apply(update{listenPort: &port}); err != nil {
+func (k *soakTest) changePort(i int) {
+	port := k.devices[i].dev.Stats().ListenPort + 1
+	if err := k.devices[i].dev.apply(update{listenPort: &port}); err != nil {
 		k.Fatal(err)
 	}
 }
 
-// settle closes the books.
-func (k *soak) settle() {
+// accountForPackets closes the books.
+func (k *soakTest) accountForPackets() {
 	synctest.Wait()
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -512,12 +512,12 @@ func (k *soak) settle() {
 		}
 	}
 	staged := 0
-	for i, e := range k.ends {
-		for j, other := range k.ends {
+	for i, e := range k.devices {
+		for j, other := range k.devices {
 			if i == j {
 				continue
 			}
-			p := e.dev.allowed.lookup(other.inner)
+			p := e.dev.allowed.ownerOf(other.inner)
 			if s := p.stats(); int(s.Dropped) != unsealed[i][j] {
 				k.Errorf("from %d to %d: %d packets never left, %d were dropped", i, j, unsealed[i][j], s.Dropped)
 			}

@@ -7,7 +7,6 @@ import (
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
-	"time"
 )
 
 type testBatch struct {
@@ -46,7 +45,7 @@ func TestLaneKeepsOrderUnderConcurrency(t *testing.T) {
 			held := make([]*testBatch, 0, 4)
 			finish := func() {
 				for _, i := range rand.Perm(len(held)) {
-					l.complete(held[i])
+					l.completeBatch(held[i])
 				}
 				held = held[:0]
 			}
@@ -60,7 +59,7 @@ func TestLaneKeepsOrderUnderConcurrency(t *testing.T) {
 	}
 	for i := range n {
 		b := &testBatch{n: i}
-		l.push(b, 10)
+		l.pushBatch(b, 10)
 		work <- b
 	}
 	close(work)
@@ -81,14 +80,14 @@ func TestLaneWaitsForItsHead(t *testing.T) {
 	)
 	drainInto(t, &l, &got)
 	for _, b := range bs {
-		l.push(b, 1)
+		l.pushBatch(b, 1)
 	}
-	l.complete(bs[1])
-	l.complete(bs[2])
+	l.completeBatch(bs[1])
+	l.completeBatch(bs[2])
 	if len(got) != 0 {
 		t.Fatalf("%v overtook the head", got)
 	}
-	l.complete(bs[0])
+	l.completeBatch(bs[0])
 	if !slices.Equal(got, []int{0, 1, 2}) {
 		t.Fatalf("came out as %v", got)
 	}
@@ -103,18 +102,18 @@ func TestEmptyLaneHoldsNoMemory(t *testing.T) {
 	drainInto(t, &l, &got)
 	for i := range 10 * maxIdleSlots {
 		bs = append(bs, &testBatch{n: i})
-		l.push(bs[i], 1)
+		l.pushBatch(bs[i], 1)
 	}
 	slices.Reverse(bs)
 	for _, b := range bs {
-		l.complete(b)
+		l.completeBatch(b)
 	}
 	if n := cap(l.queue) + cap(l.taken); n > 2*maxIdleSlots {
 		t.Errorf("an empty lane keeps %d slots", n)
 	}
 	b := &testBatch{n: -1}
-	l.push(b, 1)
-	l.complete(b)
+	l.pushBatch(b, 1)
+	l.completeBatch(b)
 	for _, b := range slices.Concat(l.queue[:cap(l.queue)], l.taken[:cap(l.taken)]) {
 		if b != nil {
 			t.Errorf("an empty lane keeps batch %d", b.n)
@@ -131,27 +130,27 @@ func TestLanePushesBack(t *testing.T) {
 		)
 		l.init(func([]*testBatch, bool) { <-gate })
 		b := &testBatch{}
-		l.push(b, 100)
-		if !l.wait(101) || l.full(101) {
+		l.pushBatch(b, 100)
+		if !l.waitForRoom(101) || l.isFull(101) {
 			t.Fatal("no room below the limit")
 		}
 		go func() {
-			if l.wait(100) {
+			if l.waitForRoom(100) {
 				state.Store(1)
 			}
 		}()
 		synctest.Wait()
-		if state.Load() != 0 || !l.full(100) {
+		if state.Load() != 0 || !l.isFull(100) {
 			t.Fatal("room at the limit")
 		}
-		go l.complete(b)
+		go l.completeBatch(b)
 		synctest.Wait()
 		if state.Load() != 0 {
 			t.Fatal("room before the batch has left")
 		}
 		close(gate)
 		synctest.Wait()
-		if state.Load() != 1 || l.full(100) {
+		if state.Load() != 1 || l.isFull(100) {
 			t.Fatal("no room after the batch has left")
 		}
 	})
@@ -167,12 +166,12 @@ func TestLaneMakesRoomWhileItDrains(t *testing.T) {
 		defer close(gate)
 		l.init(func([]*testBatch, bool) { <-gate })
 		first, second := &testBatch{}, &testBatch{}
-		l.push(first, 100)
-		l.push(second, 10)
-		go l.complete(first)
+		l.pushBatch(first, 100)
+		l.pushBatch(second, 10)
+		go l.completeBatch(first)
 		synctest.Wait()
-		l.complete(second)
-		go func() { room.Store(l.wait(50)) }()
+		l.completeBatch(second)
+		go func() { room.Store(l.waitForRoom(50)) }()
 		synctest.Wait()
 		gate <- struct{}{}
 		synctest.Wait()
@@ -200,14 +199,14 @@ func TestLaneMakesRoomLittleByLittle(t *testing.T) {
 		})
 		for i := range 4 {
 			bs = append(bs, &testBatch{n: i})
-			l.push(bs[i], drainBytes/2)
+			l.pushBatch(bs[i], drainStepBytes/2)
 		}
 		slices.Reverse(bs)
 		for _, b := range bs {
-			l.complete(b)
+			l.completeBatch(b)
 		}
 		synctest.Wait()
-		if !slices.Equal(left, []int{2 * drainBytes, drainBytes}) || !slices.Equal(got, []int{0, 1, 2, 3}) {
+		if !slices.Equal(left, []int{2 * drainStepBytes, drainStepBytes}) || !slices.Equal(got, []int{0, 1, 2, 3}) {
 			t.Fatalf("drained %v with %d bytes in the lane", got, left)
 		}
 	})
@@ -222,16 +221,16 @@ func TestLaneReleasesItsCaptive(t *testing.T) {
 		)
 		l.init(func([]*testBatch, bool) { <-gate })
 		bs := []*testBatch{{n: 0}, {n: 1}, {n: 2}}
-		l.push(bs[0], captiveBytes-1)
-		l.push(bs[1], 1)
-		l.push(bs[2], 1)
+		l.pushBatch(bs[0], maxDrainBytes-1)
+		l.pushBatch(bs[1], 1)
+		l.pushBatch(bs[2], 1)
 		go func() {
-			l.complete(bs[0])
+			l.completeBatch(bs[0])
 			state.Store(1)
 		}()
 		for i, want := range []int32{0, 1} {
 			synctest.Wait()
-			l.complete(bs[i+1]) // while the one before leaves
+			l.completeBatch(bs[i+1]) // while the one before leaves
 			gate <- struct{}{}
 			synctest.Wait()
 			if got := state.Load(); got != want {
@@ -240,7 +239,7 @@ func TestLaneReleasesItsCaptive(t *testing.T) {
 		}
 		gate <- struct{}{}
 		synctest.Wait()
-		if !l.empty() {
+		if !l.isEmpty() {
 			t.Error("nobody took over")
 		}
 	})
@@ -253,10 +252,10 @@ func TestLaneCloseFreesThoseWhoWait(t *testing.T) {
 			free atomic.Int32
 		)
 		l.init(func([]*testBatch, bool) {})
-		l.push(&testBatch{}, 100)
+		l.pushBatch(&testBatch{}, 100)
 		for range 3 {
 			go func() {
-				if !l.wait(1) {
+				if !l.waitForRoom(1) {
 					free.Add(1)
 				}
 			}()
@@ -267,7 +266,7 @@ func TestLaneCloseFreesThoseWhoWait(t *testing.T) {
 		if n := free.Load(); n != 3 {
 			t.Fatalf("%d of 3 were told that the lane is closed", n)
 		}
-		if l.wait(1 << 30) {
+		if l.waitForRoom(1 << 30) {
 			t.Fatal("a closed lane counts as open")
 		}
 	})
@@ -294,11 +293,11 @@ func TestLaneCloseWaitsForDrain(t *testing.T) {
 		})
 		bs := []*testBatch{{n: 0}, {n: 1}, {n: 2}}
 		for _, b := range bs {
-			l.push(b, 1)
+			l.pushBatch(b, 1)
 		}
-		go l.complete(bs[0])
+		go l.completeBatch(bs[0])
 		synctest.Wait()
-		l.complete(bs[1])
+		l.completeBatch(bs[1])
 		go func() {
 			l.close()
 			closed.Store(true)
@@ -312,137 +311,10 @@ func TestLaneCloseWaitsForDrain(t *testing.T) {
 		if !closed.Load() {
 			t.Fatal("close did not return")
 		}
-		l.complete(bs[2])
+		l.completeBatch(bs[2])
 		if !slices.Equal(open, []int{0}) || !slices.Equal(discard, []int{1, 2}) {
 			t.Fatalf("drained %v open and %v closed", open, discard)
 		}
 		l.close()
 	})
-}
-
-func TestPoolDoesEverythingOnce(t *testing.T) {
-	const n, senders, limit = 3000, 4, 3
-	var (
-		done           [n]atomic.Int32
-		running, worst atomic.Int32
-		wg             sync.WaitGroup
-	)
-	p := pool[int]{limit: limit, do: func(i int) {
-		if r := running.Add(1); r > worst.Load() {
-			worst.Store(r)
-		}
-		done[i].Add(1)
-		running.Add(-1)
-	}}
-	for s := range senders {
-		wg.Go(func() {
-			for i := s; i < n; i += senders {
-				if !p.submit(i, maxJobs) {
-					t.Errorf("job %d refused", i)
-				}
-			}
-		})
-	}
-	wg.Wait()
-	p.close()
-	for i := range done {
-		if c := done[i].Load(); c != 1 {
-			t.Fatalf("job %d done %d times", i, c)
-		}
-	}
-	if w := worst.Load(); w > limit {
-		t.Errorf("%d jobs at once, limit %d", w, limit)
-	}
-	if p.running != 0 || p.waiting() != 0 || cap(p.jobs) > maxIdleSlots {
-		t.Errorf("idle pool: %d goroutines, %d jobs, room for %d", p.running, p.waiting(), cap(p.jobs))
-	}
-}
-
-func TestPoolIsBoundedAndOrdered(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var (
-			gate = make(chan struct{})
-			got  []int
-		)
-		p := pool[int]{limit: 1, do: func(i int) {
-			<-gate
-			got = append(got, i)
-		}}
-		n := 0
-		submit := func() bool {
-			ok := p.submit(n, 5*maxIdleSlots)
-			n++
-			return ok
-		}
-		submit()
-		synctest.Wait() // it is being worked on
-		for range 5 * maxIdleSlots {
-			if !submit() {
-				t.Fatal("refused below the maximum")
-			}
-		}
-		if p.waiting() != 5*maxIdleSlots || submit() {
-			t.Fatal("accepted beyond the maximum")
-		}
-		n--
-		for range 40 * maxIdleSlots { // while it is emptied
-			gate <- struct{}{}
-			synctest.Wait()
-			if !submit() {
-				t.Fatal("refused when there is room")
-			}
-		}
-		if c := cap(p.jobs); c > 20*maxIdleSlots {
-			t.Errorf("room for %d jobs, %d wait", c, p.waiting())
-		}
-		close(gate)
-		synctest.Wait()
-		if len(got) != n || !slices.IsSorted(got) {
-			t.Fatalf("%d of %d jobs done, in order: %v", len(got), n, slices.IsSorted(got))
-		}
-		if p.running != 0 {
-			t.Error("an idle pool has goroutines")
-		}
-	})
-}
-
-func TestPoolCloseFinishesWhatWasGiven(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var done atomic.Int32
-		p := pool[int]{limit: 2, do: func(int) {
-			time.Sleep(time.Second)
-			done.Add(1)
-		}}
-		for i := range 5 {
-			p.submit(i, maxJobs)
-		}
-		start := time.Now()
-		p.close()
-		if n, d := done.Load(), time.Since(start); n != 5 || d != 3*time.Second {
-			t.Fatalf("close returned after %v and %d jobs", d, n)
-		}
-		if p.submit(6, maxJobs) {
-			t.Fatal("a closed pool takes jobs")
-		}
-		p.close()
-	})
-}
-
-func TestBufferClasses(t *testing.T) {
-	for _, c := range []struct{ n, size int }{
-		{0, bufferSizes[0]}, {1, bufferSizes[0]}, {bufferSizes[0], bufferSizes[0]},
-		{bufferSizes[0] + 1, bufferSizes[1]}, {bufferSizes[1] + 1, maxMessage}, {maxMessage, maxMessage},
-		{dataOverhead + maxMTU, maxMessage},
-	} {
-		b := newBuffer(c.n)
-		if len(b.b) != c.size {
-			t.Errorf("%d bytes for %d", len(b.b), c.n)
-		}
-		b.retain()
-		b.release()
-		if b.refs.Load() != 1 {
-			t.Errorf("%d references", b.refs.Load())
-		}
-		b.release()
-	}
 }

@@ -15,20 +15,20 @@ import (
 // What happens when one side is faster than the other: senders wait, and what
 // arrives is dropped.
 
-// slowConn is a socket whose writes wait for the gate.
-type slowConn struct {
+// gatedConn is a socket whose writes wait for the gate.
+type gatedConn struct {
 	net.PacketConn
 	gate atomic.Pointer[chan struct{}] // nil: open
 }
 
-func (c *slowConn) WriteTo(b []byte, to net.Addr) (int, error) {
+func (c *gatedConn) WriteTo(b []byte, to net.Addr) (int, error) {
 	if gate := c.gate.Load(); gate != nil {
 		<-*gate
 	}
 	return c.PacketConn.WriteTo(b, to)
 }
 
-func (c *slowConn) edit(cfg *Config) {
+func (c *gatedConn) wrapSocket(cfg *Config) {
 	listen := cfg.ListenPacket
 	cfg.ListenPacket = func(ctx context.Context, network, address string) (net.PacketConn, error) {
 		pc, err := listen(ctx, network, address)
@@ -39,10 +39,10 @@ func (c *slowConn) edit(cfg *Config) {
 
 func TestFastSenderWaitsForTheSocket(t *testing.T) {
 	const packets = 100 // of 10 KB, and as many of 1 KB
-	conn := new(slowConn)
-	inBed(t, conn.edit, func(b *bed) {
-		other := b.add("192.0.2.3:1", "10.0.0.3")
-		s, so := b.far.connect(), other.connect()
+	conn := new(gatedConn)
+	withTestbed(t, conn.wrapSocket, func(b *testbed) {
+		other := b.addRemote("192.0.2.3:1", "10.0.0.3")
+		s, so := b.far.connectFromDevice(), other.connectFromDevice()
 		gate := make(chan struct{})
 		conn.gate.Store(&gate)
 		var sent atomic.Int32
@@ -62,11 +62,11 @@ func TestFastSenderWaitsForTheSocket(t *testing.T) {
 		}()
 		synctest.Wait()
 		p := b.far.peer()
-		p.out.mu.Lock()
-		bytes := p.out.bytes
-		p.out.mu.Unlock()
-		if bytes < b.dev.laneBytesOut() || bytes > b.dev.laneBytesOut()+maxMessage {
-			t.Errorf("%d bytes wait in the lane, limit %d", bytes, b.dev.laneBytesOut())
+		p.outbound.mu.Lock()
+		bytes := p.outbound.bytes
+		p.outbound.mu.Unlock()
+		if bytes < b.dev.outboundLaneLimit() || bytes > b.dev.outboundLaneLimit()+maxMessage {
+			t.Errorf("%d bytes wait in the lane, limit %d", bytes, b.dev.outboundLaneLimit())
 		}
 		if n := sent.Load(); n >= 2*packets {
 			t.Error("nobody had to wait")
@@ -75,7 +75,7 @@ func TestFastSenderWaitsForTheSocket(t *testing.T) {
 		close(gate)
 		next := uint64(1) // after hello
 		for range 2 * packets {
-			msg, _, ok := b.far.read(time.Second)
+			msg, _, ok := b.far.readMessage(time.Second)
 			if !ok {
 				t.Fatalf("message %d is lost", next)
 			}
@@ -85,44 +85,44 @@ func TestFastSenderWaitsForTheSocket(t *testing.T) {
 			}
 			next++
 		}
-		b.far.keepalive(s)
-		b.output(other, "others are not held up")
+		b.far.sendKeepalive(s)
+		b.outputTo(other, "others are not held up")
 		other.wantData("other peer", so, "others are not held up")
 	})
 }
 
 func TestSlowStackDropsWhatArrives(t *testing.T) {
 	const size = 60_000
-	inBed(t, nil, func(b *bed) {
-		b.dev.openers.limit = 2 // one core has the reader itself wait for the stack
-		other := b.add("192.0.2.3:1", "10.0.0.3")
-		s, so := b.far.accept(), other.accept()
+	withTestbed(t, nil, func(b *testbed) {
+		b.dev.openers.maxWorkers = 2 // one core has the reader itself wait for the stack
+		other := b.addRemote("192.0.2.3:1", "10.0.0.3")
+		s, so := b.far.connectToDevice(), other.connectToDevice()
 		b.stack.block = make(chan struct{})
-		for i := range 2 * laneBytesIn / size {
-			b.far.data(s, fmt.Sprintf("%04d%*s", i, size, ""))
+		for i := range 2 * inboundLaneBytes / size {
+			b.far.sendData(s, fmt.Sprintf("%04d%*s", i, size, ""))
 		}
 		p := b.far.peer()
-		p.in.mu.Lock()
-		bytes := p.in.bytes
-		p.in.mu.Unlock()
-		if bytes < laneBytesIn || bytes > laneBytesIn+maxMessage {
-			t.Errorf("%d bytes wait in the lane, limit %d", bytes, laneBytesIn)
+		p.inbound.mu.Lock()
+		bytes := p.inbound.bytes
+		p.inbound.mu.Unlock()
+		if bytes < inboundLaneBytes || bytes > inboundLaneBytes+maxMessage {
+			t.Errorf("%d bytes wait in the lane, limit %d", bytes, inboundLaneBytes)
 		}
-		if n := b.dev.held.Load(); n != int64(bytes) {
+		if n := b.dev.heldBytes.Load(); n != int64(bytes) {
 			t.Errorf("%d bytes are held, %d wait in the lane", n, bytes)
 		}
 		// What all peers make wait is bounded too.
-		b.dev.held.Add(heldBytesIn - int64(bytes))
-		other.data(so, "out")
-		b.dev.held.Add(int64(bytes) - heldBytesIn)
+		b.dev.heldBytes.Add(inboundHeldBytes - int64(bytes))
+		other.sendData(so, "out")
+		b.dev.heldBytes.Add(int64(bytes) - inboundHeldBytes)
 		close(b.stack.block)
 		synctest.Wait()
 		b.stack.mu.Lock()
 		b.stack.block = nil
 		b.stack.mu.Unlock()
-		delivered := b.stack.take()
+		delivered := b.stack.takeDelivered()
 		// Each keeps a whole buffer.
-		if n, want := len(delivered), laneBytesIn/maxMessage; n < want || n > want+2 {
+		if n, want := len(delivered), inboundLaneBytes/maxMessage; n < want || n > want+2 {
 			t.Errorf("%d packets delivered, want %d", n, want)
 		}
 		for i, pkt := range delivered {
@@ -134,10 +134,10 @@ func TestSlowStackDropsWhatArrives(t *testing.T) {
 				t.Fatalf("packet %d: out of order, error %v", i, err)
 			}
 		}
-		b.far.data(s, "in")
-		other.data(so, "in too")
+		b.far.sendData(s, "in")
+		other.sendData(so, "in too")
 		b.wantDelivered("afterwards", "in", "in too")
-		if n := b.dev.held.Load(); n != 0 {
+		if n := b.dev.heldBytes.Load(); n != 0 {
 			t.Errorf("%d bytes are held, nothing waits", n)
 		}
 	})

@@ -15,9 +15,9 @@ import (
 // The part of netns.sh that is about configuration: many prefixes, many peers,
 // keys that come and go.
 
-// scales are the peers' allowed IPs of configurations that are large in one
+// largeConfigurations are the peers' allowed IPs of configurations that are large in one
 // way or another.
-func scales() map[string][][]netip.Prefix {
+func largeConfigurations() map[string][][]netip.Prefix {
 	v4 := func(a, b, c, d byte, bits int) netip.Prefix {
 		return netip.PrefixFrom(netip.AddrFrom4([4]byte{a, b, c, d}), bits)
 	}
@@ -52,15 +52,15 @@ func scales() map[string][][]netip.Prefix {
 	}
 }
 
-// numbered is a public key that sorts by its number.
-func numbered(i int) (k PublicKey) {
+// numberedKey is a public key that sorts by its number.
+func numberedKey(i int) (k PublicKey) {
 	binary.BigEndian.PutUint32(k[:], uint32(i+1))
 	return k
 }
 
-// wantScale expects the device to have exactly these peers besides b.far, and
+// wantPeersWithPrefixes expects the device to have exactly these peers besides b.far, and
 // to route by them.
-func (b *bed) wantScale(peers [][]netip.Prefix) {
+func (b *testbed) wantPeersWithPrefixes(peers [][]netip.Prefix) {
 	b.Helper()
 	stats := slices.DeleteFunc(b.dev.Stats().Peers, func(p PeerStats) bool { return p.PublicKey == PublicKey(b.far.Public) })
 	if len(stats) != len(peers) {
@@ -69,12 +69,12 @@ func (b *bed) wantScale(peers [][]netip.Prefix) {
 	for i, want := range peers {
 		want = slices.Clone(want)
 		slices.SortFunc(want, netip.Prefix.Compare)
-		if stats[i].PublicKey != numbered(i) || !slices.Equal(stats[i].AllowedIPs, want) {
+		if stats[i].PublicKey != numberedKey(i) || !slices.Equal(stats[i].AllowedIPs, want) {
 			b.Fatalf("peer %d has %d prefixes, want %d", i, len(stats[i].AllowedIPs), len(want))
 		}
-		p := b.dev.peer(numbered(i))
+		p := b.dev.peer(numberedKey(i))
 		for _, prefix := range want {
-			if b.dev.allowed.lookup(prefix.Addr()) != p {
+			if b.dev.allowed.ownerOf(prefix.Addr()) != p {
 				b.Fatalf("%v is not of peer %d", prefix, i)
 			}
 		}
@@ -82,107 +82,107 @@ func (b *bed) wantScale(peers [][]netip.Prefix) {
 }
 
 func TestN12Scale(t *testing.T) {
-	for what, peers := range scales() {
+	for what, peers := range largeConfigurations() {
 		t.Run(what, func(t *testing.T) {
-			inBed(t, nil, func(b *bed) {
+			withTestbed(t, nil, func(b *testbed) {
 				for i, ips := range peers {
-					b.setPeer(PeerConfig{PublicKey: numbered(i), AllowedIPs: ips})
+					b.setPeer(PeerConfig{PublicKey: numberedKey(i), AllowedIPs: ips})
 				}
-				b.wantScale(peers)
+				b.wantPeersWithPrefixes(peers)
 				// All of it again, and without every second one.
 				for i, ips := range peers {
-					b.setPeer(PeerConfig{PublicKey: numbered(i), AllowedIPs: ips})
+					b.setPeer(PeerConfig{PublicKey: numberedKey(i), AllowedIPs: ips})
 					half := ips[:0:0]
 					for j := 0; j < len(ips); j += 2 {
 						half = append(half, ips[j])
 					}
-					b.setPeer(PeerConfig{PublicKey: numbered(i), AllowedIPs: half})
+					b.setPeer(PeerConfig{PublicKey: numberedKey(i), AllowedIPs: half})
 					peers[i] = half
 				}
-				b.wantScale(peers)
+				b.wantPeersWithPrefixes(peers)
 				for i := range peers {
-					if err := b.dev.RemovePeer(numbered(i)); err != nil {
+					if err := b.dev.RemovePeer(numberedKey(i)); err != nil {
 						t.Fatal(err)
 					}
 				}
-				b.wantScale(nil)
+				b.wantPeersWithPrefixes(nil)
 			})
 		})
 	}
 }
 
 func TestN12ScaleByUAPI(t *testing.T) {
-	for what, peers := range scales() {
+	for what, peers := range largeConfigurations() {
 		t.Run(what, func(t *testing.T) {
-			inBed(t, nil, func(b *bed) {
-				c := b.control()
+			withTestbed(t, nil, func(b *testbed) {
+				c := b.dialUAPI()
 				lines := []string{"replace_peers=true"}
 				for i, ips := range peers {
-					lines = append(lines, "public_key="+hexKey(numbered(i)), "replace_allowed_ips=true")
+					lines = append(lines, "public_key="+hexKey(numberedKey(i)), "replace_allowed_ips=true")
 					for _, p := range ips {
 						lines = append(lines, "allowed_ip="+p.String())
 					}
 				}
-				c.mustSet(lines...)
-				b.wantScale(peers)
-				got := c.get()
+				c.mustSetLines(lines...)
+				b.wantPeersWithPrefixes(peers)
+				got := c.getLines()
 				for i, ips := range peers {
-					if n := len(values(block(got, numbered(i)), "allowed_ip")); n != len(ips) {
+					if n := len(valuesOf(peerLines(got, numberedKey(i)), "allowed_ip")); n != len(ips) {
 						t.Fatalf("get shows %d prefixes of peer %d, want %d", n, i, len(ips))
 					}
 				}
 				// What was got can be set, and is the same then.
-				c.mustSet(append([]string{"replace_peers=true"}, settable(got)...)...)
-				b.wantScale(peers)
+				c.mustSetLines(append([]string{"replace_peers=true"}, settableLines(got)...)...)
+				b.wantPeersWithPrefixes(peers)
 			})
 		})
 	}
 }
 
 func TestN13KeysSetAndUnset(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
-		c := b.control()
+	withTestbed(t, nil, func(b *testbed) {
+		c := b.dialUAPI()
 		far := "public_key=" + hexKey(PublicKey(b.far.Public))
 		zero := strings.Repeat("0", 64)
 		psk := NewPresharedKey()
 		for range 2 {
-			c.mustSet(far, "preshared_key="+hexKey(psk))
-			wantValues(t, block(c.get(), b.far.Public), "preshared_key", hexKey(psk))
+			c.mustSetLines(far, "preshared_key="+hexKey(psk))
+			wantValues(t, peerLines(c.getLines(), b.far.Public), "preshared_key", hexKey(psk))
 			b.far.PSK = psk
-			s := b.far.accept()
-			b.far.wantSends("with a preshared key", s)
-			c.mustSet(far, "preshared_key="+zero)
-			wantValues(t, block(c.get(), b.far.Public), "preshared_key", zero)
+			s := b.far.connectToDevice()
+			b.far.wantSentUnder("with a preshared key", s)
+			c.mustSetLines(far, "preshared_key="+zero)
+			wantValues(t, peerLines(c.getLines(), b.far.Public), "preshared_key", zero)
 			b.far.PSK = [32]byte{}
 			time.Sleep(time.Second)
-			s = b.far.accept()
-			b.far.wantSends("without a preshared key", s)
+			s = b.far.connectToDevice()
+			b.far.wantSentUnder("without a preshared key", s)
 			time.Sleep(time.Second)
 
-			c.mustSet("private_key=" + zero)
-			if got := values(c.get(), "private_key"); len(got) > 0 {
+			c.mustSetLines("private_key=" + zero)
+			if got := valuesOf(c.getLines(), "private_key"); len(got) > 0 {
 				t.Errorf("private key %q shown, but there is none", got)
 			}
-			b.far.drain()
+			b.far.drainMessages()
 			msg, _ := b.far.Initiation(fakepeer.InitiationOptions{})
-			b.far.write(msg)
+			b.far.writeMessage(msg)
 			b.far.wantSilence("without a private key", time.Second)
 			key := NewPrivateKey()
 			key.clamp()
-			c.mustSet("private_key=" + hexKey(key))
-			wantValues(t, c.get(), "private_key", hexKey(key))
+			c.mustSetLines("private_key=" + hexKey(key))
+			wantValues(t, c.getLines(), "private_key", hexKey(key))
 			b.far.Remote = key.PublicKey()
-			b.far.drain()
-			s = b.far.accept()
-			b.far.wantSends("with another private key", s)
+			b.far.drainMessages()
+			s = b.far.connectToDevice()
+			b.far.wantSentUnder("with another private key", s)
 			time.Sleep(time.Second)
 		}
 	})
 }
 
 func TestN13DeviceAsItsOwnPeer(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
-		c := b.control()
+	withTestbed(t, nil, func(b *testbed) {
+		c := b.dialUAPI()
 		key := NewPrivateKey()
 		private, public := "private_key="+hexKey(key), "public_key="+hexKey(key.PublicKey())
 		none := "private_key=" + strings.Repeat("0", 64)
@@ -193,11 +193,11 @@ func TestN13DeviceAsItsOwnPeer(t *testing.T) {
 			"both at once, with a peer behind":       {{private, public, "endpoint=192.0.2.9:1", public, "allowed_ip=10.7.0.0/16"}},
 			"the peer, the key, and the peer again ": {{public}, {private}, {public, "persistent_keepalive_interval=1"}},
 		} {
-			c.mustSet(none)
+			c.mustSetLines(none)
 			for _, lines := range operations {
-				c.mustSet(lines...)
+				c.mustSetLines(lines...)
 			}
-			if lines := block(c.get(), key.PublicKey()); lines != nil {
+			if lines := peerLines(c.getLines(), key.PublicKey()); lines != nil {
 				t.Errorf("%s: the device is its own peer: %q", what, lines)
 			}
 			b.wantRoute(what, nil, "10.7.0.1")
@@ -206,29 +206,29 @@ func TestN13DeviceAsItsOwnPeer(t *testing.T) {
 			}
 		}
 		b.far.Remote = key.PublicKey()
-		s := b.far.accept()
-		b.far.wantSends("others go on", s)
+		s := b.far.connectToDevice()
+		b.far.wantSentUnder("others go on", s)
 
 		// Without the key it is a peer like any other.
-		c.mustSet(none)
-		c.mustSet(public, "allowed_ip=10.7.0.0/16")
-		if block(c.get(), key.PublicKey()) == nil {
+		c.mustSetLines(none)
+		c.mustSetLines(public, "allowed_ip=10.7.0.0/16")
+		if peerLines(c.getLines(), key.PublicKey()) == nil {
 			t.Error("a former own key cannot be a peer's")
 		}
 	})
 }
 
 func TestN13DefaultRoutesAndTheirParts(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
-		c := b.control()
-		far, other := b.far, b.add("192.0.2.3:1", "10.0.0.3")
+	withTestbed(t, nil, func(b *testbed) {
+		c := b.dialUAPI()
+		far, other := b.far, b.addRemote("192.0.2.3:1", "10.0.0.3")
 		set := func(r *remote, ips ...string) {
 			t.Helper()
 			lines := []string{"public_key=" + hexKey(PublicKey(r.Public)), "replace_allowed_ips=true"}
 			for _, ip := range ips {
 				lines = append(lines, "allowed_ip="+ip)
 			}
-			c.mustSet(lines...)
+			c.mustSetLines(lines...)
 		}
 		set(far, "0.0.0.0/0", "10.0.0.0/8", "10.0.0.0/10", "10.0.0.0/16", "10.0.0.0/24", "::/0", "fd00::/8")
 		b.wantRoute("set", far, "1.1.1.1", "10.0.0.9", "10.200.0.0", "fd00::1", "2001:db8::9")
@@ -239,7 +239,7 @@ func TestN13DefaultRoutesAndTheirParts(t *testing.T) {
 		set(other, "0.0.0.0/0")
 		b.wantRoute("moved", other, "1.1.1.1", "200.1.1.1")
 		b.wantRoute("parts are gone", far, "fd00::1")
-		far.wantAllowed("lost", "::/0")
+		far.wantAllowedIPs("lost", "::/0")
 		set(far, "0.0.0.0/0", "10.0.0.0/8", "::/0")
 		b.wantRoute("moved back", far, "1.1.1.1", "10.1.1.1")
 		set(far)
@@ -249,12 +249,12 @@ func TestN13DefaultRoutesAndTheirParts(t *testing.T) {
 }
 
 func TestN13LowOrderKeysEmitNothing(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
-		c := b.control()
+	withTestbed(t, nil, func(b *testbed) {
+		c := b.dialUAPI()
 		trace := b.net.Trace()
 		points := lowOrderPoints(t)
 		for i, point := range append(points, PublicKey{}) {
-			c.mustSet("public_key="+hexKey(point), "endpoint="+farOuter.String(), "persistent_keepalive_interval=1", fmt.Sprintf("allowed_ip=10.1.0.%d/32", i))
+			c.mustSetLines("public_key="+hexKey(point), "endpoint="+farOuter.String(), "persistent_keepalive_interval=1", fmt.Sprintf("allowed_ip=10.1.0.%d/32", i))
 		}
 		if n := len(b.dev.Stats().Peers); n < 7 {
 			t.Errorf("%d peers", n)

@@ -20,16 +20,16 @@ import (
 // what is right would show them.
 
 func TestM03FailedChangeLeavesNoHalfPeer(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
-		s := b.far.connect()
-		other := b.remoteFor(b.far.Remote, netip.MustParseAddrPort("192.0.2.3:51820"), netip.MustParseAddr("10.0.0.3"))
+	withTestbed(t, nil, func(b *testbed) {
+		s := b.far.connectFromDevice()
+		other := b.newRemote(b.far.Remote, netip.MustParseAddrPort("192.0.2.3:51820"), netip.MustParseAddr("10.0.0.3"))
 		for what, mistake := range map[string]func(*PeerConfig){
 			"endpoint":    func(c *PeerConfig) { c.Endpoint = "192.0.2.3" },
 			"keepalive":   func(c *PeerConfig) { c.PersistentKeepalive = time.Millisecond },
 			"allowed IPs": func(c *PeerConfig) { c.AllowedIPs = append(c.AllowedIPs, netip.Prefix{}) },
 			"public key":  func(c *PeerConfig) { c.PublicKey = PublicKey{} },
 		} {
-			cfg := other.config()
+			cfg := other.peerConfig()
 			mistake(&cfg)
 			if err := b.dev.SetPeer(cfg); err == nil {
 				t.Fatalf("wrong %s: no error", what)
@@ -40,7 +40,7 @@ func TestM03FailedChangeLeavesNoHalfPeer(t *testing.T) {
 			b.wantRoute("wrong "+what, nil, "10.0.0.3")
 
 			before := b.far.stats()
-			cfg = b.far.config()
+			cfg = b.far.peerConfig()
 			cfg.AllowedIPs = prefixes("10.0.0.0/24")
 			mistake(&cfg)
 			if err := b.dev.SetPeer(cfg); err == nil {
@@ -50,23 +50,23 @@ func TestM03FailedChangeLeavesNoHalfPeer(t *testing.T) {
 				t.Errorf("wrong %s: %+v became %+v", what, before, after)
 			}
 		}
-		b.far.data(s, "the session goes on")
+		b.far.sendData(s, "the session goes on")
 		b.wantDelivered("session", "the session goes on")
 
-		c := b.control()
-		if c.set("public_key="+hexKey(other.Public), "endpoint=192.0.2.3:51820", "allowed_ip=10.0.0.3/32", "allowed_ip=x") == 0 {
+		c := b.dialUAPI()
+		if c.setLines("public_key="+hexKey(other.Public), "endpoint=192.0.2.3:51820", "allowed_ip=10.0.0.3/32", "allowed_ip=x") == 0 {
 			t.Fatal("wrong allowed IP: no error")
 		}
 		b.wantRoute("failed set", nil, "10.0.0.3")
-		b.setPeer(other.config())
-		other.connect()
+		b.setPeer(other.peerConfig())
+		other.connectFromDevice()
 	})
 }
 
 func TestM07CloseDuringFullRateWrites(t *testing.T) {
 	for range 3 {
-		near, far := devices(t)
-		wantPing(t, "before", near, inner4(2))
+		near, far := newDevicePair(t)
+		wantPing(t, "before", near, innerIPv4(2))
 		var writers sync.WaitGroup
 		var written atomic.Int64
 		write := func(c net.Conn, size int) {
@@ -99,7 +99,7 @@ func TestM07CloseDuringFullRateWrites(t *testing.T) {
 				}
 			})
 			for _, network := range []string{"tcp", "tcp", "udp"} {
-				c, err := way.from.DialContext(timeout(t, 10*time.Second), network, netip.AddrPortFrom(inner4(way.n), 9).String())
+				c, err := way.from.DialContext(contextWithTimeout(t, 10*time.Second), network, netip.AddrPortFrom(innerIPv4(way.n), 9).String())
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -111,9 +111,9 @@ func TestM07CloseDuringFullRateWrites(t *testing.T) {
 				t.Fatalf("%d bytes written", written.Load())
 			}
 		}
-		soon(t, 3*time.Second, "Close of one end", func() { near.Close() })
-		soon(t, 3*time.Second, "Close of the other", func() { far.Close() })
-		soon(t, 3*time.Second, "writers", writers.Wait)
+		wantReturn(t, 3*time.Second, "Close of one end", func() { near.Close() })
+		wantReturn(t, 3*time.Second, "Close of the other", func() { far.Close() })
+		wantReturn(t, 3*time.Second, "writers", writers.Wait)
 	}
 }
 
@@ -126,7 +126,7 @@ func TestM08CloseRightAfterTheStart(t *testing.T) {
 			AllowedIPs:          prefixes("10.0.0.2/32"),
 			PersistentKeepalive: time.Second,
 		}
-		d, err := New(Config{PrivateKey: key, Address: addressesOf(1), Peers: []PeerConfig{peer}})
+		d, err := New(Config{PrivateKey: key, Address: innerPrefixes(1), Peers: []PeerConfig{peer}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -138,13 +138,13 @@ func TestM08CloseRightAfterTheStart(t *testing.T) {
 				func() { d.SetPrivateKey(NewPrivateKey()) },
 				func() { d.Rebind() },
 				func() { d.Stats() },
-				func() { d.DialContext(timeout(t, time.Second), "tcp", "10.0.0.2:80") },
+				func() { d.DialContext(contextWithTimeout(t, time.Second), "tcp", "10.0.0.2:80") },
 			} {
 				wg.Go(change)
 			}
 		}
-		soon(t, 3*time.Second, "Close", func() { d.Close() })
-		soon(t, 3*time.Second, "changes", wg.Wait)
+		wantReturn(t, 3*time.Second, "Close", func() { d.Close() })
+		wantReturn(t, 3*time.Second, "changes", wg.Wait)
 	}
 }
 
@@ -161,79 +161,79 @@ func TestM14EveryByteIsChecked(t *testing.T) {
 		responseMACs   = responseSize - 2*macSize
 	)
 	t.Run("initiation", func(t *testing.T) {
-		inBed(t, nil, func(b *bed) {
+		withTestbed(t, nil, func(b *testbed) {
 			msg, hs := b.far.Initiation(fakepeer.InitiationOptions{})
 			for at := range initiationSize - macSize { // mac2 does not count
-				b.far.write(flipped(msg, at))
-				b.far.wantSilence(fmt.Sprintf("byte %d", at), instant)
+				b.far.writeMessage(flipped(msg, at))
+				b.far.wantSilence(fmt.Sprintf("byte %d", at), noWait)
 			}
 			for at := 8; at < initiationMACs; at++ { // the index is the sender's affair
-				b.far.write(b.far.Stamp(flipped(msg, at)))
-				b.far.wantSilence(fmt.Sprintf("byte %d, with MACs", at), instant)
+				b.far.writeMessage(b.far.Stamp(flipped(msg, at)))
+				b.far.wantSilence(fmt.Sprintf("byte %d, with MACs", at), noWait)
 			}
-			b.far.write(msg)
-			if _, err := b.far.ConsumeResponse(hs, b.far.want("as it was", fakepeer.Response)); err != nil {
+			b.far.writeMessage(msg)
+			if _, err := b.far.ConsumeResponse(hs, b.far.wantMessage("as it was", fakepeer.Response)); err != nil {
 				t.Error(err)
 			}
 		})
 	})
 	t.Run("response", func(t *testing.T) {
-		inBed(t, nil, func(b *bed) {
-			b.output(b.far, "hello")
+		withTestbed(t, nil, func(b *testbed) {
+			b.outputTo(b.far, "hello")
 			msg, s := b.far.Response(b.far.wantInitiation("packet"), fakepeer.ResponseOptions{})
 			for at := range responseSize - macSize {
-				b.far.write(flipped(msg, at))
-				b.far.wantSilence(fmt.Sprintf("byte %d", at), instant)
+				b.far.writeMessage(flipped(msg, at))
+				b.far.wantSilence(fmt.Sprintf("byte %d", at), noWait)
 			}
 			for at := 8; at < responseMACs; at++ {
-				b.far.write(b.far.Stamp(flipped(msg, at)))
-				b.far.wantSilence(fmt.Sprintf("byte %d, with MACs", at), instant)
+				b.far.writeMessage(b.far.Stamp(flipped(msg, at)))
+				b.far.wantSilence(fmt.Sprintf("byte %d, with MACs", at), noWait)
 			}
-			b.far.write(msg)
+			b.far.writeMessage(msg)
 			b.far.wantData("as it was", s, "hello")
 		})
 	})
 	t.Run("mac2", func(t *testing.T) {
-		inBed(t, nil, func(b *bed) {
-			b.loaded()
+		withTestbed(t, nil, func(b *testbed) {
+			b.setUnderLoad()
 			b.far.learnCookie()
 			msg, hs := b.far.Initiation(fakepeer.InitiationOptions{})
 			for at := initiationMACs + macSize; at < initiationSize; at++ {
-				b.far.write(flipped(msg, at))
-				b.far.want(fmt.Sprintf("byte %d", at), fakepeer.CookieReply)
+				b.far.writeMessage(flipped(msg, at))
+				b.far.wantMessage(fmt.Sprintf("byte %d", at), fakepeer.CookieReply)
 			}
-			b.far.write(msg)
-			if _, err := b.far.ConsumeResponse(hs, b.far.want("as it was", fakepeer.Response)); err != nil {
+			b.far.writeMessage(msg)
+			if _, err := b.far.ConsumeResponse(hs, b.far.wantMessage("as it was", fakepeer.Response)); err != nil {
 				t.Error(err)
 			}
 		})
 	})
 	t.Run("cookie reply", func(t *testing.T) {
-		inBed(t, nil, func(b *bed) {
-			b.output(b.far, "hello")
-			msg := b.far.want("packet", fakepeer.Initiation)
+		withTestbed(t, nil, func(b *testbed) {
+			b.outputTo(b.far, "hello")
+			msg := b.far.wantMessage("packet", fakepeer.Initiation)
 			reply := b.far.CookieReply(msg, fakepeer.Sender(msg), goodCookie, [24]byte{1})
 			for at := range reply {
-				b.far.write(flipped(reply, at))
+				b.far.writeMessage(flipped(reply, at))
 			}
-			msg = b.far.wantMAC2("none of them counts", noCookie)
+			msg = b.far.wantInitiationWithCookie("none of them counts", noCookie)
 			reply = b.far.CookieReply(msg, fakepeer.Sender(msg), goodCookie, [24]byte{1})
 			for at := range reply {
-				b.far.write(flipped(reply, at))
+				b.far.writeMessage(flipped(reply, at))
 			}
-			b.far.write(reply)
-			b.far.wantMAC2("nor spoils the true one", goodCookie)
+			b.far.writeMessage(reply)
+			b.far.wantInitiationWithCookie("nor spoils the true one", goodCookie)
 		})
 	})
 	t.Run("data", func(t *testing.T) {
-		inBed(t, nil, func(b *bed) {
-			s := b.far.connect()
+		withTestbed(t, nil, func(b *testbed) {
+			s := b.far.connectFromDevice()
 			msg := s.Seal(packet(b.far.ip, devInner, "data"))
 			for at := range msg {
-				b.far.write(flipped(msg, at))
+				b.far.writeMessage(flipped(msg, at))
 				b.wantDelivered(fmt.Sprintf("byte %d", at))
 			}
-			b.far.write(msg)
+			b.far.writeMessage(msg)
 			b.wantDelivered("as it was", "data")
 		})
 	})
@@ -243,27 +243,27 @@ func TestM14EveryByteIsChecked(t *testing.T) {
 // has no private key or no network.
 func TestM18KeepaliveIntervalSurvives(t *testing.T) {
 	const interval = 30 * time.Second
-	for what, change := range map[string]func(b *bed){
-		"no private key": func(b *bed) {
+	for what, change := range map[string]func(b *testbed){
+		"no private key": func(b *testbed) {
 			key := b.dev.identity.Load().private
 			b.setPrivateKey(PrivateKey{})
 			time.Sleep(time.Hour)
 			b.setPrivateKey(key)
 		},
-		"another private key": func(b *bed) { b.setPrivateKey(NewPrivateKey(), b.far) },
-		"another port": func(b *bed) {
+		"another private key": func(b *testbed) { b.setPrivateKey(NewPrivateKey(), b.far) },
+		"another port": func(b *testbed) {
 			port := uint16(4444)
 			if err := b.dev.apply(update{listenPort: &port}); err != nil {
 				b.Fatal(err)
 			}
 			time.Sleep(rejectAfterTime)
 		},
-		"no network": func(b *bed) {
+		"no network": func(b *testbed) {
 			b.net.Cut(devOuter, farOuter.Addr())
 			time.Sleep(time.Hour)
 			b.net.Heal(devOuter, farOuter.Addr())
 		},
-		"change of something else": func(b *bed) {
+		"change of something else": func(b *testbed) {
 			if err := b.dev.apply(update{peers: []peerUpdate{{public: b.far.Public, psk: &PresharedKey{}, replaceAllowedIPs: true}}}); err != nil {
 				b.Fatal(err)
 			}
@@ -271,60 +271,60 @@ func TestM18KeepaliveIntervalSurvives(t *testing.T) {
 		},
 	} {
 		t.Run(what, func(t *testing.T) {
-			inBed(t, persistent(interval), func(b *bed) {
-				s := b.far.respond(b.far.wantInitiation("at once"))
+			withTestbed(t, withPersistentKeepalive(interval), func(b *testbed) {
+				s := b.far.respondTo(b.far.wantInitiation("at once"))
 				b.far.wantData("completion", s, "")
 				change(b)
 				if got := b.far.stats().PersistentKeepalive; got != interval {
 					t.Errorf("interval %v", got)
 				}
-				b.far.drain()
+				b.far.drainMessages()
 				at := time.Now()
-				hs, _, err := b.far.ConsumeInitiation(b.far.wantAfter("keepalive without keys", fakepeer.Initiation, at, 0, interval))
+				hs, _, err := b.far.ConsumeInitiation(b.far.wantMessageAfter("keepalive without keys", fakepeer.Initiation, at, 0, interval))
 				if err != nil {
 					t.Fatal(err)
 				}
-				s = b.far.respond(hs)
+				s = b.far.respondTo(hs)
 				at = time.Now()
 				b.far.wantKeepalive("completion", s, at, 0)
 				b.far.wantKeepalive("and goes on", s, at, interval)
 			})
 		})
 	}
-	inBed(t, func(cfg *Config) { cfg.PrivateKey = PrivateKey{} }, func(b *bed) {
-		cfg := b.far.config()
+	withTestbed(t, func(cfg *Config) { cfg.PrivateKey = PrivateKey{} }, func(b *testbed) {
+		cfg := b.far.peerConfig()
 		cfg.PersistentKeepalive = interval
 		b.setPeer(cfg)
 		b.far.wantSilence("set without a private key", time.Minute)
 		b.setPrivateKey(NewPrivateKey(), b.far)
-		b.far.wantAfter("private key set", fakepeer.Initiation, time.Now(), 0, interval)
+		b.far.wantMessageAfter("private key set", fakepeer.Initiation, time.Now(), 0, interval)
 	})
 }
 
 func TestM25FloodFromOneSourceShutsNobodyOut(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
-		victim, busy := b.add("192.0.2.3:1", "10.0.0.3"), b.add("192.0.2.4:1", "10.0.0.4")
-		s := busy.accept()
-		b.loaded()
+	withTestbed(t, nil, func(b *testbed) {
+		victim, busy := b.addRemote("192.0.2.3:1", "10.0.0.3"), b.addRemote("192.0.2.4:1", "10.0.0.4")
+		s := busy.connectToDevice()
+		b.setUnderLoad()
 		b.far.learnCookie()
 		victim.learnCookie()
-		flooder := b.crowd(50, farOuter.Addr().String(), "10.1.0")
+		flooder := b.addRemotesAt(50, farOuter.Addr().String(), "10.1.0")
 		for _, r := range flooder {
 			r.learnCookie()
 		}
 		answered := 0
 		for i := range 10 {
 			for _, r := range flooder {
-				b.loaded()
-				if r.knock() {
+				b.setUnderLoad()
+				if r.tryInitiation() {
 					answered++
 				}
 				time.Sleep(time.Millisecond)
 			}
-			if !victim.knock() {
+			if !victim.tryInitiation() {
 				t.Fatalf("round %d: another source is shut out", i)
 			}
-			busy.data(s, "data")
+			busy.sendData(s, "data")
 			b.wantDelivered("data during a flood", "data")
 		}
 		// 20 a second and a burst of 5, over half a second and a bit.
@@ -338,23 +338,23 @@ func TestM25FloodFromOneSourceShutsNobodyOut(t *testing.T) {
 // far from each other.
 func TestM37SimultaneousInitiations(t *testing.T) {
 	for _, latency := range []time.Duration{time.Millisecond, 300 * time.Millisecond, 2 * time.Second} {
-		inWorld(t, func(w *world) {
-			a, b := w.site(1, nil), w.site(2, nil)
-			a.knows(b)
-			b.knows(a)
-			w.SetLinks(outer4(1), outer4(2), simnet.Link{Latency: latency})
+		withTestnet(t, func(w *testnet) {
+			a, b := w.addNode(1, nil), w.addNode(2, nil)
+			a.addPeer(b)
+			b.addPeer(a)
+			w.SetLinks(outerIPv4(1), outerIPv4(2), simnet.Link{Latency: latency})
 			trace := w.Trace()
 			const minutes = 20
 			var sent, got [3]int
 			last := time.Now()
 			longest := time.Duration(0)
 			for i := range minutes * 60 {
-				a.sends(2, fmt.Sprint(i))
-				b.sends(1, fmt.Sprint(i))
+				a.sendPayload(2, fmt.Sprint(i))
+				b.sendPayload(1, fmt.Sprint(i))
 				sent[1]++
 				sent[2]++
 				time.Sleep(time.Second)
-				n1, n2 := len(a.got()), len(b.got())
+				n1, n2 := len(a.takePayloads()), len(b.takePayloads())
 				got[1] += n1
 				got[2] += n2
 				if n1 > 0 && n2 > 0 {
@@ -380,15 +380,15 @@ func TestM37SimultaneousInitiations(t *testing.T) {
 
 func TestM39SmallerPathLetsBulkThrough(t *testing.T) {
 	var wg sync.WaitGroup
-	for _, addr := range []netip.Addr{inner4(2), inner6(2)} {
-		w := realWorld(t)
-		near, far := w.site(1, nil), w.site(2, nil)
-		near.knows(far)
-		far.knows(near)
-		w.SetLinks(outer4(1), outer4(2), simnet.Link{MTU: 1400})
-		port := echoes(t, far.Device)
+	for _, addr := range []netip.Addr{innerIPv4(2), innerIPv6(2)} {
+		w := newRealTimeTestnet(t)
+		near, far := w.addNode(1, nil), w.addNode(2, nil)
+		near.addPeer(far)
+		far.addPeer(near)
+		w.SetLinks(outerIPv4(1), outerIPv4(2), simnet.Link{MTU: 1400})
+		port := startEchoServer(t, far.Device)
 		wg.Go(func() {
-			if err := stream(t, near.Device, addr, port, 512<<10); err != nil {
+			if err := exchangeStream(t, near.Device, addr, port, 512<<10); err != nil {
 				t.Errorf("to %v: %v", addr, err)
 			}
 		})
@@ -402,10 +402,10 @@ func TestM36KeepalivesWithoutEndpoint(t *testing.T) {
 		cfg.Peers[0].Endpoint = ""
 		cfg.Peers[0].PersistentKeepalive = time.Second
 	}
-	inBed(t, edit, func(b *bed) {
+	withTestbed(t, edit, func(b *testbed) {
 		// Once it had a session, and lost the place.
-		b.far.accept()
-		b.far.edit(func(p *peer) { p.endpoint.Store(nil) })
+		b.far.connectToDevice()
+		b.far.editPeer(func(p *peer) { p.endpoint.Store(nil) })
 		trace := b.net.Trace()
 		time.Sleep(time.Hour)
 		synctest.Wait()
@@ -416,9 +416,9 @@ func TestM36KeepalivesWithoutEndpoint(t *testing.T) {
 		p.mu.Lock()
 		staged := p.staged.packets
 		p.mu.Unlock()
-		p.out.mu.Lock()
-		queued, bytes := len(p.out.queue), p.out.bytes
-		p.out.mu.Unlock()
+		p.outbound.mu.Lock()
+		queued, bytes := len(p.outbound.queue), p.outbound.bytes
+		p.outbound.mu.Unlock()
 		if staged > 0 || queued > 0 || bytes > 0 {
 			t.Errorf("%d packets staged, %d of %d bytes queued", staged, queued, bytes)
 		}

@@ -26,32 +26,7 @@ import (
 
 // Whole devices, with the real stack, in real time and in trouble.
 
-var soakTime = flag.Duration("soak", time.Second, "how long the streams of TestStreamsOnBadNetwork last")
-
-// simDevices returns two devices on a simulated network that know each other:
-// 10.0.0.1 and 10.0.0.2.
-func simDevices(t *testing.T, net *simnet.Network) (near, far *Device) {
-	t.Helper()
-	keys := [2]PrivateKey{NewPrivateKey(), NewPrivateKey()}
-	outer := [2]netip.Addr{devOuter, farOuter.Addr()}
-	var devs [2]*Device
-	for i := range devs {
-		d, err := New(Config{
-			PrivateKey: keys[i], ListenPort: devPort, ListenPacket: net.ListenPacket(outer[i]),
-			Address: prefixes(fmt.Sprintf("10.0.0.%d/32", 1+i)),
-			Peers: []PeerConfig{{
-				PublicKey: keys[1-i].PublicKey(), Endpoint: netip.AddrPortFrom(outer[1-i], devPort).String(),
-				AllowedIPs: prefixes(fmt.Sprintf("10.0.0.%d/32", 2-i)),
-			}},
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { d.Close() })
-		devs[i] = d
-	}
-	return devs[0], devs[1]
-}
+var streamTime = flag.Duration("soak", time.Second, "how long the streams of TestStreamsOnBadNetwork last")
 
 // TestStreamsOnBadNetwork compares every byte of TCP streams on a network that
 // delays, loses, doubles and reorders.
@@ -61,8 +36,8 @@ func TestStreamsOnBadNetwork(t *testing.T) {
 		Duplicate: 0.01, Reorder: 0.02, ReorderDelay: 3 * time.Millisecond,
 	}))
 	defer sim.Close()
-	near, far := simDevices(t, sim)
-	end := time.Now().Add(*soakTime)
+	near, far := newSimulatedPair(t, sim)
+	end := time.Now().Add(*streamTime)
 	var wg sync.WaitGroup
 	var total atomic.Int64
 	for i, d := range []*Device{near, far, near, far} {
@@ -78,7 +53,7 @@ func TestStreamsOnBadNetwork(t *testing.T) {
 		seed := [32]byte{byte(i)}
 		var sent atomic.Int64
 		wg.Go(func() {
-			c, err := d.DialContext(timeout(t, 20*time.Second), "tcp", l.Addr().String())
+			c, err := d.DialContext(contextWithTimeout(t, 20*time.Second), "tcp", l.Addr().String())
 			if err != nil {
 				t.Error(err)
 				l.Close()
@@ -136,8 +111,8 @@ func TestStreamsOnBadNetwork(t *testing.T) {
 	}
 }
 
-// census counts what devices may leave behind.
-func census() (goroutines int, heap uint64) {
+// measureLeftovers counts what devices may leave behind.
+func measureLeftovers() (goroutines int, heap uint64) {
 	for range 3 { // pools give up what they hold by and by
 		runtime.GC()
 	}
@@ -146,12 +121,12 @@ func census() (goroutines int, heap uint64) {
 	return runtime.NumGoroutine(), m.HeapAlloc
 }
 
-// wantCensus expects all to be as it was, give or take what the runtime keeps.
-func wantCensus(t *testing.T, goroutines int, heap uint64) {
+// wantNoLeftovers expects all to be as it was, give or take what the runtime keeps.
+func wantNoLeftovers(t *testing.T, goroutines int, heap uint64) {
 	t.Helper()
 	const slack = 4 << 20
 	for end := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
-		g, h := census()
+		g, h := measureLeftovers()
 		if g <= goroutines && h <= heap+slack {
 			return
 		}
@@ -162,9 +137,9 @@ func wantCensus(t *testing.T, goroutines int, heap uint64) {
 	}
 }
 
-// echo sends b through a new connection and expects it to come back. It
+// echoBytes sends b through a new connection and expects it to come back. It
 // returns an error if it did not, and fails if something else came.
-func echo(t *testing.T, ctx context.Context, d *Device, address string, b []byte) error {
+func echoBytes(t *testing.T, ctx context.Context, d *Device, address string, b []byte) error {
 	t.Helper()
 	c, err := d.DialContext(ctx, "tcp", address)
 	if err != nil {
@@ -189,26 +164,16 @@ func echo(t *testing.T, ctx context.Context, d *Device, address string, b []byte
 	return err
 }
 
-// uapi sends text to a device and returns its answer.
-func uapi(d *Device, text string) string {
-	var out strings.Builder
-	d.serveUAPI(struct {
-		io.Reader
-		io.Writer
-	}{strings.NewReader(text), &out})
-	return out.String()
-}
-
 // TestStorm changes all that can be changed under sixteen flows, and then
 // closes everything, which leaves nothing.
 func TestStorm(t *testing.T) {
-	storm(t, 50*time.Millisecond) // what is made once
-	goroutines, heap := census()
-	storm(t, time.Second)
-	wantCensus(t, goroutines, heap)
+	runStorm(t, 50*time.Millisecond) // what is made once
+	goroutines, heap := measureLeftovers()
+	runStorm(t, time.Second)
+	wantNoLeftovers(t, goroutines, heap)
 }
 
-func storm(t *testing.T, length time.Duration) {
+func runStorm(t *testing.T, length time.Duration) {
 	const flows = 16
 	occupied, err := net.ListenUDP("udp", nil)
 	if err != nil {
@@ -274,7 +239,7 @@ func storm(t *testing.T, length time.Duration) {
 				default:
 				}
 				ctx, cancel := context.WithTimeout(background, 300*time.Millisecond)
-				if echo(t, ctx, near, "10.0.0.2:7", b) == nil {
+				if echoBytes(t, ctx, near, "10.0.0.2:7", b) == nil {
 					whole.Add(1)
 				}
 				cancel()
@@ -325,10 +290,10 @@ func storm(t *testing.T, length time.Duration) {
 	})
 	change(40*ms, func(int) error { return errors.Join(near.Rebind(), far.Rebind()) })
 	change(30*ms, func(i int) error {
-		if got, want := uapi(near, fmt.Sprintf("set=1\nlisten_port=%d\n\n", taken)), fmt.Sprintf("errno=%d\n\n", -int(syscall.EADDRINUSE)); runtime.GOOS == "linux" && got != want {
+		if got, want := runUAPI(near, fmt.Sprintf("set=1\nlisten_port=%d\n\n", taken)), fmt.Sprintf("errno=%d\n\n", -int(syscall.EADDRINUSE)); runtime.GOOS == "linux" && got != want {
 			return fmt.Errorf("occupied port: %q", got)
 		}
-		if got := uapi(near, "set=1\nlisten_port=0\n\n"); got != "errno=0\n\n" {
+		if got := runUAPI(near, "set=1\nlisten_port=0\n\n"); got != "errno=0\n\n" {
 			return fmt.Errorf("any port: %q", got)
 		}
 		return nil
@@ -339,7 +304,7 @@ func storm(t *testing.T, length time.Duration) {
 			"set=1\n" + strings.Repeat("a", 1+i*100) + "\n\n", "set=1\npersistent_keepalive_interval=1\n\n", "set=2\n\n", "get=1\nx\n\n", "set=1\n",
 		} {
 			for _, d := range []*Device{near, far} {
-				if got := uapi(d, bad); strings.HasPrefix(got, "errno=0") {
+				if got := runUAPI(d, bad); strings.HasPrefix(got, "errno=0") {
 					return fmt.Errorf("%.40q: %q", bad, got)
 				}
 			}
@@ -347,7 +312,7 @@ func storm(t *testing.T, length time.Duration) {
 		return nil
 	})
 	change(ms, func(int) error {
-		if s := uapi(far, "get=1\n\n"); !strings.HasSuffix(s, "errno=0\n\n") {
+		if s := runUAPI(far, "get=1\n\n"); !strings.HasSuffix(s, "errno=0\n\n") {
 			return fmt.Errorf("get: %q", s)
 		}
 		near.Stats()
@@ -362,7 +327,7 @@ func storm(t *testing.T, length time.Duration) {
 	}
 	b := make([]byte, 100_000)
 	rand.Read(b)
-	if err := echo(t, timeout(t, 20*time.Second), near, "10.0.0.2:7", b); err != nil {
+	if err := echoBytes(t, contextWithTimeout(t, 20*time.Second), near, "10.0.0.2:7", b); err != nil {
 		t.Errorf("after the storm: %v", err)
 	}
 	t.Logf("%d flows were whole", whole.Load())
@@ -373,7 +338,7 @@ func storm(t *testing.T, length time.Duration) {
 	close(stop)
 	flowing.Wait()
 	for _, d := range []*Device{near, far} {
-		if n := d.indices.len(); n != 0 {
+		if n := d.indices.count(); n != 0 {
 			t.Errorf("%d indices are left", n)
 		}
 	}
@@ -392,9 +357,9 @@ func TestFlood(t *testing.T) {
 	)
 	sim := simnet.New(1, simnet.WithQueue(4096))
 	defer sim.Close()
-	near, far := simDevices(t, sim)
+	near, far := newSimulatedPair(t, sim)
 	far.handshakes.mu.Lock()
-	far.handshakes.limit = 1 // however many cores there are
+	far.handshakes.maxWorkers = 1 // however many cores there are
 	far.handshakes.mu.Unlock()
 
 	newcomer := fakepeer.New(NewPrivateKey(), far.Stats().PublicKey)
@@ -411,7 +376,7 @@ func TestFlood(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	out, err := near.DialContext(timeout(t, 20*time.Second), "tcp", l.Addr().String())
+	out, err := near.DialContext(contextWithTimeout(t, 20*time.Second), "tcp", l.Addr().String())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -450,7 +415,7 @@ func TestFlood(t *testing.T) {
 		}
 	}
 	moves("at first") // windows grow
-	_, heap := census()
+	_, heap := measureLeftovers()
 
 	// Whoever knows the device's public key can make these.
 	attacker := fakepeer.New(NewPrivateKey(), far.Stats().PublicKey)
@@ -465,7 +430,7 @@ func TestFlood(t *testing.T) {
 	inject := func() {
 		sent++
 		if sent%64 == 0 {
-			queued = max(queued, far.handshakes.waiting())
+			queued = max(queued, far.handshakes.queuedJobs())
 		}
 		from := netip.AddrPortFrom(netip.AddrFrom4([4]byte{11, byte(sent % sources >> 8), byte(sent % sources), 1}), uint16(1+sent%sources))
 		sim.Inject(simnet.Datagram{From: from, To: netip.AddrPortFrom(farOuter.Addr(), devPort), Payload: floods[sent%len(floods)]})
@@ -516,12 +481,12 @@ func TestFlood(t *testing.T) {
 			break
 		}
 	}
-	_, under := census()
+	_, under := measureLeftovers()
 	const most = 32 << 20
 	if under > heap+most {
 		t.Errorf("%d bytes in use, %d before the flood", under, heap)
 	}
-	if !join(t, newcomer, sock) {
+	if !wantHandshakeWithCookie(t, newcomer, sock) {
 		t.Error("the newcomer got no handshake with a cookie")
 	}
 	near.Close()
@@ -534,9 +499,9 @@ func TestFlood(t *testing.T) {
 	t.Logf("%.2f of the rate under the flood, the median of %d; %d initiations, of which %d waited at once", kept[len(kept)/2], len(kept), sent, queued)
 }
 
-// join has p, a peer of the device at farOuter, try for a while to get a
+// wantHandshakeWithCookie has p, a peer of the device at farOuter, try for a while to get a
 // handshake that takes a cookie.
-func join(t *testing.T, p *fakepeer.Peer, sock *simnet.Conn) bool {
+func wantHandshakeWithCookie(t *testing.T, p *fakepeer.Peer, sock *simnet.Conn) bool {
 	t.Helper()
 	type attempt struct {
 		*fakepeer.Handshake
