@@ -76,11 +76,11 @@ func checkTrie[V comparable](t *testing.T, table *prefixTable[V]) {
 	var none V
 	var check func(n *trieNode[V])
 	check = func(n *trieNode[V]) {
-		if n.held == 0 && len(n.child) < 2 {
-			t.Fatalf("node at depth %d has no prefix and %d children", n.depth, len(n.child))
+		if n.placesHeld == 0 && len(n.children) < 2 {
+			t.Fatalf("node at depth %d has no prefix and %d children", n.depth, len(n.children))
 		}
-		if bits.OnesCount64(n.held) != len(n.owners) || bits.OnesCount64(n.inner) != len(n.child) || n.held&1 != 0 {
-			t.Fatalf("node at depth %d: bitmaps %x and %x for %d owners and %d children", n.depth, n.held, n.inner, len(n.owners), len(n.child))
+		if bits.OnesCount64(n.placesHeld) != len(n.owners) || bits.OnesCount64(n.childBits) != len(n.children) || n.placesHeld&1 != 0 {
+			t.Fatalf("node at depth %d: bitmaps %x and %x for %d owners and %d children", n.depth, n.placesHeld, n.childBits, len(n.owners), len(n.children))
 		}
 		if n.key != n.key.masked(n.depth) || n.depth%stride != 0 {
 			t.Fatalf("node at depth %d has key %x", n.depth, n.key)
@@ -91,8 +91,8 @@ func checkTrie[V comparable](t *testing.T, table *prefixTable[V]) {
 			}
 			owned[v]++
 		}
-		for _, c := range n.child {
-			if c.depth <= n.depth || !n.contains(c.key) || n.child[rank(n.inner, c.key.next(n.depth))] != c {
+		for _, c := range n.children {
+			if c.depth <= n.depth || !n.contains(c.key) || n.children[rank(n.childBits, c.key.nextBits(n.depth))] != c {
 				t.Fatalf("a child of a node at depth %d is misplaced", n.depth)
 			}
 			check(c)
@@ -170,7 +170,7 @@ func TestPrefixTableAgreesWithNaive(t *testing.T) {
 			}
 			for range 5 {
 				a := randomAddr(rnd)
-				if got, want := table.lookup(a), naive.lookup(a); got != want {
+				if got, want := table.ownerOf(a), naive.lookup(a); got != want {
 					t.Fatalf("seed %d step %d: lookup(%v) = %d, want %d", seed, step, a, got, want)
 				}
 			}
@@ -197,7 +197,7 @@ func TestPrefixTable(t *testing.T) {
 	prefix := netip.MustParsePrefix
 	wantOwner := func(addr, want string) {
 		t.Helper()
-		if got := table.lookup(netip.MustParseAddr(addr)); got != want {
+		if got := table.ownerOf(netip.MustParseAddr(addr)); got != want {
 			t.Errorf("lookup(%s) = %q, want %q", addr, got, want)
 		}
 	}
@@ -224,7 +224,7 @@ func TestPrefixTable(t *testing.T) {
 	wantRemove("0.0.0.0/0", "a", false)
 	table.removeAll("a")
 	wantPrefixes("a")
-	if got := table.lookup(netip.Addr{}); got != "" {
+	if got := table.ownerOf(netip.Addr{}); got != "" {
 		t.Errorf("lookup of no address = %q", got)
 	}
 
@@ -317,7 +317,7 @@ func TestPrefixTableSnapshotsNeverChange(t *testing.T) {
 	}
 	owners := func() (v []int) {
 		for _, a := range addrs {
-			v = append(v, snapshot.lookup(a))
+			v = append(v, snapshot.ownerOf(a))
 		}
 		return v
 	}
@@ -358,14 +358,14 @@ func TestPrefixTableConcurrentReaders(t *testing.T) {
 					return
 				default:
 				}
-				if v := table.lookup(a); v != 1 && v != 9 {
+				if v := table.ownerOf(a); v != 1 && v != 9 {
 					t.Errorf("lookup(%v) = %d", a, v)
 					return
 				}
 				r := table.published.Load()
 				one := prefixTable[int]{}
 				one.published.Store(r)
-				if v, w := one.lookup(a), one.lookup(b); v == w {
+				if v, w := one.ownerOf(a), one.ownerOf(b); v == w {
 					t.Errorf("lookups in one snapshot = %d and %d, want different owners", v, w)
 					return
 				}
@@ -390,7 +390,7 @@ func TestPrefixTableLookupDoesNotAllocate(t *testing.T) {
 		table.insert(randomPrefix(rnd), 1)
 	}
 	a, b := netip.MustParseAddr("10.1.2.3"), netip.MustParseAddr("fd00::1")
-	if n := testing.AllocsPerRun(100, func() { table.lookup(a); table.lookup(b) }); n != 0 {
+	if n := testing.AllocsPerRun(100, func() { table.ownerOf(a); table.ownerOf(b) }); n != 0 {
 		t.Errorf("lookup allocates %v times", n)
 	}
 }
@@ -412,7 +412,7 @@ func TestPrefixTableManyOwners(t *testing.T) {
 		}
 	}
 	for v := 1; v <= owners; v++ {
-		if table.lookup(at(v).Addr()) != v {
+		if table.ownerOf(at(v).Addr()) != v {
 			t.Fatalf("peer %d has lost its prefix", v)
 		}
 		table.removeAll(v)
@@ -447,7 +447,7 @@ func FuzzAllowedIPs(f *testing.F) {
 			}
 			a := p.Addr()
 			for range 3 {
-				if got, want := table.lookup(a), naive.lookup(a); got != want {
+				if got, want := table.ownerOf(a), naive.lookup(a); got != want {
 					t.Fatalf("lookup(%v) = %d, want %d", a, got, want)
 				}
 				if a = a.Next(); !a.IsValid() {
@@ -521,7 +521,7 @@ func benchmarkLookup(b *testing.B, table *prefixTable[*int], ps []netip.Prefix) 
 		if i++; i == len(ps) {
 			i = 0
 		}
-		if table.lookup(ps[i].Addr()) == nil {
+		if table.ownerOf(ps[i].Addr()) == nil {
 			b.Fatal("no owner")
 		}
 	}
@@ -529,7 +529,7 @@ func benchmarkLookup(b *testing.B, table *prefixTable[*int], ps []netip.Prefix) 
 
 // benchmarkUpdate removes a prefix and inserts it again.
 func benchmarkUpdate(b *testing.B, table *prefixTable[*int], p netip.Prefix) {
-	owner := table.lookup(p.Addr())
+	owner := table.ownerOf(p.Addr())
 	b.ReportAllocs()
 	for b.Loop() {
 		table.remove(p, owner)
@@ -639,7 +639,7 @@ func TestP73TableAgreesWithNaiveOne(t *testing.T) {
 			} else if naive[p] == r {
 				delete(naive, p)
 			}
-			if err := b.dev.apply(update{peers: []peerUpdate{{public: r.Public, allowedIPs: []allowedIPUpdate{{prefix: p, remove: remove}}}}}); err != nil {
+			if err := b.dev.apply(update{peers: []peerUpdate{{public: r.Public, allowedIPs: []allowedIPChange{{prefix: p, remove: remove}}}}}); err != nil {
 				t.Fatal(err)
 			}
 			for range 20 {
@@ -651,7 +651,7 @@ func TestP73TableAgreesWithNaiveOne(t *testing.T) {
 						want, longest = owner.peer(), q.Bits()
 					}
 				}
-				if got := b.dev.allowed.lookup(a); got != want {
+				if got := b.dev.allowed.ownerOf(a); got != want {
 					t.Fatalf("%v: owned by the wrong peer", a)
 				}
 			}

@@ -12,8 +12,8 @@ func TestBufferClasses(t *testing.T) {
 		{dataOverhead + maxMTU, maxMessage},
 	} {
 		b := newBuffer(c.n)
-		if len(b.b) != c.size {
-			t.Errorf("%d bytes for %d", len(b.b), c.n)
+		if len(b.bytes) != c.size {
+			t.Errorf("%d bytes for %d", len(b.bytes), c.n)
 		}
 		b.retain()
 		b.release()
@@ -35,7 +35,7 @@ func trackBuffers() *bufferTracker {
 	k := new(bufferTracker)
 	for class := range bufferPools {
 		bufferPools[class] = sync.Pool{New: func() any {
-			buf := &buffer{b: make([]byte, bufferSizes[class]), class: class}
+			buf := &buffer{bytes: make([]byte, bufferSizes[class]), sizeClass: class}
 			k.mu.Lock()
 			k.made = append(k.made, buf)
 			k.mu.Unlock()
@@ -52,7 +52,7 @@ func (k *bufferTracker) wantReleased(t *testing.T) {
 	}
 	for i, buf := range k.made {
 		if n := buf.refs.Load(); n != 0 {
-			t.Errorf("buffer %d of %d, of %d bytes, has %d references", i, len(k.made), len(buf.b), n)
+			t.Errorf("buffer %d of %d, of %d bytes, has %d references", i, len(k.made), len(buf.bytes), n)
 		}
 	}
 }

@@ -32,7 +32,7 @@ func TestTimersAfterSuspension(t *testing.T) {
 func (b *testbed) suspendSystem(d time.Duration) {
 	synctest.Wait()
 	c := b.dev.clock
-	total := c.before + time.Duration(c.suspended.Load()) + d
+	total := c.suspendedBefore + time.Duration(c.suspended.Load()) + d
 	c.suspension = func() (time.Duration, bool) { return total, true }
 	c.drift.Add(-int64(d)) // as if the wall clock had advanced
 }

@@ -79,7 +79,7 @@ func TestCanonicalConfigErrors(t *testing.T) {
 		{"multicast address", func(c *Config, _ *PeerConfig) { c.Address = prefixes("ff02::1/64") }, "wireguard: address ff02::1/64: not a unicast address"},
 		{"mapped address", func(c *Config, _ *PeerConfig) { c.Address = prefixes("::ffff:10.0.0.1/64") }, "wireguard: address ::ffff:10.0.0.1/64: IPv4-mapped, with a mask shorter than 96 bits"},
 		{"invalid server", func(c *Config, _ *PeerConfig) { c.DNS = []netip.Addr{{}} }, "wireguard: DNS server invalid IP: not a valid address"},
-		{"server with zone", func(c *Config, _ *PeerConfig) { c.DNS = []netip.Addr{netip.MustParseAddr("fe80::1%eth0")} }, "wireguard: DNS server fe80::1%eth0: zones mean nothing in the tunnel"},
+		{"server with zone", func(c *Config, _ *PeerConfig) { c.DNS = []netip.Addr{netip.MustParseAddr("fe80::1%eth0")} }, "wireguard: DNS server fe80::1%eth0: an address in the tunnel has no zone"},
 		{"unspecified server", func(c *Config, _ *PeerConfig) { c.DNS = []netip.Addr{netip.IPv6Unspecified()} }, "wireguard: DNS server ::: not a unicast address"},
 		{"search domain", func(c *Config, _ *PeerConfig) { c.DNSSearch = []string{"a b"} }, `wireguard: DNS search domain "a b": not a valid name`},
 		{"MTU 575", func(c *Config, _ *PeerConfig) { c.MTU = 575 }, "wireguard: MTU 575: not 576 to 65455"},

@@ -42,11 +42,11 @@ func TestVectorsCookie(t *testing.T) {
 	for _, v := range loadVectors[[]*exchangeVector](t, "wireguard.json") {
 		t.Run(v.Name, func(t *testing.T) {
 			responderID := newIdentity(PrivateKey(v.ResponderPrivate))
-			jar := cookieJar{secret: [blake2s.Size]byte(v.Cookie.Secret), born: now}
-			ck := jar.cookie(now, v.Cookie.Source)
+			jar := cookieSecret{secret: [blake2s.Size]byte(v.Cookie.Secret), createdAt: now}
+			ck := jar.cookieFor(now, v.Cookie.Source)
 			wantBytes(t, "cookie", ck[:], v.Cookie.Cookie)
 
-			own := responderID.checker.reply(v.Initiation, &ck)
+			own := responderID.checker.newReply(v.Initiation, &ck)
 			for name, reply := range map[string][]byte{"vector": v.Cookie.Reply, "own": own[:]} {
 				var macs cookieGenerator
 				msg := bytes.Clone(v.Initiation)
@@ -56,7 +56,7 @@ func TestVectorsCookie(t *testing.T) {
 				if validMAC2(msg, &ck) {
 					t.Error("mac2 without a cookie")
 				}
-				if !macs.consume(now, &responderID.public, reply) {
+				if !macs.consumeReply(now, &responderID.public, reply) {
 					t.Fatalf("%s reply refused", name)
 				}
 				macs.addMACs(now, &responderID.public, msg)
@@ -161,7 +161,7 @@ func TestP55MAC2IsIgnoredWhenCalm(t *testing.T) {
 
 func TestP56LoadedDeviceAnswersInitiationWithCookie(t *testing.T) {
 	withTestbed(t, nil, func(b *testbed) {
-		before, indices := b.far.stats(), b.dev.indices.len()
+		before, indices := b.far.stats(), b.dev.indices.count()
 		b.setUnderLoad()
 		elsewhere := b.far.moveTo("192.0.2.77:7777")
 		msg, hs := elsewhere.Initiation(fakepeer.InitiationOptions{})
@@ -177,7 +177,7 @@ func TestP56LoadedDeviceAnswersInitiationWithCookie(t *testing.T) {
 		if after := b.far.stats(); after.Endpoint != before.Endpoint || after.RxBytes != 0 || after.TxBytes != 0 {
 			t.Fatalf("state changed from %+v to %+v", before, after)
 		}
-		if n := b.dev.indices.len(); n != indices {
+		if n := b.dev.indices.count(); n != indices {
 			t.Fatalf("%d indices, had %d", n, indices)
 		}
 		elsewhere.Cookie = ck[:]
@@ -376,7 +376,7 @@ func TestP60LimiterAndSecretAreOfOneDevice(t *testing.T) {
 		}
 		defer twin.Close()
 		b.setUnderLoad()
-		twin.load.note(twin.now())
+		twin.load.noteLongQueue(twin.now())
 		b.far.learnCookie()
 		msg, _ := b.far.Initiation(fakepeer.InitiationOptions{})
 		b.far.sock.WriteToUDPAddrPort(msg, netip.MustParseAddrPort("192.0.2.9:51820"))
@@ -564,11 +564,11 @@ func TestP65PrivateKeyChangesTheMACKeys(t *testing.T) {
 		b.far.Remote = b.dev.Stats().PublicKey
 		b.far.writeMessage(old)
 		b.far.wantSilence("mac1 under the former key", time.Second)
-		b.dev.load.note(b.dev.now())
+		b.dev.load.noteLongQueue(b.dev.now())
 		b.far.writeMessage(old)
 		b.far.wantSilence("mac1 under the former key, under load", time.Second)
 
-		b.dev.load.note(b.dev.now())
+		b.dev.load.noteLongQueue(b.dev.now())
 		msg, hs := b.far.Initiation(fakepeer.InitiationOptions{})
 		b.far.writeMessage(msg)
 		reply := b.far.wantMessage("mac1 under the new key, under load", fakepeer.CookieReply)

@@ -249,9 +249,9 @@ func (z *fuzzRun) checkCounters() {
 		p.mu.Lock()
 		staged := 0
 		for _, b := range p.staged.batches {
-			staged += b.packets()
+			staged += b.packetCount()
 		}
-		if p.pending != nil {
+		if p.pendingHandshake != nil {
 			indices++
 		}
 		for _, k := range []*keypair{p.keys.previous, p.keys.current, p.keys.next} {
@@ -265,7 +265,7 @@ func (z *fuzzRun) checkCounters() {
 				i, s.TxBytes, e.received, len(e.output), arrived, staged, s.Dropped)
 		}
 	}
-	if n := z.dev.indices.len(); n != indices {
+	if n := z.dev.indices.count(); n != indices {
 		z.Fatalf("%d indices, %d in use", n, indices)
 	}
 }
@@ -293,7 +293,7 @@ func (z *fuzzRun) wantHonestPeersServed() {
 		z.outputToIP(e.ip)
 		z.checkSent(nil, netip.AddrPort{}, nil)
 		for payload, arrived := range e.output {
-			if p := z.dev.peer(e.Public); !arrived && p.dropped == 0 {
+			if p := z.dev.peer(e.Public); !arrived && p.stagedDropped == 0 {
 				z.Fatalf("%s: packet %s did not arrive", what, payload)
 			}
 		}

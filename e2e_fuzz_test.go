@@ -361,7 +361,7 @@ func (z *fuzzRun) runAct(op, a, b, c byte) {
 			to := z.peers[b&1]
 			z.removeOwner(e.ip)
 			to.owns = append(to.owns, e.ip)
-			u := peerUpdate{public: to.Public, allowedIPs: []allowedIPUpdate{{prefix: netip.PrefixFrom(e.ip, 32)}}}
+			u := peerUpdate{public: to.Public, allowedIPs: []allowedIPChange{{prefix: netip.PrefixFrom(e.ip, 32)}}}
 			if err := z.dev.apply(update{peers: []peerUpdate{u}}); err != nil {
 				z.Fatal(err)
 			}

@@ -62,11 +62,11 @@ func TestFastSenderWaitsForTheSocket(t *testing.T) {
 		}()
 		synctest.Wait()
 		p := b.far.peer()
-		p.out.mu.Lock()
-		bytes := p.out.bytes
-		p.out.mu.Unlock()
-		if bytes < b.dev.laneBytesOut() || bytes > b.dev.laneBytesOut()+maxMessage {
-			t.Errorf("%d bytes wait in the lane, limit %d", bytes, b.dev.laneBytesOut())
+		p.outbound.mu.Lock()
+		bytes := p.outbound.bytes
+		p.outbound.mu.Unlock()
+		if bytes < b.dev.outboundLaneLimit() || bytes > b.dev.outboundLaneLimit()+maxMessage {
+			t.Errorf("%d bytes wait in the lane, limit %d", bytes, b.dev.outboundLaneLimit())
 		}
 		if n := sent.Load(); n >= 2*packets {
 			t.Error("no sender had to wait")
@@ -94,27 +94,27 @@ func TestFastSenderWaitsForTheSocket(t *testing.T) {
 func TestSlowStackDropsWhatArrives(t *testing.T) {
 	const size = 60_000
 	withTestbed(t, nil, func(b *testbed) {
-		b.dev.openers.limit = 2 // with one worker the reader itself would wait for the stack
+		b.dev.openers.maxWorkers = 2 // with one worker the reader itself would wait for the stack
 		other := b.addRemote("192.0.2.3:1", "10.0.0.3")
 		s, so := b.far.connectToDevice(), other.connectToDevice()
 		b.stack.block = make(chan struct{})
-		for i := range 2 * laneBytesIn / size {
+		for i := range 2 * inboundLaneBytes / size {
 			b.far.sendData(s, fmt.Sprintf("%04d%*s", i, size, ""))
 		}
 		p := b.far.peer()
-		p.in.mu.Lock()
-		bytes := p.in.bytes
-		p.in.mu.Unlock()
-		if bytes < laneBytesIn || bytes > laneBytesIn+maxMessage {
-			t.Errorf("%d bytes wait in the lane, limit %d", bytes, laneBytesIn)
+		p.inbound.mu.Lock()
+		bytes := p.inbound.bytes
+		p.inbound.mu.Unlock()
+		if bytes < inboundLaneBytes || bytes > inboundLaneBytes+maxMessage {
+			t.Errorf("%d bytes wait in the lane, limit %d", bytes, inboundLaneBytes)
 		}
-		if n := b.dev.held.Load(); n != int64(bytes) {
+		if n := b.dev.heldBytes.Load(); n != int64(bytes) {
 			t.Errorf("%d bytes are held, %d wait in the lane", n, bytes)
 		}
 		// The memory queued for all peers together is bounded too.
-		b.dev.held.Add(heldBytesIn - int64(bytes))
+		b.dev.heldBytes.Add(inboundHeldBytes - int64(bytes))
 		other.sendData(so, "out")
-		b.dev.held.Add(int64(bytes) - heldBytesIn)
+		b.dev.heldBytes.Add(int64(bytes) - inboundHeldBytes)
 		close(b.stack.block)
 		synctest.Wait()
 		b.stack.mu.Lock()
@@ -122,7 +122,7 @@ func TestSlowStackDropsWhatArrives(t *testing.T) {
 		b.stack.mu.Unlock()
 		delivered := b.stack.takeDelivered()
 		// Each datagram occupies a whole buffer.
-		if n, want := len(delivered), laneBytesIn/maxMessage; n < want || n > want+2 {
+		if n, want := len(delivered), inboundLaneBytes/maxMessage; n < want || n > want+2 {
 			t.Errorf("%d packets delivered, want %d", n, want)
 		}
 		for i, pkt := range delivered {
@@ -137,7 +137,7 @@ func TestSlowStackDropsWhatArrives(t *testing.T) {
 		b.far.sendData(s, "in")
 		other.sendData(so, "in too")
 		b.wantDelivered("afterwards", "in", "in too")
-		if n := b.dev.held.Load(); n != 0 {
+		if n := b.dev.heldBytes.Load(); n != 0 {
 			t.Errorf("%d bytes are held, nothing waits", n)
 		}
 	})

@@ -42,7 +42,7 @@ func TestSoak(t *testing.T) {
 		k.runFor(length)
 		for _, e := range k.devices {
 			e.dev.Close()
-			if n := e.dev.indices.len(); n != 0 {
+			if n := e.dev.indices.count(); n != 0 {
 				t.Errorf("device %d keeps %d indices", e.id, n)
 			}
 		}
@@ -238,7 +238,7 @@ func (k *soakTest) wantStagedPacketsPass() {
 	for i, e := range k.devices {
 		for j, other := range k.devices {
 			if i != j {
-				p := e.dev.allowed.lookup(other.inner)
+				p := e.dev.allowed.ownerOf(other.inner)
 				p.mu.Lock()
 				staged[i][j] = p.staged.packets > 0
 				n += p.staged.packets
@@ -388,7 +388,7 @@ func (k *soakTest) cipherOf(key soakKey) (soakCipher, bool) {
 		return pair, true
 	}
 	for _, e := range k.devices {
-		p := k.devices[key.from].dev.allowed.lookup(e.inner)
+		p := k.devices[key.from].dev.allowed.ownerOf(e.inner)
 		if p == nil {
 			continue
 		}
@@ -424,7 +424,7 @@ func (c *soakConn) ReadFrom(b []byte) (int, net.Addr, error) {
 }
 
 func (e *soakDevice) noteArrival(msg []byte) {
-	entry, ok := e.dev.indices.lookup(fakepeer.Receiver(msg))
+	entry, ok := e.dev.indices.entryOf(fakepeer.Receiver(msg))
 	refused := !ok || entry.pair == nil || entry.pair.expired(e.dev.now())
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -521,7 +521,7 @@ func (k *soakTest) accountForPackets() {
 			if i == j {
 				continue
 			}
-			p := e.dev.allowed.lookup(other.inner)
+			p := e.dev.allowed.ownerOf(other.inner)
 			if s := p.stats(); int(s.Dropped) != unsealed[i][j] {
 				k.Errorf("from %d to %d: %d packets never left, %d were dropped", i, j, unsealed[i][j], s.Dropped)
 			}

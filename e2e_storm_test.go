@@ -339,7 +339,7 @@ func runStorm(t *testing.T, length time.Duration) {
 	close(stop)
 	flowing.Wait()
 	for _, d := range []*Device{near, far} {
-		if n := d.indices.len(); n != 0 {
+		if n := d.indices.count(); n != 0 {
 			t.Errorf("%d indices are left", n)
 		}
 	}
@@ -360,7 +360,7 @@ func TestFlood(t *testing.T) {
 	defer sim.Close()
 	near, far := newSimulatedPair(t, sim)
 	far.handshakes.mu.Lock()
-	far.handshakes.limit = 1 // independent of the number of cores
+	far.handshakes.maxWorkers = 1 // independent of the number of cores
 	far.handshakes.mu.Unlock()
 
 	newcomer := fakepeer.New(NewPrivateKey(), far.Stats().PublicKey)
@@ -431,7 +431,7 @@ func TestFlood(t *testing.T) {
 	inject := func() {
 		sent++
 		if sent%64 == 0 {
-			queued = max(queued, far.handshakes.waiting())
+			queued = max(queued, far.handshakes.queuedJobs())
 		}
 		from := netip.AddrPortFrom(netip.AddrFrom4([4]byte{11, byte(sent % sources >> 8), byte(sent % sources), 1}), uint16(1+sent%sources))
 		sim.Inject(simnet.Datagram{From: from, To: netip.AddrPortFrom(farOuter.Addr(), devPort), Payload: floods[sent%len(floods)]})

@@ -74,7 +74,7 @@ func (b *testbed) wantPeersWithPrefixes(peers [][]netip.Prefix) {
 		}
 		p := b.dev.peer(numberedKey(i))
 		for _, prefix := range want {
-			if b.dev.allowed.lookup(prefix.Addr()) != p {
+			if b.dev.allowed.ownerOf(prefix.Addr()) != p {
 				b.Fatalf("%v is not of peer %d", prefix, i)
 			}
 		}

@@ -161,7 +161,7 @@ func TestP76NothingElseMovesTheEndpoint(t *testing.T) {
 			time.Sleep(time.Second)
 			s = b.far.connectToDevice()
 		}
-		r.flush()
+		r.dispatchBatch()
 		b.far.wantEndpoint("data under dropped keys", farOuter)
 
 		time.Sleep(rejectAfterTime)

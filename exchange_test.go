@@ -77,7 +77,7 @@ func TestP04MessagesAreVerifiedInOrder(t *testing.T) {
 	withTestbed(t, nil, func(b *testbed) {
 		stranger := b.newRemote(b.dev.Stats().PublicKey, netip.MustParseAddrPort("192.0.2.3:1"), netip.MustParseAddr("10.0.0.3"))
 		loaded := func(r *remote, msg []byte) {
-			b.dev.load.note(b.dev.now())
+			b.dev.load.noteLongQueue(b.dev.now())
 			r.writeMessage(msg)
 		}
 
@@ -144,7 +144,7 @@ func TestP06TimestampIsComparedWhereItCommits(t *testing.T) {
 		for range 1000 {
 			runtime.Gosched()
 		}
-		p.greatestStamp = stamp
+		p.greatestTimestamp = stamp
 		p.mu.Unlock()
 		if <-accepted {
 			b.Error("two copies of an initiation accepted")
@@ -155,7 +155,7 @@ func TestP06TimestampIsComparedWhereItCommits(t *testing.T) {
 		time.Sleep(time.Second)
 		msg, _ := b.far.Initiation(fakepeer.InitiationOptions{})
 		r, stamp := b.far.consumeInitiationOnDevice(id, msg)
-		if !p.acceptInitiation(b.dev.now(), stamp.next(), from) {
+		if !p.acceptInitiation(b.dev.now(), stamp.nextGrain(), from) {
 			b.Fatal("later initiation refused")
 		}
 		p.respond(id, r, stamp)
@@ -369,7 +369,7 @@ func TestP17NoHandshakeWithoutPrivateKey(t *testing.T) {
 		b.far.wantSilence("packet", 20*time.Second)
 		msg, _ := b.far.Initiation(fakepeer.InitiationOptions{})
 		b.far.writeMessage(msg)
-		b.dev.load.note(b.dev.now())
+		b.dev.load.noteLongQueue(b.dev.now())
 		b.far.writeMessage(msg)
 		b.far.wantSilence("initiation", 20*time.Second)
 		if err := b.dev.Handshake(background, b.far.Public); err == nil {
@@ -481,7 +481,7 @@ func TestP64HandshakesQueueUpWithoutHoldingData(t *testing.T) {
 			b.far.writeMessage(make([]byte, 0))
 			b.far.writeMessage([]byte{typeInitiation, initiationSize - 1: 0})
 		}
-		if n := b.dev.handshakes.waiting(); n != maxQueuedHandshakes {
+		if n := b.dev.handshakes.queuedJobs(); n != maxQueuedHandshakes {
 			t.Errorf("%d handshakes wait, want %d", n, maxQueuedHandshakes)
 		}
 		b.far.sendData(s, "in")
@@ -490,7 +490,7 @@ func TestP64HandshakesQueueUpWithoutHoldingData(t *testing.T) {
 		b.far.wantData("behind a flood", s, "out")
 		release()
 		synctest.Wait()
-		if n := b.dev.handshakes.waiting(); n != 0 {
+		if n := b.dev.handshakes.queuedJobs(); n != 0 {
 			t.Errorf("%d handshakes wait after the flood", n)
 		}
 	})
@@ -505,10 +505,10 @@ func TestP64LongQueueMeansLoadForASecond(t *testing.T) {
 			}
 		}
 		flood(underLoadHandshakes)
-		if b.dev.load.high(b.dev.now()) {
+		if b.dev.load.isHigh(b.dev.now()) {
 			t.Fatal("under load below an eighth of the queue")
 		}
-		flood(b.dev.handshakes.limit + 1)
+		flood(b.dev.handshakes.maxWorkers + 1)
 		release()
 		synctest.Wait()
 		time.Sleep(underLoadAfter - shortTime)
@@ -522,13 +522,13 @@ func TestP64LongQueueMeansLoadForASecond(t *testing.T) {
 }
 
 func TestLoadIgnoresTheWallClock(t *testing.T) {
-	var l load
+	var l handshakeLoad
 	now := time.Now()
-	l.note(now)
-	if !l.high(now.Add(underLoadAfter - 1)) {
+	l.noteLongQueue(now)
+	if !l.isHigh(now.Add(underLoadAfter - 1)) {
 		t.Error("not high within a second")
 	}
-	if l.high(now.Add(underLoadAfter)) {
+	if l.isHigh(now.Add(underLoadAfter)) {
 		t.Error("high after a second")
 	}
 }

@@ -26,7 +26,7 @@ func newStreamTestbed(t *testing.T) (b *streamTestbed) {
 	b.dev, b.peer, b.pair, b.conn, _ = newSteadyDevice(t)
 	b.sent = make(chan []byte, 4096)
 	b.conn.watch = func(msg []byte) { b.sent <- bytes.Clone(msg) }
-	b.dev.sealers.limit = 0
+	b.dev.sealers.maxWorkers = 0
 	b.beginStream()
 	return b
 }
@@ -45,14 +45,14 @@ type streamTestbed struct {
 func (b *streamTestbed) beginStream() {
 	b.peer.mu.Lock()
 	defer b.peer.mu.Unlock()
-	b.peer.gathering.stream = streamPackets
+	b.peer.gathering.streamLength = streamPackets
 }
 
 // setTimeSinceLatest sets the time since the latest packet to d.
 func (b *streamTestbed) setTimeSinceLatest(d time.Duration) {
 	b.peer.mu.Lock()
 	defer b.peer.mu.Unlock()
-	b.peer.gathering.latest = b.dev.now().Add(-d)
+	b.peer.gathering.lastPacket = b.dev.now().Add(-d)
 }
 
 // outputPayload sends a packet as part of a stream.
@@ -70,7 +70,7 @@ func (b *streamTestbed) outputPacket(pkt []byte) {
 }
 
 // waitingBatches returns how many batches wait to be sealed.
-func (b *streamTestbed) waitingBatches() int { return b.dev.sealers.waiting() }
+func (b *streamTestbed) waitingBatches() int { return b.dev.sealers.queuedJobs() }
 
 // sealWaiting seals and sends the waiting batches.
 func (b *streamTestbed) sealWaiting() {
@@ -80,7 +80,7 @@ func (b *streamTestbed) sealWaiting() {
 		batch := s.jobs[s.head]
 		s.head++
 		s.mu.Unlock()
-		b.dev.seal(batch)
+		b.dev.sealBatch(batch)
 	}
 }
 
@@ -95,7 +95,7 @@ func (b *streamTestbed) wantPayload(payload string) {
 		}
 		b.counter++
 		plain := openVector(b.T, newAEAD(&[32]byte{1}), msg)
-		pkt, ok := trim(plain)
+		pkt, ok := trimPacket(plain)
 		if want := packet(devInner, farInner, payload); !ok || string(pkt) != string(want) {
 			b.Errorf("packet % x..., want % x...", pkt[:min(len(pkt), 40)], want[:min(len(want), 40)])
 		}
@@ -185,10 +185,10 @@ func TestStreamRoomFollows(t *testing.T) {
 	}
 	memory := 0
 	for _, batch := range b.dev.sealers.jobs {
-		memory += len(batch.buf.b)
+		memory += len(batch.buf.bytes)
 	}
-	if n := b.waitingBatches(); n > 6 || memory > 6*16384 || b.peer.out.bytes != memory {
-		t.Errorf("%d batches of 10 packets take %d bytes and weigh %d", n, memory, b.peer.out.bytes)
+	if n := b.waitingBatches(); n > 6 || memory > 6*16384 || b.peer.outbound.bytes != memory {
+		t.Errorf("%d batches of 10 packets take %d bytes and weigh %d", n, memory, b.peer.outbound.bytes)
 	}
 	b.sealWaiting()
 }
@@ -198,7 +198,7 @@ func TestStreamSize(t *testing.T) {
 	b := newStreamTestbed(t)
 	const size = 1024 // of a message
 	payload := strings.Repeat("x", size-dataOverhead-28)
-	b.peer.gathering.size = maxBatchBytes
+	b.peer.gathering.lastSize = maxBatchBytes
 	for range maxBatchBytes/size + 1 {
 		b.outputPayload(payload)
 	}
@@ -257,7 +257,7 @@ func TestStreamEnds(t *testing.T) {
 		{"larger packet", func(b *streamTestbed) { b.outputPayload(long) }, 2},
 		{"smaller packet", func(b *streamTestbed) { b.outputPayload("") }, 2},
 		{"other ECN", func(b *streamTestbed) { b.outputPacket(mark(packet(devInner, farInner, first))) }, 3},
-		{"sealing", func(b *streamTestbed) { b.peer.gathered(b.peer.gathering.batch) }, 2},
+		{"sealing", func(b *streamTestbed) { b.peer.endGathering(b.peer.gathering.batch) }, 2},
 		{"keepalive", func(b *streamTestbed) {
 			b.peer.mu.Lock()
 			defer b.peer.mu.Unlock()
@@ -274,7 +274,7 @@ func TestStreamEnds(t *testing.T) {
 			b.peer.keys.current = nil
 		}, -1},
 		{"keys used up", func(b *streamTestbed) { b.pair.counter = rejectAfterMessages }, -1},
-		{"old keys", func(b *streamTestbed) { b.pair.born = b.dev.now().Add(-rejectAfterTime) }, -1},
+		{"old keys", func(b *streamTestbed) { b.pair.createdAt = b.dev.now().Add(-rejectAfterTime) }, -1},
 		{"removal", func(b *streamTestbed) {
 			b.peer.mu.Lock()
 			defer b.peer.mu.Unlock()
@@ -296,8 +296,8 @@ func TestStreamEnds(t *testing.T) {
 				t.Errorf("%d packets are staged", n)
 			}
 			for _, batch := range b.peer.staged.batches {
-				if batch.room > 0 {
-					t.Errorf("a packet that is staged has room for %d bytes", batch.room)
+				if batch.growLimit > 0 {
+					t.Errorf("a packet that is staged has room for %d bytes", batch.growLimit)
 				}
 			}
 			if test.batches < 0 && b.peer.gathering.batch != nil && b.peer.gathering.batch.count > 1 {
@@ -346,7 +346,7 @@ func TestStreamWaitsForRoom(t *testing.T) {
 			sent.Add(1)
 		}
 	}()
-	for b.waitingBatches() == 0 || !b.peer.out.full(b.dev.laneBytesOut()) {
+	for b.waitingBatches() == 0 || !b.peer.outbound.isFull(b.dev.outboundLaneLimit()) {
 		runtime.Gosched()
 	}
 	for {
@@ -361,11 +361,11 @@ func TestStreamWaitsForRoom(t *testing.T) {
 			}
 			return
 		default:
-			b.peer.out.mu.Lock()
-			if n := b.peer.out.bytes; n > b.dev.laneBytesOut()+maxBatchBytes {
+			b.peer.outbound.mu.Lock()
+			if n := b.peer.outbound.bytes; n > b.dev.outboundLaneLimit()+maxBatchBytes {
 				t.Errorf("%d bytes in the lane", n)
 			}
-			b.peer.out.mu.Unlock()
+			b.peer.outbound.mu.Unlock()
 			b.sealWaiting()
 		}
 	}
@@ -451,7 +451,7 @@ func TestStreamsTakeTurns(t *testing.T) {
 		yieldsCore(func() {
 			var ran atomic.Bool
 			go ran.Store(true)
-			for !ran.Load() && sent < 10*turnPackets {
+			for !ran.Load() && sent < 10*yieldPackets {
 				b.setTimeSinceLatest(-time.Hour)
 				if err := b.dev.output(pkt); err != nil {
 					t.Error(err)
@@ -466,7 +466,7 @@ func TestStreamsTakeTurns(t *testing.T) {
 		})
 		most = max(most, sent)
 	}
-	if most > 4*turnPackets || most < turnPackets/2 {
+	if most > 4*yieldPackets || most < yieldPackets/2 {
 		t.Errorf("others ran after %d packets of a stream, at the latest", most)
 	}
 }

@@ -20,11 +20,11 @@ func TestVectorsHandshake(t *testing.T) {
 			wantBytes(t, "initiator", initiatorID.public[:], v.InitiatorPublic)
 			wantBytes(t, "responder", responderID.public[:], v.ResponderPublic)
 
-			ss, err := initiatorID.staticSecret(&responderID.public)
+			ss, err := initiatorID.computeStaticSecret(&responderID.public)
 			if err != nil {
 				t.Fatal(err)
 			}
-			first, i, err := initiate(initiatorID, responderID.public, &ss, PrivateKey(v.InitiatorEphemeralPrivate), v.InitiatorIndex, tai64n(v.Timestamp))
+			first, i, err := newInitiation(initiatorID, responderID.public, &ss, PrivateKey(v.InitiatorEphemeralPrivate), v.InitiatorIndex, tai64n(v.Timestamp))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -32,22 +32,22 @@ func TestVectorsHandshake(t *testing.T) {
 			wantBytes(t, "initiation", first[:], v.Initiation)
 
 			var r responder
-			if err := r.readStatic(responderID, v.Initiation); err != nil {
+			if err := r.consumeStatic(responderID, v.Initiation); err != nil {
 				t.Fatal(err)
 			}
 			wantBytes(t, "static of the initiator", r.remote[:], v.InitiatorPublic)
 			if r.remoteIndex != v.InitiatorIndex {
 				t.Errorf("initiator's index %d, want %d", r.remoteIndex, v.InitiatorIndex)
 			}
-			if ss, err = responderID.staticSecret(&r.remote); err != nil {
+			if ss, err = responderID.computeStaticSecret(&r.remote); err != nil {
 				t.Fatal(err)
 			}
-			stamp, err := r.readTimestamp(&ss)
+			stamp, err := r.consumeTimestamp(&ss)
 			if err != nil {
 				t.Fatal(err)
 			}
 			wantBytes(t, "timestamp", stamp[:], v.Timestamp)
-			second, rk, err := r.respond(&psk, PrivateKey(v.ResponderEphemeralPrivate), v.ResponderIndex)
+			second, rk, err := r.newResponse(&psk, PrivateKey(v.ResponderEphemeralPrivate), v.ResponderIndex)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -56,7 +56,7 @@ func TestVectorsHandshake(t *testing.T) {
 			wantBytes(t, "response", second[:], v.Response)
 
 			before := *i
-			ik, index, err := i.finish(v.Response, &psk)
+			ik, index, err := i.consumeResponse(v.Response, &psk)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -73,7 +73,7 @@ func TestVectorsHandshake(t *testing.T) {
 
 			wrong := psk
 			wrong[31] ^= 1
-			if _, _, err := i.finish(v.Response, &wrong); err == nil {
+			if _, _, err := i.consumeResponse(v.Response, &wrong); err == nil {
 				t.Error("finished with another preshared key")
 			}
 

@@ -94,8 +94,8 @@ func newSteadyDevice(t *testing.T) (d *Device, p *peer, pair *keypair, conn *sin
 	}
 	t.Cleanup(func() { d.Close() })
 	p = d.peer(remote)
-	pair = newKeypair(&transportKeys{send: [32]byte{1}, receive: [32]byte{2}}, d.now(), false, d.indices.reserve(p), 7)
-	d.indices.assign(pair)
+	pair = newKeypair(&transportKeys{send: [32]byte{1}, receive: [32]byte{2}}, d.now(), false, d.indices.reserveIndex(p), 7)
+	d.indices.assignKeypair(pair)
 	p.mu.Lock()
 	p.keys.current = pair
 	p.mu.Unlock()
@@ -108,17 +108,17 @@ func TestOutputDoesNotAllocate(t *testing.T) {
 			const packets = 50
 			d, p, _, conn, _ := newSteadyDevice(t)
 			pkt := netstack.NewPacket(packet(devInner, farInner, string(make([]byte, 1000))))
-			p.gathering.stream = streamPackets
+			p.gathering.streamLength = streamPackets
 			allocs := testing.AllocsPerRun(200, func() {
 				for range packets {
 					p.mu.Lock()
-					p.gathering.latest = d.now().Add(-since)
+					p.gathering.lastPacket = d.now().Add(-since)
 					p.mu.Unlock()
 					if err := d.output(pkt); err != nil {
 						t.Fatal(err)
 					}
 				}
-				p.out.wait(1)
+				p.outbound.waitForRoom(1)
 			})
 			// A stream may start a worker goroutine.
 			if allocs > packets/10 && !raceEnabled {
@@ -145,10 +145,10 @@ func TestReceivingDoesNotAllocate(t *testing.T) {
 	next := 0
 	allocs := testing.AllocsPerRun(runs, func() {
 		buf := newBuffer(maxMessage)
-		m.N = copy(buf.b, sealed[next])
+		m.N = copy(buf.bytes, sealed[next])
 		next++
-		r.sort(&m, buf)
-		r.flush()
+		r.sortDatagrams(&m, buf)
+		r.dispatchBatch()
 		buf.release()
 	})
 	if allocs > 0 && !raceEnabled {
@@ -157,7 +157,7 @@ func TestReceivingDoesNotAllocate(t *testing.T) {
 	if stack.delivered != len(sealed)*segments {
 		t.Errorf("%d of %d packets delivered", stack.delivered, len(sealed)*segments)
 	}
-	if rx := p.rx.Load(); rx != uint64(len(sealed)*segments*size) {
+	if rx := p.rxBytes.Load(); rx != uint64(len(sealed)*segments*size) {
 		t.Errorf("%d bytes received", rx)
 	}
 }
@@ -201,7 +201,7 @@ func countNewBuffers(t *testing.T) *atomic.Int64 {
 	for class, size := range bufferSizes {
 		bufferPools[class] = sync.Pool{New: func() any {
 			made.Add(1)
-			return &buffer{b: make([]byte, size), class: class}
+			return &buffer{bytes: make([]byte, size), sizeClass: class}
 		}}
 		t.Cleanup(func() { bufferPools[class] = sync.Pool{} })
 	}
@@ -316,7 +316,7 @@ func TestReceivingDoesNotCopy(t *testing.T) {
 		plain := packet(farInner, devInner, string(make([]byte, 1400)))
 		size := dataOverhead + len(plain)
 		s := &runSocket{run: sealRun(pair, 0, n, plain), segment: size}
-		d.read(s)
+		d.readSocket(s)
 		packets := <-stack.watch
 		if len(packets) != n {
 			t.Errorf("%d of %d packets delivered", len(packets), n)
@@ -362,10 +362,10 @@ func TestIdleDeviceHasNoTimers(t *testing.T) {
 	d, p, _, _, _ := newSteadyDevice(t)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.timer != nil || !p.timers.next().IsZero() {
+	if p.timer != nil || !p.timers.nextDeadline().IsZero() {
 		t.Error("an idle peer has a timer")
 	}
-	if d.sealers.running+d.openers.running+d.handshakes.running != 0 {
+	if d.sealers.workers+d.openers.workers+d.handshakes.workers != 0 {
 		t.Error("an idle device has workers")
 	}
 }

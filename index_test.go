@@ -14,10 +14,10 @@ func TestP01IndexIsUniqueAmongLiveOnes(t *testing.T) {
 	var indices []uint32
 	for range 3 {
 		cryptotest.SetGlobalRandom(t, 1) // draws the same numbers again
-		indices = append(indices, table.reserve(nil))
-		table.assign(&keypair{localIndex: indices[0]})
+		indices = append(indices, table.reserveIndex(nil))
+		table.assignKeypair(&keypair{localIndex: indices[0]})
 	}
-	if table.len() != 3 {
+	if table.count() != 3 {
 		t.Errorf("indices %#x", indices)
 	}
 }
@@ -45,7 +45,7 @@ func TestP20IndexOfTheHandshakeIsThatOfTheKeys(t *testing.T) {
 		b.far.writeMessage(msg)
 		msg = b.far.wantMessage("response", fakepeer.Response)
 		index = fakepeer.Sender(msg)
-		if e, ok := b.dev.indices.lookup(index); !ok || e.pair == nil {
+		if e, ok := b.dev.indices.entryOf(index); !ok || e.pair == nil {
 			b.Error("responded before the index was that of the keys")
 		}
 		s, err := b.far.ConsumeResponse(ours, msg)
@@ -63,17 +63,17 @@ func TestP20IndexIsNeverFreeInBetween(t *testing.T) {
 		wg       sync.WaitGroup
 		assigned atomic.Bool
 	)
-	index := table.reserve(nil)
+	index := table.reserveIndex(nil)
 	wg.Go(func() {
 		for !assigned.Load() {
-			if _, ok := table.lookup(index); !ok {
+			if _, ok := table.entryOf(index); !ok {
 				t.Error("the index was free for a while")
 				return
 			}
 		}
 	})
 	for range 20000 {
-		table.assign(&keypair{localIndex: index})
+		table.assignKeypair(&keypair{localIndex: index})
 	}
 	assigned.Store(true)
 	wg.Wait()

@@ -40,7 +40,7 @@ func TestVectorsData(t *testing.T) {
 // sealVector returns one message sealed by a device.
 func sealVector(pair *keypair, counter uint64, plaintext []byte) (msg []byte) {
 	p := new(peer)
-	p.out.init(func(ready []*sendBatch, _ bool) {
+	p.outbound.init(func(ready []*sendBatch, _ bool) {
 		for _, b := range ready {
 			msg = bytes.Clone(b.data)
 			b.free()
@@ -49,8 +49,8 @@ func sealVector(pair *keypair, counter uint64, plaintext []byte) (msg []byte) {
 	b := newSendBatch(p, dataOverhead+len(plaintext))
 	b.stride, b.count, b.pair, b.counter = len(b.data), 1, pair, counter
 	copy(b.data[dataHeaderSize:], plaintext)
-	p.out.push(b, len(b.data))
-	new(Device).seal(b)
+	p.outbound.pushBatch(b, len(b.data))
+	new(Device).sealBatch(b)
 	return msg
 }
 
@@ -234,8 +234,8 @@ func TestP26PacketsUnderWayDieWithTheirKeys(t *testing.T) {
 		s := b.far.connectToDevice()
 		r := reader{device: b.dev}
 		r.sortCopyOf(udp.Message{Addr: farOuter}, s.Seal(packet(farInner, devInner, "late")))
-		b.far.editPeer(func(p *peer) { p.eraseKeys() })
-		r.flush()
+		b.far.editPeer(func(p *peer) { p.eraseSession() })
+		r.dispatchBatch()
 		b.wantDelivered("keys were dropped")
 	})
 }
@@ -249,7 +249,7 @@ func TestP27ExpiredKeysNeitherSendNorReceive(t *testing.T) {
 		b.far.wantReceivedUnder("one nanosecond to go", sessions{s}, nil)
 		b.far.wantSentUnder("one nanosecond to go", s)
 		b.far.wantImmediateInitiation("stale keys")
-		b.far.editPeer(func(p *peer) { p.handshakeSent = time.Time{} })
+		b.far.editPeer(func(p *peer) { p.lastHandshakeSent = time.Time{} })
 		time.Sleep(time.Nanosecond)
 		b.far.wantReceivedUnder("180 s", nil, sessions{s})
 		b.outputTo(b.far, "must wait")
@@ -299,17 +299,17 @@ func TestP27MessageLimitEndsKeys(t *testing.T) {
 // TestP27BatchDoesNotCrossTheMessageLimit has fewer counters left than the
 // packet has segments.
 func TestP27BatchDoesNotCrossTheMessageLimit(t *testing.T) {
-	k := &keypair{born: time.Now()}
+	k := &keypair{createdAt: time.Now()}
 	k.counter = rejectAfterMessages - 3
 	for _, c := range []struct {
 		n    int
 		want bool
 	}{{64, false}, {4, false}, {2, true}, {2, false}, {1, true}, {1, false}} {
-		if first, ok := k.take(k.born, c.n); ok != c.want || ok && first+uint64(c.n) > rejectAfterMessages {
+		if first, ok := k.takeCounters(k.createdAt, c.n); ok != c.want || ok && first+uint64(c.n) > rejectAfterMessages {
 			t.Errorf("take %d: %#x, %v", c.n, first, ok)
 		}
 	}
-	if k.usable(k.born) {
+	if k.usable(k.createdAt) {
 		t.Error("keys that are used up are usable")
 	}
 }
@@ -337,7 +337,7 @@ func TestP28CountersStartAtZeroAndNeverRepeat(t *testing.T) {
 		p := b.far.peer()
 		batch := newSendBatch(p, 2*48+40)
 		batch.stride, batch.count = 48, 3
-		p.send(batch)
+		p.sendOrStage(batch)
 		for want := uint64(21); want < 24; want++ {
 			if n, _, err := s.Open(b.far.wantMessage("batch", fakepeer.Data)); err != nil || n != want {
 				b.Errorf("counter %d in a batch, %v, want %d", n, err, want)
@@ -483,7 +483,7 @@ func TestP49KeysAreErased(t *testing.T) {
 		b.wantIndices("less than 540 s after the latest derivation", 2)
 		time.Sleep(time.Nanosecond)
 		b.wantIndices("540 s after the latest derivation", 0)
-		if p := b.far.peer(); p.keys != (keyring{}) || p.pending != nil {
+		if p := b.far.peer(); p.keys != (keyring{}) || p.pendingHandshake != nil {
 			b.Error("keys are left")
 		}
 		b.far.wantReceivedUnder("erased", nil, sessions{s, unconfirmed})

@@ -45,7 +45,7 @@ func TestLaneKeepsOrderUnderConcurrency(t *testing.T) {
 			held := make([]*testBatch, 0, 4)
 			finish := func() {
 				for _, i := range rand.Perm(len(held)) {
-					l.complete(held[i])
+					l.completeBatch(held[i])
 				}
 				held = held[:0]
 			}
@@ -59,7 +59,7 @@ func TestLaneKeepsOrderUnderConcurrency(t *testing.T) {
 	}
 	for i := range n {
 		b := &testBatch{n: i}
-		l.push(b, 10)
+		l.pushBatch(b, 10)
 		work <- b
 	}
 	close(work)
@@ -80,14 +80,14 @@ func TestLaneWaitsForItsHead(t *testing.T) {
 	)
 	drainInto(t, &l, &got)
 	for _, b := range bs {
-		l.push(b, 1)
+		l.pushBatch(b, 1)
 	}
-	l.complete(bs[1])
-	l.complete(bs[2])
+	l.completeBatch(bs[1])
+	l.completeBatch(bs[2])
 	if len(got) != 0 {
 		t.Fatalf("%v overtook the head", got)
 	}
-	l.complete(bs[0])
+	l.completeBatch(bs[0])
 	if !slices.Equal(got, []int{0, 1, 2}) {
 		t.Fatalf("came out as %v", got)
 	}
@@ -102,18 +102,18 @@ func TestEmptyLaneHoldsNoMemory(t *testing.T) {
 	drainInto(t, &l, &got)
 	for i := range 10 * maxIdleSlots {
 		bs = append(bs, &testBatch{n: i})
-		l.push(bs[i], 1)
+		l.pushBatch(bs[i], 1)
 	}
 	slices.Reverse(bs)
 	for _, b := range bs {
-		l.complete(b)
+		l.completeBatch(b)
 	}
 	if n := cap(l.queue) + cap(l.taken); n > 2*maxIdleSlots {
 		t.Errorf("an empty lane keeps %d slots", n)
 	}
 	b := &testBatch{n: -1}
-	l.push(b, 1)
-	l.complete(b)
+	l.pushBatch(b, 1)
+	l.completeBatch(b)
 	for _, b := range slices.Concat(l.queue[:cap(l.queue)], l.taken[:cap(l.taken)]) {
 		if b != nil {
 			t.Errorf("an empty lane keeps batch %d", b.n)
@@ -130,27 +130,27 @@ func TestLanePushesBack(t *testing.T) {
 		)
 		l.init(func([]*testBatch, bool) { <-gate })
 		b := &testBatch{}
-		l.push(b, 100)
-		if !l.wait(101) || l.full(101) {
+		l.pushBatch(b, 100)
+		if !l.waitForRoom(101) || l.isFull(101) {
 			t.Fatal("no room below the limit")
 		}
 		go func() {
-			if l.wait(100) {
+			if l.waitForRoom(100) {
 				state.Store(1)
 			}
 		}()
 		synctest.Wait()
-		if state.Load() != 0 || !l.full(100) {
+		if state.Load() != 0 || !l.isFull(100) {
 			t.Fatal("room at the limit")
 		}
-		go l.complete(b)
+		go l.completeBatch(b)
 		synctest.Wait()
 		if state.Load() != 0 {
 			t.Fatal("room before the batch has left")
 		}
 		close(gate)
 		synctest.Wait()
-		if state.Load() != 1 || l.full(100) {
+		if state.Load() != 1 || l.isFull(100) {
 			t.Fatal("no room after the batch has left")
 		}
 	})
@@ -166,12 +166,12 @@ func TestLaneMakesRoomWhileItDrains(t *testing.T) {
 		defer close(gate)
 		l.init(func([]*testBatch, bool) { <-gate })
 		first, second := &testBatch{}, &testBatch{}
-		l.push(first, 100)
-		l.push(second, 10)
-		go l.complete(first)
+		l.pushBatch(first, 100)
+		l.pushBatch(second, 10)
+		go l.completeBatch(first)
 		synctest.Wait()
-		l.complete(second)
-		go func() { room.Store(l.wait(50)) }()
+		l.completeBatch(second)
+		go func() { room.Store(l.waitForRoom(50)) }()
 		synctest.Wait()
 		gate <- struct{}{}
 		synctest.Wait()
@@ -199,14 +199,14 @@ func TestLaneMakesRoomLittleByLittle(t *testing.T) {
 		})
 		for i := range 4 {
 			bs = append(bs, &testBatch{n: i})
-			l.push(bs[i], drainBytes/2)
+			l.pushBatch(bs[i], drainStepBytes/2)
 		}
 		slices.Reverse(bs)
 		for _, b := range bs {
-			l.complete(b)
+			l.completeBatch(b)
 		}
 		synctest.Wait()
-		if !slices.Equal(left, []int{2 * drainBytes, drainBytes}) || !slices.Equal(got, []int{0, 1, 2, 3}) {
+		if !slices.Equal(left, []int{2 * drainStepBytes, drainStepBytes}) || !slices.Equal(got, []int{0, 1, 2, 3}) {
 			t.Fatalf("drained %v with %d bytes in the lane", got, left)
 		}
 	})
@@ -221,16 +221,16 @@ func TestLaneReleasesTheDrainingGoroutine(t *testing.T) {
 		)
 		l.init(func([]*testBatch, bool) { <-gate })
 		bs := []*testBatch{{n: 0}, {n: 1}, {n: 2}}
-		l.push(bs[0], captiveBytes-1)
-		l.push(bs[1], 1)
-		l.push(bs[2], 1)
+		l.pushBatch(bs[0], maxDrainBytes-1)
+		l.pushBatch(bs[1], 1)
+		l.pushBatch(bs[2], 1)
 		go func() {
-			l.complete(bs[0])
+			l.completeBatch(bs[0])
 			state.Store(1)
 		}()
 		for i, want := range []int32{0, 1} {
 			synctest.Wait()
-			l.complete(bs[i+1]) // while the batch before it is being drained
+			l.completeBatch(bs[i+1]) // while the batch before it is being drained
 			gate <- struct{}{}
 			synctest.Wait()
 			if got := state.Load(); got != want {
@@ -239,7 +239,7 @@ func TestLaneReleasesTheDrainingGoroutine(t *testing.T) {
 		}
 		gate <- struct{}{}
 		synctest.Wait()
-		if !l.empty() {
+		if !l.isEmpty() {
 			t.Error("no goroutine continued the drain")
 		}
 	})
@@ -252,10 +252,10 @@ func TestLaneCloseFreesThoseWhoWait(t *testing.T) {
 			free atomic.Int32
 		)
 		l.init(func([]*testBatch, bool) {})
-		l.push(&testBatch{}, 100)
+		l.pushBatch(&testBatch{}, 100)
 		for range 3 {
 			go func() {
-				if !l.wait(1) {
+				if !l.waitForRoom(1) {
 					free.Add(1)
 				}
 			}()
@@ -266,7 +266,7 @@ func TestLaneCloseFreesThoseWhoWait(t *testing.T) {
 		if n := free.Load(); n != 3 {
 			t.Fatalf("%d of 3 were told that the lane is closed", n)
 		}
-		if l.wait(1 << 30) {
+		if l.waitForRoom(1 << 30) {
 			t.Fatal("a closed lane counts as open")
 		}
 	})
@@ -293,11 +293,11 @@ func TestLaneCloseWaitsForDrain(t *testing.T) {
 		})
 		bs := []*testBatch{{n: 0}, {n: 1}, {n: 2}}
 		for _, b := range bs {
-			l.push(b, 1)
+			l.pushBatch(b, 1)
 		}
-		go l.complete(bs[0])
+		go l.completeBatch(bs[0])
 		synctest.Wait()
-		l.complete(bs[1])
+		l.completeBatch(bs[1])
 		go func() {
 			l.close()
 			closed.Store(true)
@@ -311,7 +311,7 @@ func TestLaneCloseWaitsForDrain(t *testing.T) {
 		if !closed.Load() {
 			t.Fatal("close did not return")
 		}
-		l.complete(bs[2])
+		l.completeBatch(bs[2])
 		if !slices.Equal(open, []int{0}) || !slices.Equal(discard, []int{1, 2}) {
 			t.Fatalf("drained %v open and %v closed", open, discard)
 		}

@@ -33,7 +33,7 @@ func TestVectorsX25519(t *testing.T) {
 	for _, v := range vectors.Products {
 		id := newIdentity(PrivateKey(v.Scalar))
 		point := PublicKey(v.Point)
-		ss, err := id.staticSecret(&point)
+		ss, err := id.computeStaticSecret(&point)
 		if err != nil {
 			t.Fatal(v.Source, err)
 		}
@@ -42,7 +42,7 @@ func TestVectorsX25519(t *testing.T) {
 	id := newIdentity(NewPrivateKey())
 	for _, p := range vectors.LowOrderPoints {
 		point := PublicKey(p)
-		if _, err := id.staticSecret(&point); err == nil {
+		if _, err := id.computeStaticSecret(&point); err == nil {
 			t.Errorf("static secret with the low-order point %x", p)
 		}
 		s := wireguardState
@@ -87,7 +87,7 @@ func TestVectorsNoise(t *testing.T) {
 			}
 			return key
 		}
-		ss, err := is.staticSecret(&rs.public)
+		ss, err := is.computeStaticSecret(&rs.public)
 		if err != nil {
 			t.Fatal(err)
 		}

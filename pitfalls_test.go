@@ -417,9 +417,9 @@ func TestM36KeepalivesWithoutEndpoint(t *testing.T) {
 		p.mu.Lock()
 		staged := p.staged.packets
 		p.mu.Unlock()
-		p.out.mu.Lock()
-		queued, bytes := len(p.out.queue), p.out.bytes
-		p.out.mu.Unlock()
+		p.outbound.mu.Lock()
+		queued, bytes := len(p.outbound.queue), p.outbound.bytes
+		p.outbound.mu.Unlock()
 		if staged > 0 || queued > 0 || bytes > 0 {
 			t.Errorf("%d packets staged, %d of %d bytes queued", staged, queued, bytes)
 		}

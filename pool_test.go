@@ -16,7 +16,7 @@ func TestPoolDoesEverythingOnce(t *testing.T) {
 		running, worst atomic.Int32
 		wg             sync.WaitGroup
 	)
-	p := pool[int]{limit: limit, do: func(i int) {
+	p := pool[int]{maxWorkers: limit, doJob: func(i int) {
 		if r := running.Add(1); r > worst.Load() {
 			worst.Store(r)
 		}
@@ -26,7 +26,7 @@ func TestPoolDoesEverythingOnce(t *testing.T) {
 	for s := range senders {
 		wg.Go(func() {
 			for i := s; i < n; i += senders {
-				if !p.submit(i, maxJobs) {
+				if !p.submit(i, unlimited) {
 					t.Errorf("job %d refused", i)
 				}
 			}
@@ -42,8 +42,8 @@ func TestPoolDoesEverythingOnce(t *testing.T) {
 	if w := worst.Load(); w > limit {
 		t.Errorf("%d jobs at once, limit %d", w, limit)
 	}
-	if p.running != 0 || p.waiting() != 0 || cap(p.jobs) > maxIdleSlots {
-		t.Errorf("idle pool: %d goroutines, %d jobs, room for %d", p.running, p.waiting(), cap(p.jobs))
+	if p.workers != 0 || p.queuedJobs() != 0 || cap(p.jobs) > maxIdleSlots {
+		t.Errorf("idle pool: %d goroutines, %d jobs, room for %d", p.workers, p.queuedJobs(), cap(p.jobs))
 	}
 }
 
@@ -53,7 +53,7 @@ func TestPoolIsBoundedAndOrdered(t *testing.T) {
 			gate = make(chan struct{})
 			got  []int
 		)
-		p := pool[int]{limit: 1, do: func(i int) {
+		p := pool[int]{maxWorkers: 1, doJob: func(i int) {
 			<-gate
 			got = append(got, i)
 		}}
@@ -70,7 +70,7 @@ func TestPoolIsBoundedAndOrdered(t *testing.T) {
 				t.Fatal("refused below the maximum")
 			}
 		}
-		if p.waiting() != 5*maxIdleSlots || submit() {
+		if p.queuedJobs() != 5*maxIdleSlots || submit() {
 			t.Fatal("accepted beyond the maximum")
 		}
 		n--
@@ -82,14 +82,14 @@ func TestPoolIsBoundedAndOrdered(t *testing.T) {
 			}
 		}
 		if c := cap(p.jobs); c > 20*maxIdleSlots {
-			t.Errorf("room for %d jobs, %d wait", c, p.waiting())
+			t.Errorf("room for %d jobs, %d wait", c, p.queuedJobs())
 		}
 		close(gate)
 		synctest.Wait()
 		if len(got) != n || !slices.IsSorted(got) {
 			t.Fatalf("%d of %d jobs done, in order: %v", len(got), n, slices.IsSorted(got))
 		}
-		if p.running != 0 {
+		if p.workers != 0 {
 			t.Error("an idle pool has goroutines")
 		}
 	})
@@ -98,19 +98,19 @@ func TestPoolIsBoundedAndOrdered(t *testing.T) {
 func TestPoolCloseFinishesWhatWasGiven(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var done atomic.Int32
-		p := pool[int]{limit: 2, do: func(int) {
+		p := pool[int]{maxWorkers: 2, doJob: func(int) {
 			time.Sleep(time.Second)
 			done.Add(1)
 		}}
 		for i := range 5 {
-			p.submit(i, maxJobs)
+			p.submit(i, unlimited)
 		}
 		start := time.Now()
 		p.close()
 		if n, d := done.Load(), time.Since(start); n != 5 || d != 3*time.Second {
 			t.Fatalf("close returned after %v and %d jobs", d, n)
 		}
-		if p.submit(6, maxJobs) {
+		if p.submit(6, unlimited) {
 			t.Fatal("a closed pool takes jobs")
 		}
 		p.close()

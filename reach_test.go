@@ -154,7 +154,7 @@ func TestReachOfPeerThatOnlyInitiates(t *testing.T) {
 		if err := b.dev.reach(background, farInner); !errors.Is(err, ErrNoHandshake) {
 			t.Errorf("error %v", err)
 		}
-		if took := time.Since(start); took != patience {
+		if took := time.Since(start); took != unreachableAfter {
 			t.Errorf("gave up after %v", took)
 		}
 	})

@@ -242,7 +242,7 @@ func TestP85MessagesReadTogetherAreSorted(t *testing.T) {
 		four, five := seal(second, "4444"), seal(second, "5")
 		r.sortCopyOf(udp.Message{Addr: there, SegmentSize: len(four)}, append(four, five...))
 		r.sortCopyOf(udp.Message{Addr: farOuter}, seal(second, "six"))
-		r.flush()
+		r.dispatchBatch()
 		b.wantDelivered("read together", "one", "two", "three", "4444", "5", "six")
 		b.far.wantEndpoint("the latest", farOuter)
 	})
@@ -319,14 +319,14 @@ func TestWaitingMessagesPinLittle(t *testing.T) {
 	var sent [][]byte
 	for i := range 40 {
 		buf := newBuffer(maxMessage)
-		msg := buf.b[:100+10*i]
+		msg := buf.bytes[:100+10*i]
 		rand.Read(msg)
 		sent = append(sent, bytes.Clone(msg))
 		b.bufs, b.msgs, b.bytes = append(b.bufs, buf), append(b.msgs, msg), b.bytes+len(msg)
 	}
-	b.compact()
-	if b.pinned() > 4*b.bytes {
-		t.Errorf("%d bytes pin %d", b.bytes, b.pinned())
+	b.compactMessages()
+	if b.pinnedBytes() > 4*b.bytes {
+		t.Errorf("%d bytes pin %d", b.bytes, b.pinnedBytes())
 	}
 	for i := range sent {
 		if !bytes.Equal(b.msgs[i], sent[i]) {
@@ -335,7 +335,7 @@ func TestWaitingMessagesPinLittle(t *testing.T) {
 	}
 	// Messages that are compact already are not moved.
 	msg, bufs := &b.msgs[0][0], len(b.bufs)
-	b.compact()
+	b.compactMessages()
 	if &b.msgs[0][0] != msg || len(b.bufs) != bufs {
 		t.Error("compacted again")
 	}
@@ -347,15 +347,15 @@ func TestSmallMessageThatWaitsPinsLittle(t *testing.T) {
 		s := b.far.connectToDevice()
 		b.stack.block = make(chan struct{})
 		b.far.sendData(s, "holds up the stack")
-		before := b.dev.held.Load()
+		before := b.dev.heldBytes.Load()
 
 		buf := newBuffer(maxMessage)
-		m := udp.Message{Buf: buf.b, N: copy(buf.b, s.Seal(packet(farInner, devInner, "waits"))), Addr: farOuter}
+		m := udp.Message{Buf: buf.bytes, N: copy(buf.bytes, s.Seal(packet(farInner, devInner, "waits"))), Addr: farOuter}
 		r := reader{device: b.dev}
-		r.sort(&m, buf)
-		r.flush()
+		r.sortDatagrams(&m, buf)
+		r.dispatchBatch()
 		buf.release()
-		if n := b.dev.held.Load() - before; n != int64(bufferSizes[0]) {
+		if n := b.dev.heldBytes.Load() - before; n != int64(bufferSizes[0]) {
 			t.Errorf("a message of %d bytes pins %d", m.N, n)
 		}
 		close(b.stack.block)
@@ -406,7 +406,7 @@ func TestReaderFollowsTheLoad(t *testing.T) {
 		}
 	}
 	d := newDevice(Config{})
-	d.read(&s)
+	d.readSocket(&s)
 	if !slices.Equal(s.room, want) {
 		t.Errorf("asked for %d\nwant %d", s.room, want)
 	}
@@ -429,7 +429,7 @@ func TestP85NothingStopsAReceiverOnTheHost(t *testing.T) {
 	to := closed.LocalAddr().(*net.UDPAddr).AddrPort()
 	closed.Close()
 	for range 3 {
-		h.dev.binding.Load().write(udp.Message{Buf: []byte{1}, Addr: netip.AddrPortFrom(to.Addr().Unmap(), to.Port())})
+		h.dev.binding.Load().writeMessage(udp.Message{Buf: []byte{1}, Addr: netip.AddrPortFrom(to.Addr().Unmap(), to.Port())})
 		h.exchangeData("port unreachable", s, dev)
 	}
 }
@@ -438,19 +438,19 @@ func TestOpeningTakesTurns(t *testing.T) {
 	d, _, pair, _, _ := newSteadyDevice(t)
 	plain := packet(farInner, devInner, strings.Repeat("x", 1000))
 	run := sealRun(pair, 0, 16, plain)
-	e, _ := d.indices.lookup(pair.localIndex)
+	e, _ := d.indices.entryOf(pair.localIndex)
 	newBatch := func(messages int) *recvBatch {
 		buf := newBuffer(maxMessage)
-		copy(buf.b, run)
+		copy(buf.bytes, run)
 		b := recvBatches.Get().(*recvBatch)
 		b.peer, b.pair, b.bufs = e.peer, e.pair, append(b.bufs, buf)
 		size := dataOverhead + len(plain)
-		for m := range slices.Chunk(buf.b[:messages*size], size) {
+		for m := range slices.Chunk(buf.bytes[:messages*size], size) {
 			b.msgs = append(b.msgs, m)
 			b.bytes += len(m)
 		}
-		e.peer.in.push(b, b.pinned())
-		d.held.Add(int64(b.pinned()))
+		e.peer.inbound.pushBatch(b, b.pinnedBytes())
+		d.heldBytes.Add(int64(b.pinnedBytes()))
 		return b
 	}
 	// Another goroutine may run by chance, but not in most tries.

@@ -42,7 +42,7 @@ func TestP98SecretsAreErased(t *testing.T) {
 			synctest.Wait()
 			p.mu.Lock()
 			defer p.mu.Unlock()
-			return p.pending
+			return p.pendingHandshake
 		}
 		b.outputTo(b.far, "x")
 		b.far.wantMessage("packet", fakepeer.Initiation)
@@ -57,7 +57,7 @@ func TestP98SecretsAreErased(t *testing.T) {
 		b.far.startDeviceHandshake("on demand")
 		third := pending()
 		p.mu.Lock()
-		something := p.ss != (staticSecret{}) && p.psk != (PresharedKey{}) && third != nil && p.keys.current != nil
+		something := p.staticSecret != (staticSecret{}) && p.psk != (PresharedKey{}) && third != nil && p.keys.current != nil
 		p.mu.Unlock()
 		if !something {
 			t.Fatal("nothing to erase")
@@ -66,7 +66,7 @@ func TestP98SecretsAreErased(t *testing.T) {
 			t.Fatal(err)
 		}
 		bare("removed", third)
-		if p.ss != (staticSecret{}) || p.ssOf != nil || p.psk != (PresharedKey{}) || p.keys != (keyring{}) || p.pending != nil {
+		if p.staticSecret != (staticSecret{}) || p.staticSecretFor != nil || p.psk != (PresharedKey{}) || p.keys != (keyring{}) || p.pendingHandshake != nil {
 			t.Error("a removed peer keeps its secrets")
 		}
 	})
@@ -77,7 +77,7 @@ func TestP98SecretsAreErased(t *testing.T) {
 			t.Fatal(err)
 		}
 		synctest.Wait()
-		if p.ss != (staticSecret{}) || p.ssOf != nil {
+		if p.staticSecret != (staticSecret{}) || p.staticSecretFor != nil {
 			t.Error("the shared secret outlives the private key")
 		}
 	})
@@ -100,7 +100,7 @@ func TestP98KeysAreDroppedOnErasure(t *testing.T) {
 		b.wantIndices("erased", 0)
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		if p.keys != (keyring{}) || p.pending != nil {
+		if p.keys != (keyring{}) || p.pendingHandshake != nil {
 			t.Error("keys outlive their erasure")
 		}
 	})
@@ -144,7 +144,7 @@ func TestP99SecretsAreComparedInConstantTime(t *testing.T) {
 	}
 	comparing := map[string]bool{
 		"validMAC1": false, "validMAC2": false, // MACs
-		"isZeroKey": false, "PrivateKey.equal": false, "PresharedKey.equal": false,
+		"isZeroKey": false, "PrivateKey.equal": false,
 	}
 	for path, file := range parseSources(t) {
 		if strings.Contains(path, string(filepath.Separator)) {
@@ -205,8 +205,8 @@ func TestP100RandomFailureAborts(t *testing.T) {
 	uses := map[string]func(){
 		"private key":   func() { NewPrivateKey() },
 		"preshared key": func() { NewPresharedKey() },
-		"index":         func() { new(indexTable).reserve(nil) },
-		"cookie secret": func() { new(cookieJar).cookie(time.Now(), farOuter) },
+		"index":         func() { new(indexTable).reserveIndex(nil) },
+		"cookie secret": func() { new(cookieSecret).cookieFor(time.Now(), farOuter) },
 	}
 	if f := uses[os.Getenv(use)]; f != nil {
 		rand.Reader = iotest.ErrReader(errors.New("no entropy today"))
@@ -253,7 +253,7 @@ func TestP100NoKeyIsLogged(t *testing.T) {
 			t.Fatal("nothing was logged")
 		}
 		for name, key := range map[string][32]byte{
-			"private": private, "preshared": psk, "ss": b.far.peer().ss,
+			"private": private, "preshared": psk, "ss": b.far.peer().staticSecret,
 			"send": s.RecvKey, "receive": s.SendKey, "send again": other.RecvKey, "receive again": other.SendKey,
 		} {
 			for _, form := range []string{

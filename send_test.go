@@ -91,7 +91,7 @@ func TestP35BatchesCountTheirPackets(t *testing.T) {
 		for i, want := range []int{0, 0, 60, 60} {
 			batch := newSendBatch(b.far.peer(), 60*48)
 			batch.stride, batch.count = 48, 60
-			if got := staged.add(batch); got != want {
+			if got := staged.appendBatch(batch); got != want {
 				t.Errorf("batch %d of 60 packets: %d packets dropped, want %d", i, got, want)
 			}
 		}
@@ -291,8 +291,8 @@ func TestPaddingIsZero(t *testing.T) {
 		var used []*buffer
 		for range 64 {
 			buf := newBuffer(1)
-			for i := range buf.b {
-				buf.b[i] = 0xff
+			for i := range buf.bytes {
+				buf.bytes[i] = 0xff
 			}
 			used = append(used, buf)
 		}
@@ -315,7 +315,7 @@ func TestPaddingIsZero(t *testing.T) {
 func TestP29PacketsLeaveInTheOrderOfTheirCounters(t *testing.T) {
 	edit := func(c *Config) { c.MTU = 9000 }
 	withTestbed(t, edit, func(b *testbed) {
-		b.dev.sealers.limit = 8
+		b.dev.sealers.maxWorkers = 8
 		s := b.far.connectFromDevice()
 		const senders, packets = 8, 40
 		var wg sync.WaitGroup
@@ -347,8 +347,8 @@ func TestP29CounterAndPlaceAreTakenTogether(t *testing.T) {
 	withTestbed(t, nil, func(b *testbed) {
 		s := b.far.connectFromDevice()
 		p := b.far.peer()
-		p.out.mu.Lock()
-		go p.send(newKeepalive(p))
+		p.outbound.mu.Lock()
+		go p.sendOrStage(newKeepalive(p))
 		for waiting := 0; waiting < 100; waiting++ {
 			if p.mu.TryLock() {
 				waiting = 0
@@ -361,7 +361,7 @@ func TestP29CounterAndPlaceAreTakenTogether(t *testing.T) {
 			}
 			runtime.Gosched()
 		}
-		p.out.mu.Unlock()
+		p.outbound.mu.Unlock()
 		b.far.wantData("keepalive", s, "")
 	})
 }
@@ -370,7 +370,7 @@ func TestP29CounterAndPlaceAreTakenTogether(t *testing.T) {
 // sent.
 func TestP29StagedPacketsKeepTheirPlace(t *testing.T) {
 	withTestbed(t, nil, func(b *testbed) {
-		b.dev.sealers.limit = 8
+		b.dev.sealers.maxWorkers = 8
 		for i := range 50 {
 			b.outputTo(b.far, fmt.Sprint(i))
 		}

@@ -120,13 +120,13 @@ func TestP16TimestampsIncreaseOnTheWire(t *testing.T) {
 // Covers M09.
 func TestP16TimestampsIncreaseWhateverTheClockDoes(t *testing.T) {
 	start := time.Unix(1700000000, 999_000_000)
-	var s stamper
+	var s timestamper
 	var last tai64n
 	for i, wall := range []time.Time{
 		start, start, start.Add(time.Millisecond), start.Add(17 * time.Millisecond), start,
 		start.Add(-time.Hour), start.Add(-time.Hour), start.Add(time.Second), time.Unix(0, 0), start.Add(time.Minute),
 	} {
-		got := s.stamp(wall)
+		got := s.nextTimestamp(wall)
 		if bytes.Compare(got[:], last[:]) <= 0 {
 			t.Errorf("stamp %d: %x after %x", i, got, last)
 		}
@@ -140,7 +140,7 @@ func TestP16TimestampsIncreaseWhateverTheClockDoes(t *testing.T) {
 		t.Errorf("the clock is ahead again: %x, want %x", last, want)
 	}
 	for range 200 { // several seconds of increments
-		got := s.stamp(time.Unix(0, 0))
+		got := s.nextTimestamp(time.Unix(0, 0))
 		if bytes.Compare(got[:], last[:]) <= 0 || binary.BigEndian.Uint32(got[8:]) >= 1e9 {
 			t.Fatalf("%x after %x", got, last)
 		}

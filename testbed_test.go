@@ -164,7 +164,7 @@ func (s *fakeStack) takeDelivered() [][]byte {
 var background = context.Background()
 
 // setUnderLoad makes the device consider itself under load for one second.
-func (b *testbed) setUnderLoad() { b.dev.load.note(b.dev.now()) }
+func (b *testbed) setUnderLoad() { b.dev.load.noteLongQueue(b.dev.now()) }
 
 // outputPacket has the stack send pkt.
 func (b *testbed) outputPacket(pkt []byte) error { return b.dev.output(netstack.NewPacket(pkt)) }
@@ -197,7 +197,7 @@ func (b *testbed) installTap() *socketTap {
 	b.Helper()
 	b.dev.binding.Load().close()
 	synctest.Wait()
-	bound, err := b.dev.open(background, devPort)
+	bound, err := b.dev.openBinding(background, devPort)
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -241,8 +241,8 @@ func (t *socketTap) takeSent() []udp.Message {
 func (r *reader) sortCopyOf(m udp.Message, msg []byte) {
 	buf := newBuffer(len(msg))
 	defer buf.release()
-	m.Buf, m.N = buf.b, copy(buf.b, msg)
-	r.sort(&m, buf)
+	m.Buf, m.N = buf.bytes, copy(buf.bytes, msg)
+	r.sortDatagrams(&m, buf)
 }
 
 func prefixes(ss ...string) (ps []netip.Prefix) {
@@ -256,7 +256,7 @@ func prefixes(ss ...string) (ps []netip.Prefix) {
 func (b *testbed) wantIndices(what string, want int) {
 	b.Helper()
 	synctest.Wait()
-	if n := b.dev.indices.len(); n != want {
+	if n := b.dev.indices.count(); n != want {
 		b.Fatalf("%s: %d indices in use, want %d", what, n, want)
 	}
 }
@@ -278,8 +278,8 @@ func (b *testbed) setPrivateKey(k PrivateKey, rs ...*remote) {
 func (b *testbed) holdHandshakeJobs() (release func()) {
 	synctest.Wait()
 	gate := make(chan struct{})
-	do := b.dev.handshakes.do
-	b.dev.handshakes.do = func(j handshakeJob) {
+	do := b.dev.handshakes.doJob
+	b.dev.handshakes.doJob = func(j handshakeJob) {
 		<-gate
 		do(j)
 	}
@@ -300,7 +300,7 @@ func (b *testbed) wantRoute(what string, r *remote, addrs ...string) {
 		if addr.Is6() {
 			src = devInner6
 		}
-		if got := b.dev.allowed.lookup(addr); got != want {
+		if got := b.dev.allowed.ownerOf(addr); got != want {
 			b.Fatalf("%s: %v is owned by the wrong peer", what, a)
 		}
 		if err := b.outputPacket(packet(src, addr, "x")); errors.Is(err, netstack.ErrNoRoute) != (want == nil) {

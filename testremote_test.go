@@ -311,14 +311,14 @@ func (r *remote) corruptHandshake(msg []byte, at int) []byte {
 func (r *remote) consumeInitiationOnDevice(id *identity, msg []byte) (*responder, tai64n) {
 	r.testbed.Helper()
 	var consumed responder
-	if err := consumed.readStatic(id, msg); err != nil {
+	if err := consumed.consumeStatic(id, msg); err != nil {
 		r.testbed.Fatal(err)
 	}
-	ss, err := r.peer().staticSecret(id)
+	ss, err := r.peer().staticSecretWith(id)
 	if err != nil {
 		r.testbed.Fatal(err)
 	}
-	stamp, err := consumed.readTimestamp(&ss)
+	stamp, err := consumed.consumeTimestamp(&ss)
 	if err != nil {
 		r.testbed.Fatal(err)
 	}

@@ -157,11 +157,11 @@ func TestP42GivingUpArmsErasure(t *testing.T) {
 		b.outputTo(b.far, "unanswered")
 		b.far.ignoreInitiations() // ends less than a second after giving up
 		time.Sleep(eraseAfterTime - time.Second)
-		if n := b.dev.indices.len(); n != 1 {
+		if n := b.dev.indices.count(); n != 1 {
 			t.Fatalf("%d indices, want that of the handshake", n)
 		}
 		time.Sleep(2 * time.Second)
-		if n := b.dev.indices.len(); n != 0 {
+		if n := b.dev.indices.count(); n != 0 {
 			t.Fatalf("%d indices after erasure", n)
 		}
 	})
@@ -175,11 +175,11 @@ func TestP42GivingUpDoesNotPutOffErasure(t *testing.T) {
 			t.Fatalf("%d initiations, want %d", n, maxInitiations)
 		}
 		time.Sleep(eraseAfterTime - time.Since(derived) - shortTime)
-		if n := b.dev.indices.len(); n != 2 {
+		if n := b.dev.indices.count(); n != 2 {
 			t.Fatalf("%d indices, want one each for the session and the handshake", n)
 		}
 		time.Sleep(2 * shortTime)
-		if n := b.dev.indices.len(); n != 0 {
+		if n := b.dev.indices.count(); n != 0 {
 			t.Fatalf("%d indices after erasure", n)
 		}
 	})
@@ -557,18 +557,18 @@ func TestP53JitterIsDrawnEachTime(t *testing.T) {
 func TestTimersNextIsTheEarliestPending(t *testing.T) {
 	start := time.Unix(1700000000, 0)
 	var timers timers
-	if next := timers.next(); !next.IsZero() {
+	if next := timers.nextDeadline(); !next.IsZero() {
 		t.Errorf("next of none: %v", next)
 	}
 	deadlines := []*time.Time{&timers.retransmit, &timers.keepalive, &timers.newHandshake, &timers.erase, &timers.persistent}
 	for i, at := range deadlines {
 		*at = start.Add(time.Duration(len(deadlines)-i) * time.Second)
-		if next := timers.next(); next != *at {
+		if next := timers.nextDeadline(); next != *at {
 			t.Errorf("deadline %d is the earliest: next is %v", i, next.Sub(start))
 		}
 	}
 	for i := len(deadlines) - 1; i >= 0; i-- {
-		if next := timers.next(); next != *deadlines[i] {
+		if next := timers.nextDeadline(); next != *deadlines[i] {
 			t.Errorf("deadline %d is the earliest left: next is %v", i, next.Sub(start))
 		}
 		*deadlines[i] = time.Time{}
@@ -595,7 +595,7 @@ func TestTimersAdvanceYieldsEachDeadlineOnce(t *testing.T) {
 		if got := timers.advance(start); got != c.want {
 			t.Errorf("deadline %d: %+v", i, got)
 		}
-		if got := timers.advance(start.Add(time.Hour)); got != (due{}) || !timers.next().IsZero() {
+		if got := timers.advance(start.Add(time.Hour)); got != (due{}) || !timers.nextDeadline().IsZero() {
 			t.Errorf("deadline %d again: %+v", i, got)
 		}
 	}
@@ -603,7 +603,7 @@ func TestTimersAdvanceYieldsEachDeadlineOnce(t *testing.T) {
 	if got, want := timers.advance(start.Add(1)), (due{retransmit: true, keepalive: true}); got != want {
 		t.Errorf("two of three: %+v", got)
 	}
-	if next := timers.next(); next != start.Add(2) {
+	if next := timers.nextDeadline(); next != start.Add(2) {
 		t.Errorf("the third is lost: %v", next)
 	}
 }
@@ -611,17 +611,17 @@ func TestTimersAdvanceYieldsEachDeadlineOnce(t *testing.T) {
 func TestTimersStopKeepsTheInterval(t *testing.T) {
 	now := time.Unix(1700000000, 0)
 	timers := timers{interval: time.Second}
-	timers.initiated(now)
+	timers.handshakeInitiated(now)
 	timers.dataSent(now)
 	timers.dataReceived(now)
-	timers.derived(now)
-	timers.traversed(now)
+	timers.sessionDerived(now)
+	timers.authenticatedTraversal(now)
 	timers.stop()
-	if next := timers.next(); !next.IsZero() {
+	if next := timers.nextDeadline(); !next.IsZero() {
 		t.Errorf("still pending: %v", next)
 	}
-	timers.traversed(now)
-	if next := timers.next(); next != now.Add(time.Second) {
+	timers.authenticatedTraversal(now)
+	if next := timers.nextDeadline(); next != now.Add(time.Second) {
 		t.Errorf("persistent keepalive at %v", next)
 	}
 }
@@ -633,7 +633,7 @@ func TestJitterIsUniformBelowAThirdOfASecond(t *testing.T) {
 		"jitter": jitter,
 		"retransmission": func() time.Duration {
 			var t timers
-			t.initiated(now)
+			t.handshakeInitiated(now)
 			return t.retransmit.Sub(now) - rekeyTimeout
 		},
 		"new handshake": func() time.Duration {

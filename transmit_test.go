@@ -82,14 +82,14 @@ func TestP103BatchesOfOneCallSurviveOneTooBig(t *testing.T) {
 		var batches []*sendBatch
 		p.mu.Lock()
 		for _, payload := range []string{"one", string(make([]byte, 1300)), "three"} {
-			batch := b.dev.layOut(p, netstack.NewPacket(packet(devInner, farInner, payload)), 0, 0)
-			p.assign(batch, b.dev.now())
-			p.out.push(batch, len(batch.data))
+			batch := b.dev.layOutBatch(p, netstack.NewPacket(packet(devInner, farInner, payload)), 0, 0)
+			p.assignCounters(batch, b.dev.now())
+			p.outbound.pushBatch(batch, len(batch.data))
 			batches = append(batches, batch)
 		}
 		p.mu.Unlock()
 		for _, batch := range slices.Backward(batches) {
-			b.dev.seal(batch)
+			b.dev.sealBatch(batch)
 		}
 		b.far.wantData("before", s, "one")
 		b.far.wantData("after", s, "three")

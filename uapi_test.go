@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/wgstack/wireguard/internal/fakepeer"
+	"github.com/wgstack/wireguard/internal/keytext"
 	"github.com/wgstack/wireguard/netstack"
 )
 
@@ -271,7 +272,7 @@ func TestC04DeviceKeys(t *testing.T) {
 		c.mustSetLines("public_key="+hexKey(key32(1)), "allowed_ip=10.9.0.0/16")
 		c.mustSetLines("replace_peers=true", "public_key="+hexKey(key32(2)))
 		wantValues(b, c.getLines(), "public_key", hexKey(key32(2)))
-		if b.dev.allowed.lookup(netip.MustParseAddr("10.9.0.1")) != nil {
+		if b.dev.allowed.ownerOf(netip.MustParseAddr("10.9.0.1")) != nil {
 			b.Error("the prefix of a replaced peer remains")
 		}
 		c.mustSetLines("replace_peers=true")
@@ -623,7 +624,7 @@ func TestM41GetWhileRemoving(t *testing.T) {
 			running.Go(func() {
 				for !done.Load() {
 					for _, public := range valuesOf(c.getLines(), "public_key") {
-						if _, ok := decodeHexKey([]byte(public)); !ok {
+						if _, ok := keytext.DecodeHex([]byte(public)); !ok {
 							b.Errorf("public key %q", public)
 						}
 					}
@@ -767,19 +768,19 @@ func TestHexKey(t *testing.T) {
 	for v := range 256 {
 		var key [32]byte
 		key[v%32] = byte(v)
-		text := encodeHexKey(&key)
+		text := keytext.EncodeHex(&key)
 		if string(text[:]) != hex.EncodeToString(key[:]) {
 			t.Fatalf("%#x: encoded %s", v, text)
 		}
 		for _, s := range [][]byte{text[:], bytes.ToUpper(text[:])} {
-			if k, ok := decodeHexKey(s); !ok || k != key {
+			if k, ok := keytext.DecodeHex(s); !ok || k != key {
 				t.Fatalf("%#x: decoded %x, %v", v, k, ok)
 			}
 		}
 		// Both decoders must agree about each byte.
 		text[v%64] = byte(v)
 		want, err := hex.DecodeString(string(text[:]))
-		if k, ok := decodeHexKey(text[:]); ok != (err == nil) || ok && !bytes.Equal(k[:], want) {
+		if k, ok := keytext.DecodeHex(text[:]); ok != (err == nil) || ok && !bytes.Equal(k[:], want) {
 			t.Fatalf("digit %#x: %x, %v, want %x, %v", v, k, ok, want, err)
 		}
 	}

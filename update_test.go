@@ -85,7 +85,7 @@ func TestP93OldKeysAreNotRefreshed(t *testing.T) {
 
 func TestP93UnansweredInitiationDiesWithItsKey(t *testing.T) {
 	withTestbed(t, nil, func(b *testbed) {
-		b.far.editPeer(func(p *peer) { p.initiate(b.dev.now(), false) })
+		b.far.editPeer(func(p *peer) { p.startHandshake(b.dev.now(), false) })
 		hs := b.far.wantInitiation("initiation")
 		msg, s := b.far.Response(hs, fakepeer.ResponseOptions{})
 		b.setPrivateKey(NewPrivateKey(), b.far)
@@ -152,7 +152,7 @@ func TestP93PeerThatIsTheDeviceItselfIsRemoved(t *testing.T) {
 		if b.dev.peer(key.PublicKey()) != nil || len(b.dev.Stats().Peers) != 1 {
 			b.Errorf("the device is a peer of its own: %+v", b.dev.Stats().Peers)
 		}
-		if p := b.dev.allowed.lookup(self.ip); p != nil {
+		if p := b.dev.allowed.ownerOf(self.ip); p != nil {
 			b.Error("the removed peer has allowed IPs")
 		}
 		self.sendData(s, "removed")
@@ -254,7 +254,7 @@ func TestP96RemovedPeerLeavesNothing(t *testing.T) {
 		waiting := make(chan error, 1)
 		go func() { waiting <- b.dev.Handshake(background, b.far.Public) }()
 		synctest.Wait()
-		if n := b.dev.indices.len(); n < 3 {
+		if n := b.dev.indices.count(); n < 3 {
 			t.Fatalf("%d indices, want two for key pairs and one for the handshake", n)
 		}
 		if err := b.dev.RemovePeer(b.far.Public); err != nil {
@@ -286,7 +286,7 @@ func TestP96RemovedPeerIsStopped(t *testing.T) {
 	for what, change := range map[string]func(r *remote) update{
 		"removed":               func(r *remote) update { return update{peers: []peerUpdate{{public: r.Public, remove: true}}} },
 		"replaced":              func(r *remote) update { return update{replacePeers: true} },
-		"now the device itself": func(r *remote) update { k := PrivateKey(r.Private); return update{private: &k} },
+		"now the device itself": func(r *remote) update { k := PrivateKey(r.Private); return update{privateKey: &k} },
 	} {
 		withTestbed(t, nil, func(b *testbed) {
 			b.far.connectFromDevice()
@@ -341,8 +341,8 @@ func TestP96WorkUnderWayEndsHarmlessly(t *testing.T) {
 			b.outputTo(b.far, "x")
 			hs := b.far.wantInitiation("packet")
 			synctest.Wait()
-			gate, seal := make(chan struct{}), b.dev.sealers.do
-			b.dev.sealers.do = func(batch *sendBatch) {
+			gate, seal := make(chan struct{}), b.dev.sealers.doJob
+			b.dev.sealers.doJob = func(batch *sendBatch) {
 				<-gate
 				seal(batch)
 			}

@@ -94,7 +94,7 @@ func TestP92ClosedDeviceFallsSilent(t *testing.T) {
 				t.Errorf("sent %d bytes to %v", len(d.Payload), d.To)
 			}
 		}
-		if p.staged.packets != 0 || p.keys != (keyring{}) || p.pending != nil || p.timers.next() != (time.Time{}) {
+		if p.staged.packets != 0 || p.keys != (keyring{}) || p.pendingHandshake != nil || p.timers.nextDeadline() != (time.Time{}) {
 			t.Error("a peer of a closed device keeps packets, keys or timers")
 		}
 	})
@@ -159,7 +159,7 @@ func TestP97CloseUnblocksEverything(t *testing.T) {
 		}
 		p := b.far.peer()
 		held := newSendBatch(p, maxMessage) // an incomplete batch that keeps the lane full
-		p.out.push(held, b.dev.laneBytesOut())
+		p.outbound.pushBatch(held, b.dev.outboundLaneLimit())
 		var ended atomic.Int32
 		for _, call := range []func(){
 			func() { b.outputPacket(packet(devInner, b.far.ip, "waits for room")) },
@@ -212,7 +212,7 @@ func TestP97CloseIsIdempotent(t *testing.T) {
 				if err := b.dev.Close(); err != nil {
 					t.Error(err)
 				}
-				if n := b.dev.indices.len(); n != 0 {
+				if n := b.dev.indices.count(); n != 0 {
 					t.Errorf("a Close returned before the end, with %d indices", n)
 				}
 			})
