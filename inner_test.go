@@ -94,7 +94,7 @@ func TestP87VersionDecidesNotLength(t *testing.T) {
 	})
 }
 
-// statedLength is the oracle for trim: the total length that an IP header
+// statedLength is the oracle for trimPacket: the total length that an IP header
 // states. ok is false if there is no complete header.
 func statedLength(b []byte) (n int, ok bool) {
 	switch {
