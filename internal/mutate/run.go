@@ -65,7 +65,7 @@ func build(root, pkg, binary string, mutations []mutation) error {
 	if err := os.WriteFile(overlayFile, list, 0o666); err != nil {
 		return err
 	}
-	cmd := exec.Command("go", "test", "-c", "-overlay", overlayFile, "-o", binary, pkg)
+	cmd := exec.Command("go", "test", "-c", "-gcflags=-e", "-overlay", overlayFile, "-o", binary, pkg)
 	cmd.Dir = root
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("%s does not compile with mutations: %w\n%s", pkg, err, out)
