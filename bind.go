@@ -22,7 +22,7 @@ type binding struct {
 // openBinding opens the sockets for a port, with Config.ListenPacket if it is set.
 func (d *Device) openBinding(ctx context.Context, port uint16) (*binding, error) {
 	if d.listenPacket == nil {
-		sockets, _, err := udp.Listen(port)
+		sockets, err := udp.Listen(port)
 		if err != nil {
 			return nil, err
 		}
@@ -30,7 +30,7 @@ func (d *Device) openBinding(ctx context.Context, port uint16) (*binding, error)
 	}
 	pc, err := d.listenPacket(ctx, "udp", net.JoinHostPort("", strconv.Itoa(int(port))))
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("ListenPacket: %w", err)
 	}
 	s := udp.Wrap(pc)
 	b := &binding{sockets: []udp.Socket{s}, v4: s, v6: s, port: s.LocalAddr().Port()}
@@ -134,7 +134,7 @@ func (d *Device) rebindLocked(ctx context.Context, port uint16) error {
 		}
 	}
 	if err != nil {
-		return fmt.Errorf("rebind to port %d: %w", port, err)
+		return fmt.Errorf("rebind: %w", err)
 	}
 	d.binding.Store(b)
 	d.startReaders(b)

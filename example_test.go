@@ -14,8 +14,8 @@ import (
 	"github.com/wgstack/wireguard"
 )
 
-// Two devices in one program, over loopback, to run the other examples on. The
-// first is configured to reach the second.
+// twoDevices returns two devices in one program, connected over loopback, for
+// the other examples. The first is configured with the endpoint of the second.
 func twoDevices() (near, far *wireguard.Device) {
 	nearKey, farKey := wireguard.NewPrivateKey(), wireguard.NewPrivateKey()
 	far, err := wireguard.New(wireguard.Config{
@@ -98,7 +98,7 @@ func ExampleDevice_DialContext() {
 	defer near.Close()
 	defer far.Close()
 
-	// A refused connection and a missing peer are told at once.
+	// A refused connection and a missing peer are reported at once.
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	_, err := near.DialContext(ctx, "tcp", "10.0.0.2:81")
@@ -137,8 +137,8 @@ func ExampleDevice_ListenPacket() {
 	// Output: echo <nil>
 }
 
-// A far end for traffic to any address: what peers connect to is connected to
-// from here.
+// A gateway for connections to any address: the handler receives every TCP
+// connection that peers make through the tunnel.
 func ExampleDevice_HandleTCP() {
 	near, far := twoDevices()
 	defer near.Close()

@@ -6,6 +6,8 @@ import (
 
 	"golang.org/x/crypto/blake2s"
 	"golang.org/x/crypto/chacha20poly1305"
+
+	"github.com/wgstack/wireguard/internal/replay"
 )
 
 // The four wire messages, whitepaper section 5.4. Integers are little-endian;
@@ -35,7 +37,7 @@ const (
 // Constants of the protocol, whitepaper section 6.1 and the Linux kernel.
 const (
 	rekeyAfterMessages  = 1 << 60
-	rejectAfterMessages = 1<<64 - 1<<13 - 1
+	rejectAfterMessages = replay.Limit
 
 	rekeyAfterTime   = 120 * time.Second
 	rejectAfterTime  = 180 * time.Second

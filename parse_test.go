@@ -270,11 +270,11 @@ func TestParseConfigErrors(t *testing.T) {
 	}
 }
 
-// Whatever is wrong around a secret key, the error must not repeat it.
+// An error about a line with a secret key must not contain the key.
 //
 // Covers P100.
 func TestParseConfigErrorsHideSecrets(t *testing.T) {
-	for _, secret := range []string{textPrivate, textAlice} { // the latter has letters and digits alone
+	for _, secret := range []string{textPrivate, textAlice} { // textAlice has only letters and digits
 		for _, format := range []string{
 			"KEY",
 			"PrivateKey = KEY",
@@ -311,7 +311,7 @@ func TestParseConfigReadError(t *testing.T) {
 	}
 }
 
-// One line may be longer than any buffer.
+// A line may be longer than the reader's buffer.
 func TestParseConfigLongLine(t *testing.T) {
 	const n = 130_560
 	var b strings.Builder
@@ -329,8 +329,8 @@ func TestParseConfigLongLine(t *testing.T) {
 	}
 }
 
-// What parses is a configuration, or says what is wrong with it, and nothing
-// gets lost in its canonical form.
+// Every input yields a configuration or an error, and the canonical form loses
+// nothing.
 func FuzzParseConfig(f *testing.F) {
 	files, err := filepath.Glob(filepath.Join("testdata", "config", "*.conf"))
 	if err != nil || len(files) == 0 {

@@ -169,7 +169,7 @@ func (d *Device) start(cfg Config, in inner) error {
 	if err != nil {
 		in.Close()
 		d.cancel()
-		return fmt.Errorf("wireguard: listen on port %d: %w", cfg.ListenPort, err)
+		return fmt.Errorf("wireguard: %w", err)
 	}
 	d.binding.Store(b)
 	d.startReaders(b)

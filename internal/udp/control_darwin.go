@@ -9,7 +9,8 @@ import (
 
 const recvLocal4 = unix.IP_PKTINFO
 
-// decodeLocal4 reads struct in_pktinfo, of which Darwin fills in the header's destination but not the spec_dst.
+// decodeLocal4 reads struct in_pktinfo. Darwin sets ipi_addr, the destination
+// in the header, but not ipi_spec_dst.
 func decodeLocal4(data []byte) Local {
 	if len(data) < unix.SizeofInet4Pktinfo {
 		return Local{}

@@ -13,26 +13,30 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// reader is what recvmmsg works on: as many headers as the largest batch read so far.
+// reader holds the arguments and results of recvmmsg: as many headers as the
+// largest batch so far has messages.
 type reader struct {
 	headers  []mmsghdr
 	iovecs   []unix.Iovec
 	names    []unix.RawSockaddrInet6 // or an Inet4 in the same place
 	controls []readControl
 
-	size    int // of the batch in progress
-	n       int
-	errno   syscall.Errno
-	receive func(fd uintptr) bool // made once: a closure per call would be an allocation per call
+	size  int // messages in the current batch
+	n     int // messages received
+	errno syscall.Errno
+
+	// receive is made once: a closure per call would allocate per call.
+	receive func(fd uintptr) bool
 
 	backoff backoff
 }
 
-// readControl has room for the packet info, the traffic class of either family and the segment size. It is made of
-// words because control messages are aligned to them.
+// readControl has room for the packet info, the traffic class of either family
+// and the segment size. Control messages are aligned to words.
 type readControl [16]uint64
 
-func (r *reader) grow(n int) {
+// growHeaders makes room for batches of n messages.
+func (r *reader) growHeaders(n int) {
 	if n <= len(r.headers) {
 		return
 	}
@@ -49,12 +53,13 @@ func (r *reader) grow(n int) {
 	}
 }
 
+// ReadBatch implements Socket.
 func (c *conn) ReadBatch(ms []Message) (int, error) {
 	if len(ms) == 0 {
 		return 0, nil
 	}
 	r := &c.reader
-	r.grow(len(ms))
+	r.growHeaders(len(ms))
 	if r.receive == nil {
 		r.receive = func(fd uintptr) bool {
 			r.n, r.errno = c.recv(fd, r.headers[:r.size])
@@ -71,7 +76,7 @@ func (c *conn) ReadBatch(ms []Message) (int, error) {
 	}
 	for {
 		if err := c.raw.Read(r.receive); errors.Is(err, os.ErrDeadlineExceeded) {
-			r.backoff.wait(c.done) // whoever made the UDPConn set it
+			r.backoff.delayRetry(c.done) // the application set a deadline
 			continue
 		} else if err != nil {
 			return 0, err
@@ -79,23 +84,23 @@ func (c *conn) ReadBatch(ms []Message) (int, error) {
 		if r.errno == 0 {
 			break
 		}
-		if dead(r.errno) {
+		if unusable(r.errno) {
 			return 0, fmt.Errorf("udp: read at %v: %w", c.local, os.NewSyscallError("recvmmsg", r.errno))
 		}
-		if !slices.Contains(aboutOneErrnos, r.errno) {
-			r.backoff.wait(c.done)
+		if !slices.Contains(perDatagramErrnos, r.errno) {
+			r.backoff.delayRetry(c.done)
 		}
 	}
 	r.backoff.reset()
-	clear(r.iovecs[:r.size]) // the buffers are the caller's again
+	clear(r.iovecs[:r.size]) // do not keep the caller's buffers alive
 	for i := range r.n {
-		r.fill(&ms[i], i)
+		r.decodeMessage(&ms[i], i)
 	}
 	return r.n, nil
 }
 
-// fill turns what the kernel reported at index i into m.
-func (r *reader) fill(m *Message, i int) {
+// decodeMessage sets m from header i.
+func (r *reader) decodeMessage(m *Message, i int) {
 	h := &r.headers[i]
 	*m = Message{Buf: m.Buf, N: int(h.n)}
 	m.Addr = decodeSockaddr(&r.names[i])
@@ -105,7 +110,7 @@ func (r *reader) fill(m *Message, i int) {
 		if err != nil {
 			break
 		}
-		m.control(header.Level, header.Type, data)
+		m.setFromControl(header.Level, header.Type, data)
 		control = rest
 	}
 	if m.SegmentSize >= m.N {
@@ -113,14 +118,16 @@ func (r *reader) fill(m *Message, i int) {
 	}
 }
 
-func (m *Message) control(level, kind int32, data []byte) {
+// setFromControl sets the field of m that a control message tells.
+func (m *Message) setFromControl(level, kind int32, data []byte) {
 	switch {
 	case level == unix.SOL_IP && kind == unix.IP_TOS && len(data) >= 1:
 		m.TOS = data[0]
 	case level == unix.SOL_IPV6 && kind == unix.IPV6_TCLASS && len(data) >= 4:
 		m.TOS = uint8(binary.NativeEndian.Uint32(data))
 	case level == unix.SOL_IP && kind == unix.IP_PKTINFO && len(data) >= unix.SizeofInet4Pktinfo:
-		// The spec_dst is the address sent to, or for a broadcast the one to answer from.
+		// The spec_dst is the destination or, for a broadcast, the address to
+		// answer from.
 		m.Local = Local{netip.AddrFrom4([4]byte(data[4:8])), int(binary.NativeEndian.Uint32(data))}
 	case level == unix.SOL_IPV6 && kind == unix.IPV6_PKTINFO && len(data) >= unix.SizeofInet6Pktinfo:
 		if addr := netip.AddrFrom16([16]byte(data)).Unmap(); !addr.IsMulticast() {
@@ -131,8 +138,8 @@ func (m *Message) control(level, kind int32, data []byte) {
 	}
 }
 
-// dead reports that nothing will ever be read again.
-func dead(errno syscall.Errno) bool {
+// unusable reports whether errno means that no later read can succeed.
+func unusable(errno syscall.Errno) bool {
 	switch errno {
 	case unix.EBADF, unix.ENOTSOCK, unix.ENOSYS, unix.EFAULT:
 		return true
