@@ -70,6 +70,8 @@ type Device struct {
 	inner        inner
 	ctx          context.Context // ends with the device
 	cancel       context.CancelFunc
+	// keepsArrivalOrder turns resequencing across batches off, in tests.
+	keepsArrivalOrder bool
 
 	identity   atomic.Pointer[identity] // nil: no private key
 	binding    atomic.Pointer[binding]
