@@ -22,6 +22,7 @@ type peer struct {
 	inbound  lane[*recvBatch]
 	order    inboundOrder // used by the drain of inbound only
 
+	path      pathMTU
 	roundTrip atomic.Int64 // of the latest handshake, a time.Duration; 0: unknown
 
 	mu      sync.Mutex // guards the rest
@@ -68,6 +69,7 @@ func newPeer(d *Device, public PublicKey) *peer {
 	p := &peer{device: d, public: public}
 	p.outbound.init(p.transmitBatches)
 	p.inbound.init(p.receiveBatches)
+	p.path.init(d.mtu)
 	return p
 }
 

@@ -338,6 +338,9 @@ func (p *peer) acceptPacket(plain []byte, tos uint8) (pkt []byte, ok bool) {
 	if !ok || p.device.allowed.ownerOf(sourceAddress(pkt)) != p || !decapsulateECN(pkt, tos) {
 		return nil, false
 	}
+	if p.path.observesIn.Load() {
+		p.observeIncoming(pkt)
+	}
 	return pkt, true
 }
 

@@ -587,30 +587,20 @@ type countingStack struct {
 func (s *countingStack) Deliver(packets [][]byte) {
 	s.mu.Lock()
 	for _, pkt := range packets {
-		ports, seq, n, ok := tcpSegment(pkt)
-		if !ok || n == 0 {
+		segment, ok := parseTCP(pkt)
+		if !ok || segment.payload == 0 {
 			continue
 		}
 		s.segments.Add(1)
-		if end, seen := s.greatest[ports]; seen && int32(seq-end) < 0 {
+		ports := [4]byte(segment.header)
+		if end, seen := s.greatest[ports]; seen && int32(segment.seq()-end) < 0 {
 			s.late.Add(1)
 		} else {
-			s.greatest[ports] = seq + uint32(n)
+			s.greatest[ports] = segment.end()
 		}
 	}
 	s.mu.Unlock()
 	s.inner.Deliver(packets)
-}
-
-// tcpSegment returns the ports, sequence number and payload length of an IPv4
-// packet, if it is a TCP segment.
-func tcpSegment(pkt []byte) (ports [4]byte, seq uint32, payload int, ok bool) {
-	if len(pkt) < 40 || pkt[0] != 0x45 || pkt[9] != 6 {
-		return ports, 0, 0, false
-	}
-	t := pkt[20:]
-	seq = uint32(t[4])<<24 | uint32(t[5])<<16 | uint32(t[6])<<8 | uint32(t[7])
-	return [4]byte(t[:4]), seq, len(t) - int(t[12]>>4)*4, true
 }
 
 // TestBulkWithLatePackets sends a stream between real stacks over a path where

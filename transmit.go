@@ -112,13 +112,16 @@ func (p *peer) reportTooBig(b *sendBatch) {
 	if err != nil {
 		return
 	}
+	use, lowered := p.path.noteRefused(p.device.now(), len(plain), 0)
+	if lowered {
+		p.logPathMTU(use)
+	}
 	pkt, ok := trimPacket(plain)
-	switch {
-	case !ok:
-	case len(pkt) > minIPv6MTU:
-		p.device.inner.TooBig(pkt, minIPv6MTU)
-	case pkt[0]>>4 == 4 && len(pkt) > minIPv4MTU:
-		p.device.inner.TooBig(pkt, minIPv4MTU)
+	if !ok {
+		return
+	}
+	if limit := p.path.limitFor(pkt[0]>>4 == 6); len(pkt) > limit {
+		p.device.inner.TooBig(pkt, limit)
 	}
 }
 

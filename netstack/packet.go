@@ -47,6 +47,7 @@ type Packet struct {
 	ipLen    int // length of the IP header
 	hdrLen   int // length of the IP and TCP header
 	mss      int
+	extra    int // payload that the first segment has beyond mss
 	segments int
 
 	src, dst netip.Addr
@@ -99,7 +100,7 @@ func (p *Packet) release() {
 
 // parse reads the IP header, which lies in the first part.
 func (p *Packet) parse() bool {
-	p.mss, p.segments = 0, 1
+	p.mss, p.extra, p.segments = 0, 0, 1
 	p.next, p.part, p.offset = 0, 0, 0
 	if len(p.parts) == 0 {
 		return false
@@ -128,6 +129,27 @@ func (p *Packet) parse() bool {
 
 // cut has p, a TCP packet, sent as segments with at most mss bytes of payload, each with a sum of its own.
 func (p *Packet) cut(mss int) bool {
+	if !p.readTCPHeader() {
+		return false
+	}
+	p.setSegments(mss, 0)
+	return true
+}
+
+// setSegments has p, whose headers are known, sent as segments with at most mss bytes of payload; the first may have
+// some more.
+func (p *Packet) setSegments(mss, extra int) {
+	payload := p.length - p.hdrLen
+	if mss <= 0 || payload < mss {
+		mss = max(payload, 1)
+	}
+	p.mss, p.extra = mss, max(0, min(extra, payload-mss))
+	p.segments = max(1, (payload-p.extra+mss-1)/mss)
+	p.seek(0)
+}
+
+// readTCPHeader copies the headers of p together. It reports false if p is no TCP packet.
+func (p *Packet) readTCPHeader() bool {
 	n := 0
 	for _, part := range p.parts {
 		if n += copy(p.headers[n:], part); n == len(p.headers) {
@@ -145,17 +167,7 @@ func (p *Packet) cut(mss int) bool {
 		return false
 	}
 	p.hdrLen = p.ipLen + int(p.headers[p.ipLen+12]>>4)*4
-	if n < p.hdrLen {
-		return false
-	}
-	payload := p.length - p.hdrLen
-	if mss <= 0 || payload < mss {
-		mss = max(payload, 1)
-	}
-	p.mss = mss
-	p.segments = max(1, (payload+mss-1)/mss)
-	p.seek(0)
-	return true
+	return p.hdrLen >= p.ipLen+tcpHeaderLen && n >= p.hdrLen
 }
 
 // Source returns the source address.
@@ -173,12 +185,22 @@ func (p *Packet) Len() int { return p.length }
 // Segments returns the number of IP packets that the packet is sent as, at least 1.
 func (p *Packet) Segments() int { return p.segments }
 
-// SegmentLen returns the length in bytes of segment i as an IP packet: the same for all but the last.
+// SegmentLen returns the length in bytes of segment i as an IP packet: the same for all but the last, which may be
+// shorter, and the first, which [Packet.Recut] can make longer.
 func (p *Packet) SegmentLen(i int) int {
 	if p.mss == 0 {
 		return p.length
 	}
-	return p.hdrLen + min(p.mss, p.length-p.hdrLen-i*p.mss)
+	from := p.payloadOffset(i)
+	return p.hdrLen + min(p.payloadOffset(i+1)-from, p.length-p.hdrLen-from)
+}
+
+// payloadOffset returns where the payload of segment i begins in that of the packet, at least if the segment exists.
+func (p *Packet) payloadOffset(i int) int {
+	if i == 0 {
+		return 0
+	}
+	return i*p.mss + p.extra
 }
 
 // CopySegment writes segment i, an IP packet with correct lengths and checksums, to b, which must have room for
@@ -210,7 +232,7 @@ func (p *Packet) CopySegment(b []byte, i int) int {
 	p.next = i + 1
 
 	t := b[p.ipLen:]
-	binary.BigEndian.PutUint32(t[4:], binary.BigEndian.Uint32(t[4:])+uint32(i*p.mss))
+	binary.BigEndian.PutUint32(t[4:], binary.BigEndian.Uint32(t[4:])+uint32(p.payloadOffset(i)))
 	if i > 0 {
 		t[13] &^= flagCWR
 	}
@@ -236,7 +258,7 @@ func (p *Packet) CopySegment(b []byte, i int) int {
 
 // seek moves to the payload of segment i.
 func (p *Packet) seek(i int) {
-	p.next, p.part, p.offset = i, 0, p.hdrLen+i*p.mss
+	p.next, p.part, p.offset = i, 0, p.hdrLen+p.payloadOffset(i)
 	for p.part < len(p.parts) && p.offset >= len(p.parts[p.part]) {
 		p.offset -= len(p.parts[p.part])
 		p.part++
