@@ -15,8 +15,8 @@ const (
 	tai64nGrain = 1 << 24
 )
 
-// tai64n is a TAI64N timestamp. It is big-endian, so that comparing bytes compares
-// times. A receiver treats it as an opaque increasing number.
+// tai64n is a TAI64N timestamp. It is big-endian, so that comparing bytes
+// compares times. A receiver treats it as an opaque increasing number.
 type tai64n [tai64nSize]byte
 
 func newTAI64N(t time.Time) (s tai64n) {
