@@ -109,7 +109,7 @@ func hasAddr(index int, a netip.Addr) bool {
 
 // routeInterface returns the index of the interface by which packets from src
 // to dst leave. It fails with the errno of a route that does not exist, with
-// EINVAL if src is not local, or if netlink is not available.
+// EINVAL or ENETUNREACH if src is not local, or if netlink is not available.
 func routeInterface(dst, src netip.Addr, mark uint32) (int, error) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
 	if err != nil {
