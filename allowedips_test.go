@@ -15,7 +15,7 @@ import (
 	"github.com/wgstack/wireguard/internal/fakepeer"
 )
 
-// naiveTable is what a prefixTable must agree with.
+// naiveTable is the oracle for prefixTable: a list that is searched linearly.
 type naiveTable []naiveEntry
 
 type naiveEntry struct {
@@ -65,7 +65,7 @@ func (t naiveTable) prefixes(v int) (ps []netip.Prefix) {
 	return ps
 }
 
-// checkTrie fails unless every node is needed, in its place, and masked.
+// checkTrie fails if a node is superfluous, misplaced or not masked.
 func checkTrie[V comparable](t *testing.T, table *prefixTable[V]) {
 	t.Helper()
 	r := table.published.Load()
@@ -117,7 +117,7 @@ func checkTrie[V comparable](t *testing.T, table *prefixTable[V]) {
 	}
 }
 
-// randomAddr draws from few enough addresses for prefixes to nest and collide.
+// randomAddr draws from so few addresses that prefixes nest and collide.
 func randomAddr(rnd *rand.Rand) netip.Addr {
 	few := []byte{0, 1, 2, 4, 5, 0x40, 0x80, 0xff}
 	pick := func() byte { return few[rnd.IntN(len(few))] }
@@ -228,7 +228,7 @@ func TestPrefixTable(t *testing.T) {
 		t.Errorf("lookup of no address = %q", got)
 	}
 
-	// The families are separate, and /0 is a prefix like others.
+	// The address families are separate, and /0 is an ordinary prefix.
 	table.insert(prefix("0.0.0.0/0"), "a")
 	wantOwner("10.0.0.1", "a")
 	wantOwner("::", "")
@@ -246,7 +246,8 @@ func TestPrefixTable(t *testing.T) {
 	wantRemove("::/0", "b", true)
 	wantOwner("::", "")
 
-	// Host bits are masked, the longest prefix wins, survivors are unaffected.
+	// Host bits are masked, the longest prefix wins, and the remaining prefixes
+	// are unaffected by a removal.
 	table.insert(prefix("10.1.2.3/8"), "a")
 	table.insert(prefix("10.1.2.3/16"), "b")
 	table.insert(prefix("10.1.2.3/24"), "a")
@@ -263,7 +264,7 @@ func TestPrefixTable(t *testing.T) {
 	wantOwner("10.1.3.0", "")
 	wantOwner("10.1.2.4", "a")
 
-	// A prefix lost and regained is listed once.
+	// A prefix that is lost and regained is listed once.
 	table.insert(prefix("10.1.2.0/24"), "c")
 	table.insert(prefix("10.1.2.0/24"), "a")
 	wantPrefixes("a", "10.1.2.0/24")
@@ -274,7 +275,8 @@ func TestPrefixTable(t *testing.T) {
 	checkTrie(t, &table)
 }
 
-// A stolen prefix must not stay in the books of the peer that lost it.
+// A prefix that moves to another peer must leave the list of the peer that lost
+// it.
 func TestPrefixTableStaleEntries(t *testing.T) {
 	var table prefixTable[int]
 	const n = 1000
@@ -337,7 +339,7 @@ func TestPrefixTableSnapshotsNeverChange(t *testing.T) {
 	}
 }
 
-// Readers must see each change whole: the address always has an owner, and
+// Readers must see each change atomically: the address always has an owner, and
 // the two halves of a replaced table never mix.
 func TestPrefixTableConcurrentReaders(t *testing.T) {
 	var table prefixTable[int]
@@ -393,8 +395,8 @@ func TestPrefixTableLookupDoesNotAllocate(t *testing.T) {
 	}
 }
 
-// A peer with one prefix is the common case: many must be cheap, to add, to
-// ask for and to remove.
+// Peers with one prefix are the common case: adding, listing and removing must
+// be cheap for many of them.
 func TestPrefixTableManyOwners(t *testing.T) {
 	const owners = 100_000
 	var table prefixTable[int]
@@ -418,7 +420,7 @@ func TestPrefixTableManyOwners(t *testing.T) {
 	checkTrie(t, &table)
 }
 
-// Each byte triple of the input is an operation: what, for whom, on which
+// Each three bytes of the input are an operation: its kind, its owner, its
 // prefix.
 func FuzzAllowedIPs(f *testing.F) {
 	f.Add([]byte{0, 0, 0, 1, 0, 0, 2, 0, 0})
@@ -492,8 +494,8 @@ func benchmarkPrefixes(n int, v6 bool) []netip.Prefix {
 	return ps
 }
 
-// BenchmarkAllowedIPs measures tables of some sizes: filling the table, a
-// lookup, and the removal and return of a prefix.
+// BenchmarkAllowedIPs measures, for tables of several sizes, filling the table,
+// a lookup, and removing and reinserting a prefix.
 func BenchmarkAllowedIPs(b *testing.B) {
 	for _, n := range []int{10, 10_000, 1_000_000} {
 		for _, v6 := range []bool{false, true} {
@@ -501,7 +503,7 @@ func BenchmarkAllowedIPs(b *testing.B) {
 				ps := benchmarkPrefixes(n, v6)
 				var table *prefixTable[*int]
 				b.Run("fill/impl=own", func(b *testing.B) { table = benchmarkFill(b, ps) })
-				if table == nil { // that is not to be run
+				if table == nil { // the sub-benchmark was filtered out
 					table = newFilledTable(ps)
 				}
 				b.Run("lookup/impl=own", func(b *testing.B) { benchmarkLookup(b, table, ps) })
@@ -525,7 +527,7 @@ func benchmarkLookup(b *testing.B, table *prefixTable[*int], ps []netip.Prefix) 
 	}
 }
 
-// benchmarkUpdate takes a prefix from its owner and gives it back.
+// benchmarkUpdate removes a prefix and inserts it again.
 func benchmarkUpdate(b *testing.B, table *prefixTable[*int], p netip.Prefix) {
 	owner := table.ownerOf(p.Addr())
 	b.ReportAllocs()
@@ -535,7 +537,7 @@ func benchmarkUpdate(b *testing.B, table *prefixTable[*int], p netip.Prefix) {
 	}
 }
 
-// benchmarkFill returns the latest table.
+// benchmarkFill measures filling a table and returns the last one.
 func benchmarkFill(b *testing.B, ps []netip.Prefix) *prefixTable[*int] {
 	var before, after runtime.MemStats
 	runtime.GC()
@@ -551,7 +553,7 @@ func benchmarkFill(b *testing.B, ps []netip.Prefix) *prefixTable[*int] {
 	return table
 }
 
-// newFilledTable is a table where all prefixes have one owner.
+// newFilledTable returns a table in which one owner has all prefixes.
 func newFilledTable(ps []netip.Prefix) *prefixTable[*int] {
 	table := new(prefixTable[*int])
 	table.replace(new(int), ps)
@@ -621,7 +623,7 @@ func TestP73TableAgreesWithNaiveOne(t *testing.T) {
 			naive[netip.PrefixFrom(r.ip, 32)] = r
 		}
 		draw := func() netip.Prefix {
-			// Few distinct bits, so that prefixes meet.
+			// Few distinct bits, so that prefixes overlap.
 			if random.IntN(2) == 0 {
 				a := netip.AddrFrom4([4]byte{10, byte(random.IntN(4)) << 6, 0, byte(random.IntN(4))})
 				return netip.PrefixFrom(a, []int{0, 1, 8, 9, 10, 31, 32}[random.IntN(7)]).Masked()

@@ -22,8 +22,8 @@ func TestOccupiedPort(t *testing.T) {
 	}
 }
 
-// TestCloseDuringRebind closes a device whose socket factory waits, as one may
-// that waits for a network.
+// TestCloseDuringRebind closes a device whose socket factory blocks, as it may
+// while it waits for a network.
 func TestCloseDuringRebind(t *testing.T) {
 	waiting := make(chan struct{})
 	first := true
@@ -150,7 +150,7 @@ func TestP82FailedRebindLeavesTheOldSocket(t *testing.T) {
 	})
 }
 
-// markedSocket remembers its mark, and may refuse one.
+// markedSocket records its mark and can refuse to set one.
 type markedSocket struct {
 	udp.Socket
 	mark, refuses uint32
@@ -198,7 +198,7 @@ func TestP82FailedChangeLeavesTheMark(t *testing.T) {
 	})
 }
 
-// replacedSocket is one that a rebind replaces while it writes.
+// replacedSocket is replaced by a rebind during one of its writes.
 type replacedSocket struct {
 	udp.Socket
 	replace func()

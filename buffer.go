@@ -17,15 +17,15 @@ type buffer struct {
 	refs      atomic.Int32
 }
 
-// bufferSizes are the sizes that buffers come in: for a single packet of an
-// ordinary MTU, for a few, and for all that one system call takes.
+// bufferSizes are the sizes of buffers in bytes: for one packet of an ordinary
+// MTU, for a few packets, and for the largest message of one system call.
 var (
 	bufferSizes = [...]int{2048, 16384, maxMessage}
 	bufferPools [len(bufferSizes)]sync.Pool
 )
 
-// newBuffer returns a buffer of at least n bytes with one reference. Its
-// content is arbitrary.
+// newBuffer returns a buffer of at least n bytes, with one reference and
+// undefined content.
 func newBuffer(n int) *buffer {
 	class := 0
 	for bufferSizes[class] < n {

@@ -24,13 +24,13 @@ func TestBufferClasses(t *testing.T) {
 	}
 }
 
-// bufferTracker knows every buffer made since it began.
+// bufferTracker records every buffer that is allocated after its creation.
 type bufferTracker struct {
 	mu   sync.Mutex
 	made []*buffer
 }
 
-// trackBuffers empties the pools and begins to track.
+// trackBuffers empties the buffer pools and starts to record allocations.
 func trackBuffers() *bufferTracker {
 	k := new(bufferTracker)
 	for class := range bufferPools {

@@ -171,7 +171,7 @@ func TestCanonicalEndpoint(t *testing.T) {
 	}
 }
 
-// A field that is added without being considered here may be shared.
+// A new field must be added here, after checking that canonical copies it.
 func TestCanonicalConfigKnowsAllFields(t *testing.T) {
 	var got []string
 	for _, typ := range []reflect.Type{reflect.TypeFor[Config](), reflect.TypeFor[PeerConfig]()} {

@@ -71,14 +71,14 @@ func TestVectorsCookie(t *testing.T) {
 
 // wantCookie expects a cookie reply to msg and returns the cookie.
 func (r *remote) wantCookie(what string, msg []byte) [16]byte {
-	r.bed.Helper()
+	r.testbed.Helper()
 	reply := r.wantMessage(what, fakepeer.CookieReply)
 	if got, want := fakepeer.Receiver(reply), fakepeer.Sender(msg); got != want {
-		r.bed.Fatalf("%s: for index %08x, want %08x", what, got, want)
+		r.testbed.Fatalf("%s: for index %08x, want %08x", what, got, want)
 	}
 	ck, err := r.ConsumeCookieReply(reply, fakepeer.MAC1(msg))
 	if err != nil {
-		r.bed.Fatalf("%s: %v", what, err)
+		r.testbed.Fatalf("%s: %v", what, err)
 	}
 	return ck
 }
@@ -86,17 +86,17 @@ func (r *remote) wantCookie(what string, msg []byte) [16]byte {
 // learnCookie has r ask the device, which is under load, for a cookie and use
 // it from then on.
 func (r *remote) learnCookie() {
-	r.bed.Helper()
+	r.testbed.Helper()
 	msg, _ := r.Initiation(fakepeer.InitiationOptions{})
 	r.writeMessage(msg)
 	ck := r.wantCookie("under load", msg)
 	r.Cookie = ck[:]
 }
 
-// tryInitiation sends an initiation and reports whether it was answered with a
-// response. Silence is the only other answer it expects.
+// tryInitiation sends an initiation and reports whether the device sent a
+// response. It fails the test if the device sent anything else.
 func (r *remote) tryInitiation() bool {
-	r.bed.Helper()
+	r.testbed.Helper()
 	msg, hs := r.Initiation(fakepeer.InitiationOptions{})
 	r.writeMessage(msg)
 	answer, _, ok := r.readMessage(noWait)
@@ -104,12 +104,13 @@ func (r *remote) tryInitiation() bool {
 		return false
 	}
 	if _, err := r.ConsumeResponse(hs, answer); err != nil {
-		r.bed.Fatal(err)
+		r.testbed.Fatal(err)
 	}
 	return true
 }
 
-// addRemotesAt is n peers behind one address.
+// addRemotesAt configures n peers behind one outer address. Their inner
+// addresses are network.0, network.1, and so on.
 func (b *testbed) addRemotesAt(n int, addr, network string) (rs []*remote) {
 	b.Helper()
 	for i := range n {
@@ -118,7 +119,7 @@ func (b *testbed) addRemotesAt(n int, addr, network string) (rs []*remote) {
 	return rs
 }
 
-func TestP54BadMAC1IsMetWithSilence(t *testing.T) {
+func TestP54BadMAC1IsIgnored(t *testing.T) {
 	withTestbed(t, nil, func(b *testbed) {
 		for _, loaded := range []bool{false, true} {
 			if loaded {
@@ -219,7 +220,7 @@ func TestP57LoadedDeviceAnswersResponseWithCookie(t *testing.T) {
 	})
 }
 
-func TestP58LimiterDecidesAboutThoseWithCookies(t *testing.T) {
+func TestP58LimiterAppliesToMessagesWithCookies(t *testing.T) {
 	withTestbed(t, nil, func(b *testbed) {
 		b.setUnderLoad()
 		peers := b.addRemotesAt(ratelimit.Burst+2, "192.0.2.50", "10.1.0")
@@ -269,7 +270,8 @@ func TestP59LimiterCountsIPv6Networks(t *testing.T) {
 	})
 }
 
-// mappedConn reads as sockets of both families do.
+// mappedConn returns IPv4 sources as IPv4-mapped IPv6 addresses, as dual-stack
+// sockets do.
 type mappedConn struct{ net.PacketConn }
 
 func (c mappedConn) ReadFrom(b []byte) (int, net.Addr, error) {
@@ -395,20 +397,20 @@ var (
 	otherCookie = [16]byte([]byte("another cookie! "))
 )
 
-// wantInitiationWithCookie waits for an initiation and expects it to carry the cookie, zero
-// for none.
+// wantInitiationWithCookie waits for an initiation and expects a mac2 made with
+// the cookie, or a zero mac2 if cookie is zero.
 func (r *remote) wantInitiationWithCookie(what string, cookie [16]byte) []byte {
-	r.bed.Helper()
+	r.testbed.Helper()
 	msg := r.wantMessage(what, fakepeer.Initiation)
 	if none := fakepeer.MAC2(msg) == noCookie; none != (cookie == noCookie) || !none && !fakepeer.VerifyMAC2(msg, cookie) {
-		r.bed.Fatalf("%s: wrong mac2 %x", what, fakepeer.MAC2(msg))
+		r.testbed.Fatalf("%s: wrong mac2 %x", what, fakepeer.MAC2(msg))
 	}
 	return msg
 }
 
 // sendCookieReply answers msg with a cookie for the given index.
 func (r *remote) sendCookieReply(msg []byte, index uint32, cookie [16]byte) {
-	r.bed.Helper()
+	r.testbed.Helper()
 	r.writeMessage(r.CookieReply(msg, index, cookie, [24]byte{}))
 }
 
@@ -471,7 +473,8 @@ func TestP62CookieReplyOnlyStoresTheCookie(t *testing.T) {
 		at := time.Now()
 		time.Sleep(2 * time.Second)
 		b.far.editPeer(func(p *peer) {
-			// Whatever a receipt would clear or put off is pending.
+			// All timers that an authenticated packet would clear or postpone
+			// are pending.
 			later := time.Now().Add(time.Hour)
 			p.timers.newHandshake, p.timers.keepalive, p.timers.persistent = later, later, later
 			p.timers.interval = time.Minute
@@ -553,7 +556,7 @@ func TestP65PrivateKeyChangesTheMACKeys(t *testing.T) {
 		former := b.far.Remote
 		b.setPrivateKey(NewPrivateKey(), b.far)
 
-		// mac1 under the former key, and everything else right.
+		// Only mac1 is wrong: it is computed with the former key.
 		msg, _ := b.far.Initiation(fakepeer.InitiationOptions{})
 		b.far.Remote = former
 		macs := b.far.Stamp(append([]byte(nil), msg...))

@@ -5,19 +5,9 @@ import (
 	"net"
 	"net/netip"
 	"time"
-
-	"github.com/wgstack/wireguard/netstack"
 )
 
 // The network inside the tunnel, with the signatures of package net.
-
-// A TCPFlow is an inbound TCP connection that no listener takes; see
-// [Device.HandleTCP].
-type TCPFlow = netstack.TCPFlow
-
-// A UDPFlow is an inbound UDP conversation that no socket takes; see
-// [Device.HandleUDP].
-type UDPFlow = netstack.UDPFlow
 
 // DialContext connects to an address inside the tunnel. The network is "tcp",
 // "tcp4", "tcp6", "udp", "udp4" or "udp6", and the address is host:port, where
@@ -73,15 +63,3 @@ func (d *Device) LookupNetIP(ctx context.Context, network, host string) ([]netip
 func (d *Device) Ping(ctx context.Context, addr netip.Addr) (time.Duration, error) {
 	return d.network.Ping(ctx, addr)
 }
-
-// HandleTCP sets the handler of connections that a peer opens to an address and
-// port without a listener. The address need not be one of the device: this is
-// how to build an exit node. Each call of handler has its own goroutine. The
-// handler accepts or rejects the flow; a flow that it does neither to is
-// rejected when it returns. nil restores the default, which is to reject.
-func (d *Device) HandleTCP(handler func(*TCPFlow)) { d.network.HandleTCP(handler) }
-
-// HandleUDP sets the handler of UDP flows, as [Device.HandleTCP] does for TCP
-// connections. A flow begins with the first datagram between two addresses and
-// ports that no socket receives.
-func (d *Device) HandleUDP(handler func(*UDPFlow)) { d.network.HandleUDP(handler) }

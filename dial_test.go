@@ -12,8 +12,8 @@ import (
 	"golang.org/x/net/nettest"
 )
 
-// TestConnections holds TCP connections through a tunnel to what package net
-// promises of connections.
+// TestConnections runs nettest's conformance tests for net.Conn on TCP
+// connections through a tunnel.
 func TestConnections(t *testing.T) {
 	near, far := newDevicePair(t)
 	for _, host := range []string{"10.0.0.2", "fd00::2"} {
@@ -35,7 +35,7 @@ func TestConnections(t *testing.T) {
 	}
 }
 
-// TestSilentPeer dials through a peer that never answers.
+// TestSilentPeer dials an address of a peer that never answers.
 func TestSilentPeer(t *testing.T) {
 	hole, err := net.ListenPacket("udp4", "127.0.0.1:0")
 	if err != nil {
@@ -56,7 +56,7 @@ func TestSilentPeer(t *testing.T) {
 	if !errors.As(err, &op) || !errors.Is(err, ErrNoHandshake) || !errors.Is(err, context.DeadlineExceeded) || !op.Timeout() {
 		t.Errorf("error %v", err)
 	}
-	// The device goes on.
+	// The device still works.
 	if _, err := near.Ping(contextWithTimeout(t, 10*time.Second), netip.MustParseAddr("10.0.0.2")); err != nil {
 		t.Error(err)
 	}
@@ -79,7 +79,7 @@ func TestP101DialFailsPromptly(t *testing.T) {
 		"10.8.0.1:80": ErrNoPeer, "[fd08::1]:80": ErrNoPeer,
 		"10.7.0.1:80": ErrNoEndpoint, "[fd07::1]:80": ErrNoEndpoint,
 	} {
-		for range 10 { // the cause and the ICMP error must not race
+		for range 10 { // the cause must not race with the ICMP error
 			start := time.Now()
 			_, err := d.DialContext(background, "tcp", address)
 			var op *net.OpError

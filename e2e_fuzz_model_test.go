@@ -12,7 +12,7 @@ import (
 	"github.com/wgstack/wireguard/internal/simnet"
 )
 
-// statsByPeer is what the device says of its peers.
+// statsByPeer returns the device's statistics by public key.
 func (z *fuzzRun) statsByPeer() map[PublicKey]PeerStats {
 	all := make(map[PublicKey]PeerStats)
 	for _, s := range z.dev.Stats().Peers {
@@ -21,7 +21,8 @@ func (z *fuzzRun) statsByPeer() map[PublicKey]PeerStats {
 	return all
 }
 
-// deliverMessage brings m to the device and judges what it does.
+// deliverMessage delivers m to the device and checks every effect against the
+// model.
 func (z *fuzzRun) deliverMessage(m *fuzzMessage, from netip.AddrPort) {
 	z.Helper()
 	if z.hold {
@@ -37,7 +38,7 @@ func (z *fuzzRun) deliverMessage(m *fuzzMessage, from netip.AddrPort) {
 	after := z.statsByPeer()
 	e, s := m.end, m.session
 	counted := int(after[e.Public].RxBytes - before[e.Public].RxBytes)
-	var want [][]byte // deliveries; any is all right if not must
+	var want [][]byte // packets to deliver; required only if must is set
 	must := false
 	inert := m.junk || !e.present
 	switch {
@@ -73,7 +74,7 @@ func (z *fuzzRun) deliverMessage(m *fuzzMessage, from netip.AddrPort) {
 		if counted > 0 || must {
 			s.accepted[m.counter], s.confirmed = true, true
 		} else if !inert {
-			s.confirmed = true // for all we know
+			s.confirmed = true // possibly
 		}
 		s.reached[m.counter] = true
 		s.greatest = max(s.greatest, m.counter)
@@ -99,8 +100,8 @@ func (z *fuzzRun) deliverMessage(m *fuzzMessage, from netip.AddrPort) {
 	z.checkSent(m, from, before)
 }
 
-// checkSent reads what the device sent, in answer to m from the given address if
-// there is one.
+// checkSent checks what the device sent since the last call. m is the message
+// delivered before it, from the given address; it may be nil.
 func (z *fuzzRun) checkSent(m *fuzzMessage, from netip.AddrPort, before map[PublicKey]PeerStats) {
 	z.Helper()
 	z.mu.Lock()
@@ -146,7 +147,7 @@ func (z *fuzzRun) checkInitiation(msg []byte) *fuzzPeer {
 			z.Fatalf("timestamp %x after %x", info.Timestamp, e.stamp)
 		}
 		if info.MAC2 != [16]byte{} && !slices.ContainsFunc(e.cookies, func(c [16]byte) bool { return fakepeer.VerifyMAC2(msg, c) }) {
-			z.Fatal("mac2 with a cookie that nobody gave")
+			z.Fatal("mac2 with a cookie that no peer gave")
 		}
 		e.stamp = info.Timestamp
 		e.fromDevice = append(e.fromDevice, &fuzzHandshake{Handshake: hs, wire: msg})
@@ -225,7 +226,8 @@ func (z *fuzzRun) checkCookieReply(d simnet.Datagram, m *fuzzMessage, from netip
 	m.end.Cookie = cookie[:]
 }
 
-// checkCounters holds the books of the device against those of the peers.
+// checkCounters compares the counters and indices of the device with those of
+// the model.
 func (z *fuzzRun) checkCounters() {
 	z.Helper()
 	stats := z.statsByPeer()
@@ -247,7 +249,7 @@ func (z *fuzzRun) checkCounters() {
 		p.mu.Lock()
 		staged := 0
 		for _, b := range p.staged.batches {
-			staged += b.packets()
+			staged += b.packetCount()
 		}
 		if p.pendingHandshake != nil {
 			indices++
@@ -268,30 +270,31 @@ func (z *fuzzRun) checkCounters() {
 	}
 }
 
-// wantHonestPeersServed ends the chaos: from now on everybody is honest, and is served.
+// wantHonestPeersServed checks that honest peers get sessions after the script
+// has ended, whatever it did.
 func (z *fuzzRun) wantHonestPeersServed() {
 	z.Helper()
 	const calm = rekeyTimeout + time.Second
 	z.hold = false
 	z.changePrivateKey(PrivateKey(key32(99)))
-	synctest.Wait() // what the key made it send leaves before endpoints change
+	synctest.Wait() // initiations caused by the new key leave before endpoints change
 	z.checkSent(nil, netip.AddrPort{}, nil)
 	for _, e := range z.peers {
 		e.Cookie = nil
 		z.configurePeer(e, 0)
 	}
 	time.Sleep(calm)
-	talk := func(who string, e *fuzzPeer, former *fuzzSession) {
+	talk := func(what string, e *fuzzPeer, former *fuzzSession) {
 		z.Helper()
 		if e.latest == nil || e.latest == former {
-			z.Fatalf("%s: no session", who)
+			z.Fatalf("%s: no session", what)
 		}
 		z.sendData(e, e.latest, e.latest.SendCounter, packet(e.ip, devInner, z.newPayload()), e.ip, e.sources[0])
 		z.outputToIP(e.ip)
 		z.checkSent(nil, netip.AddrPort{}, nil)
 		for payload, arrived := range e.output {
 			if p := z.dev.peer(e.Public); !arrived && p.stagedDropped == 0 {
-				z.Fatalf("%s: packet %s did not arrive", who, payload)
+				z.Fatalf("%s: packet %s did not arrive", what, payload)
 			}
 		}
 		z.checkCounters()

@@ -17,50 +17,50 @@ import (
 	"github.com/wgstack/wireguard/internal/simnet"
 )
 
-// FuzzReceive hands a device with two peers to a script: four bytes an act, of
-// peers honest and not, of the stack, the user and the clock. What the device
-// sends and delivers is held against what the peers know; in the end it must
-// still serve honest peers.
+// FuzzReceive runs a script against a device with two peers. Four bytes are one
+// operation: of an honest or dishonest peer, the stack, the user or the clock.
+// What the device sends and delivers is compared with a model of the peers.
+// After the script the device must still serve honest peers.
 func FuzzReceive(f *testing.F) {
 	for _, script := range []string{
 		"",
 		// Both peers have sessions and send.
 		"\x00\x00\x01\x00\x02\x00\x00\x00\x00\x01\x01\x00\x02\x03\x00\x00\x09\x00\x00\x00\x09\x01\x00\x00",
-		// The device initiates; so do both.
+		// The device initiates; then both ends initiate.
 		"\x09\x00\x00\x00\x01\x00\x00\x00\x02\x00\x00\x00\x09\x01\x00\x00\x00\x01\x01\x00\x01\x01\x00\x00\x02\x01\x01\x00",
 		// Replays of data, an initiation and a response.
 		"\x00\x00\x01\x00\x02\x00\x00\x00\x07\x02\x00\x00\x07\x02\x02\x00\x09\x01\x00\x00\x01\x01\x00\x00\x07\x01\x00\x00",
-		// Two initiations, the first comes last.
+		// Two initiations, the first arrives last.
 		"\x05\x00\x00\x00\x00\x00\x00\x00\x0a\x00\x01\x00\x00\x00\x01\x00\x0a\x00\x01\x00\x06\x00\x00\x00\x02\x00\x00\x00",
-		// Two responses, the first comes last.
+		// Two responses, the first arrives last.
 		"\x09\x00\x00\x00\x05\x00\x00\x00\x01\x00\x00\x00\x01\x00\x00\x00\x06\x00\x00\x00\x02\x00\x00\x00\x02\x00\x01\x00",
-		// Changed, cut and extended data.
+		// Modified, truncated and extended data.
 		"\x00\x00\x01\x00\x05\x00\x00\x00\x02\x00\x00\x00\x08\x00\x00\xff\x08\x04\x30\x80\x08\x08\x00\x10\x06\x00\x00\x00\x08\x02\x00\x18",
-		// Changed handshakes, some with MACs to match.
+		// Modified handshake messages, some with valid MACs.
 		"\x00\x00\x00\x00\x08\x0c\x00\x50\x08\x0c\x11\xa0\x08\x00\x02\xff\x09\x00\x00\x00\x05\x00\x00\x00\x01\x00\x00\x00\x06\x00\x00\x00\x08\x0c\x00\x40",
 		// Keys age.
 		"\x00\x00\x01\x00\x0a\x00\x07\x00\x02\x00\x00\x00\x0a\x00\x06\x00\x02\x00\x00\x00\x0a\x00\x09\x00\x02\x00\x00\x00",
-		// Load and cookies, by the device and for it.
+		// Load, with cookies from the device and for it.
 		"\x0e\x00\x00\x00\x00\x00\x00\x00\x0a\x00\x01\x00\x00\x00\x01\x00\x02\x00\x00\x00\x09\x01\x00\x00\x04\x01\x00\x00\x0a\x00\x05\x00\x04\x05\x00\x00",
-		// Another private key, and none.
+		// Another private key, then none.
 		"\x00\x00\x01\x00\x0d\x00\x01\x00\x02\x00\x00\x00\x09\x00\x00\x00\x01\x00\x00\x00\x0d\x00\x00\x00\x02\x00\x00\x00\x00\x00\x01\x00",
-		// A peer is removed and comes back; another preshared key.
+		// A peer is removed and added again; another preshared key.
 		"\x00\x00\x01\x00\x0c\x00\x00\x00\x02\x00\x00\x00\x0c\x00\x01\x00\x02\x00\x00\x00\x07\x00\x02\x00\x0c\x01\x03\x07\x00\x01\x01\x00\x0c\x01\x09\x00\x00\x01\x01\x00",
-		// More packets than can wait.
+		// More packets than can be staged.
 		"\x09\x00\x80\x00\x09\x00\x80\x00\x09\x00\x80\x00\x01\x00\x00\x00\x09\x01\x80\x00\x0c\x01\x00\x00",
-		// Addresses inside: the other's, moved ones, the device's.
+		// Inner source addresses: the other peer's, moved ones, the device's.
 		"\x00\x00\x01\x00\x00\x01\x01\x00\x02\x04\x00\x00\x0f\x00\x01\x00\x02\x00\x00\x00\x02\x05\x00\x00\x02\x08\x00\x00\x02\x0c\x00\x00\x09\x00\x00\x00",
-		// Addresses outside; rebind; keepalives.
+		// Outer addresses; rebind; keepalives.
 		"\x00\x00\x01\x00\x02\x02\x00\x00\x09\x00\x00\x00\x0b\x00\x00\x00\x03\x04\x00\x00\x09\x00\x00\x00\x0c\x00\x05\x00\x0a\x00\x06\x00",
-		// Counters that jump, are used again, and run out.
+		// Counters that jump, repeat and run out.
 		"\x00\x00\x01\x00\x02\x00\x20\x00\x02\x00\x30\x00\x02\x00\x38\x00\x02\x00\x28\x00\x02\x00\x28\x01\x02\x00\x28\x02\x02\x00\x00\x00",
-		// No packet inside, and no message at all.
+		// Data that is no IP packet, and datagrams that are no message.
 		"\x00\x00\x01\x00\x02\x20\x00\x00\x02\x30\x00\x00\x10\x01\x01\x4a\x10\x00\x04\x20\x11\x00\x00\x00",
 	} {
 		f.Add([]byte(script))
 	}
 	f.Fuzz(func(t *testing.T, script []byte) {
-		const most = 100 // acts
+		const most = 100 // operations
 		cryptotest.SetGlobalRandom(t, 1)
 		buffers := trackBuffers()
 		withTestbed(t, func(cfg *Config) { cfg.Peers = nil }, func(b *testbed) {
@@ -82,63 +82,63 @@ func FuzzReceive(f *testing.F) {
 	})
 }
 
-// A fuzzRun is a device in the hands of a script.
+// A fuzzRun is a device, and the model that its behaviour is compared with.
 type fuzzRun struct {
 	*testbed
 	peers   [2]*fuzzPeer
 	key     PrivateKey
-	load    time.Time // until when the device may ask for cookies
-	hold    bool      // keep the next message back
+	load    time.Time // until then the device may demand cookies
+	hold    bool      // hold back the next message
 	held    []*fuzzMessage
-	history []*fuzzMessage // that reached the device
-	packets int            // made so far, to tell them apart
+	history []*fuzzMessage // delivered to the device
+	packets int            // number made so far; makes payloads unique
 
 	mu   sync.Mutex
 	sent []simnet.Datagram // by the device
 }
 
-// A fuzzPeer is a peer that the script plays.
+// A fuzzPeer is a peer that the script controls.
 type fuzzPeer struct {
 	*fakepeer.Peer
 	ip         netip.Addr
-	sources    [3]netip.AddrPort // where it speaks from
-	fromPeer   []*fuzzHandshake  // by it
-	fromDevice []*fuzzHandshake  // begun by the device
+	sources    [3]netip.AddrPort // source addresses
+	fromPeer   []*fuzzHandshake  // initiated by this peer
+	fromDevice []*fuzzHandshake  // initiated by the device
 	sessions   []*fuzzSession
-	latest     *fuzzSession // that the device derived, if we know it
-	stamp      [12]byte     // of the device's latest initiation
+	latest     *fuzzSession // the device's current session, if known
+	stamp      [12]byte     // timestamp of the device's latest initiation
 	cookies    [][16]byte   // given to the device
 
-	// What the device has of it.
+	// The device's configuration of the peer.
 	present bool
 	psk     [32]byte
 	owns    []netip.Addr
 
-	// Since it is present.
+	// Since the peer was last added.
 	received int             // bytes
-	output   map[string]bool // by the stack; whether it has arrived
+	output   map[string]bool // payloads sent by the stack; true once received
 }
 
 type fuzzHandshake struct {
 	*fakepeer.Handshake
-	counted bool     // its initiation or response, whichever is for the device, was accepted
-	psk     [32]byte // of ours
-	wire    []byte   // the device's initiation
+	counted bool     // the device accepted the peer's initiation or response
+	psk     [32]byte // with which the peer initiated
+	wire    []byte   // the initiation of the device
 }
 
 type fuzzSession struct {
 	*fakepeer.Session
-	born      time.Time // at the device; zero: not yet
+	born      time.Time // when the device derived the keys; zero: not yet
 	dead      bool      // its peer was removed
-	retired   bool      // the private key was another
-	confirmed bool      // the device may send
+	retired   bool      // the device's private key has changed since
+	confirmed bool      // the device may send under the keys
 	reached   map[uint64]bool
 	accepted  map[uint64]bool
-	greatest  uint64 // that reached the device
+	greatest  uint64 // delivered to the device
 	opened    map[uint64]bool
 }
 
-// A fuzzMessage is for the device.
+// A fuzzMessage is a message for the device.
 type fuzzMessage struct {
 	wire    []byte
 	end     *fuzzPeer
@@ -149,7 +149,7 @@ type fuzzMessage struct {
 	session *fuzzSession   // of a response or data
 	counter uint64
 	packet  []byte     // of data; nil: a keepalive
-	source  netip.Addr // of packet; invalid: it is no packet
+	source  netip.Addr // inner source of packet; invalid: not an IP packet
 }
 
 func newFuzzRun(b *testbed) *fuzzRun {
@@ -168,7 +168,7 @@ func newFuzzRun(b *testbed) *fuzzRun {
 			sources: [3]netip.AddrPort{
 				netip.AddrPortFrom(netip.AddrFrom4([4]byte{198, 51, 100, byte(i)}), 1),
 				netip.AddrPortFrom(netip.AddrFrom4([4]byte{198, 51, 100, byte(i)}), 2),
-				netip.AddrPortFrom(netip.AddrFrom4([4]byte{203, 0, 113, 1}), 3), // both do
+				netip.AddrPortFrom(netip.AddrFrom4([4]byte{203, 0, 113, 1}), 3), // used by both peers
 			},
 		}
 	}
@@ -178,7 +178,7 @@ func newFuzzRun(b *testbed) *fuzzRun {
 	return z
 }
 
-// configurePeer adds e, or makes it again what it was.
+// configurePeer adds e or restores its original configuration.
 func (z *fuzzRun) configurePeer(e *fuzzPeer, keepalive time.Duration) {
 	z.Helper()
 	if !e.present {
@@ -207,14 +207,14 @@ func (z *fuzzRun) removePeer(e *fuzzPeer) {
 	}
 }
 
-// removeOwner takes ip from whoever owns it.
+// removeOwner removes ip from the allowed IPs of its owner.
 func (z *fuzzRun) removeOwner(ip netip.Addr) {
 	for _, e := range z.peers {
 		e.owns = slices.DeleteFunc(e.owns, func(a netip.Addr) bool { return a == ip })
 	}
 }
 
-// ownerOf is to whom packets for ip go.
+// ownerOf returns the peer that ip is routed to, or nil.
 func (z *fuzzRun) ownerOf(ip netip.Addr) *fuzzPeer {
 	for _, e := range z.peers {
 		if slices.Contains(e.owns, ip) {
@@ -242,7 +242,8 @@ func (z *fuzzRun) changePrivateKey(key PrivateKey) {
 	}
 }
 
-// runAct plays one act. a says who does it, and from where.
+// runAct runs one operation of the script. a selects the peer and its source
+// address.
 func (z *fuzzRun) runAct(op, a, b, c byte) {
 	z.Helper()
 	e, other := z.peers[a&1], z.peers[a&1^1]
@@ -287,7 +288,7 @@ func (z *fuzzRun) runAct(op, a, b, c byte) {
 		case 2:
 			pkt[0], source = c&0x0f, netip.Addr{} // IP version 0
 		case 3:
-			pkt[2], source = 0xff, netip.Addr{} // longer than it is
+			pkt[2], source = 0xff, netip.Addr{} // states a length beyond the message
 		}
 		z.sendData(e, s, counter, pkt, source, from)
 	case 4:
@@ -313,7 +314,8 @@ func (z *fuzzRun) runAct(op, a, b, c byte) {
 			z.deliverMessage(z.history[n-1-int(b)%n], from)
 		}
 	case 8:
-		// Prefer what never came, lest it be a mere replay.
+		// Prefer messages that were held back: a delivered one would be a mere
+		// replay.
 		if l := append(slices.Clone(z.history), z.held...); len(l) > 0 {
 			z.sendMutant(l[len(l)-1-int(b&15)%len(l)], a>>2&3, 1<<(b>>4&7), int(c), from)
 		}
@@ -343,7 +345,7 @@ func (z *fuzzRun) runAct(op, a, b, c byte) {
 		}
 		z.configurePeer(e, time.Duration(b>>2&1)*25*time.Second)
 		if b&8 != 0 {
-			e.PSK[0]++ // the device has the former
+			e.PSK[0]++ // the device keeps the former key
 		}
 	case 13:
 		key := PrivateKey(key32(100 + b%16))
@@ -380,7 +382,7 @@ func (z *fuzzRun) runAct(op, a, b, c byte) {
 	z.checkSent(nil, netip.AddrPort{}, nil)
 }
 
-// newPayload is content that was not there before.
+// newPayload returns a payload that is unique in the run.
 func (z *fuzzRun) newPayload() string {
 	z.packets++
 	return fmt.Sprintf("%0*d", 6+z.packets%32, z.packets)
@@ -400,7 +402,7 @@ func (z *fuzzRun) sendResponse(e *fuzzPeer, hs *fuzzHandshake, from netip.AddrPo
 	z.deliverMessage(&fuzzMessage{wire: msg, end: e, hs: hs, psk: e.PSK, session: e.addSession(s)}, from)
 }
 
-// addSession keeps s.
+// addSession records s.
 func (e *fuzzPeer) addSession(s *fakepeer.Session) *fuzzSession {
 	c := &fuzzSession{
 		Session: s, reached: make(map[uint64]bool), accepted: make(map[uint64]bool), opened: make(map[uint64]bool),
@@ -418,12 +420,12 @@ func (z *fuzzRun) sendData(e *fuzzPeer, s *fuzzSession, counter uint64, pkt []by
 	}, from)
 }
 
-// sendMutant delivers a message like m but for a bit, or its length.
+// sendMutant delivers m with one bit flipped or with another length.
 func (z *fuzzRun) sendMutant(m *fuzzMessage, how, bit byte, at int, from netip.AddrPort) {
 	z.Helper()
 	wire := bytes.Clone(m.wire)
 	handshake := fakepeer.KindOf(wire) == fakepeer.Initiation || fakepeer.KindOf(wire) == fakepeer.Response
-	if len(wire) == 0 || m.mutant { // twice may be not at all
+	if len(wire) == 0 || m.mutant { // a second change may undo the first
 		return
 	}
 	mutant := &fuzzMessage{end: m.end, junk: true}
@@ -433,7 +435,7 @@ func (z *fuzzRun) sendMutant(m *fuzzMessage, how, bit byte, at int, from netip.A
 	case how == 2:
 		wire = append(wire, make([]byte, at+1)...)
 	case how == 3 && handshake:
-		// Not the sender's index: nothing but mac1 protects that.
+		// Not the sender's index, which only mac1 protects.
 		least := 12
 		wire[least+at*(len(wire)-2*macSize-least)/256] ^= bit
 		m.end.Stamp(wire)
@@ -461,7 +463,8 @@ func (z *fuzzRun) outputToIP(ip netip.Addr) {
 	synctest.Wait()
 }
 
-// startHandshake asks the device for one, and does not wait for it.
+// startHandshake has the device start a handshake and does not wait for its
+// end.
 func (z *fuzzRun) startHandshake(e *fuzzPeer) {
 	ctx, cancel := context.WithCancel(background)
 	done := make(chan struct{})

@@ -12,10 +12,10 @@ import (
 	"github.com/wgstack/wireguard/internal/fakepeer"
 )
 
-// What happens when one side is faster than the other: senders wait, and what
-// arrives is dropped.
+// Backpressure: senders wait for a slow socket, and received packets are
+// dropped when the stack is slow.
 
-// gatedConn is a socket whose writes wait for the gate.
+// gatedConn is a socket whose writes block until the gate is closed.
 type gatedConn struct {
 	net.PacketConn
 	gate atomic.Pointer[chan struct{}] // nil: open
@@ -38,7 +38,7 @@ func (c *gatedConn) wrapSocket(cfg *Config) {
 }
 
 func TestFastSenderWaitsForTheSocket(t *testing.T) {
-	const packets = 100 // of 10 KB, and as many of 1 KB
+	const packets = 100 // of 10 KB, and the same number of 1 KB
 	conn := new(gatedConn)
 	withTestbed(t, conn.wrapSocket, func(b *testbed) {
 		other := b.addRemote("192.0.2.3:1", "10.0.0.3")
@@ -52,8 +52,8 @@ func TestFastSenderWaitsForTheSocket(t *testing.T) {
 				sent.Add(1)
 			}
 		}()
-		// The one that drains the lane is the sender itself: a second one finds
-		// it held up.
+		// The first sender drains the lane itself and blocks in the socket. The
+		// second one waits for room in the lane.
 		go func() {
 			for range packets {
 				b.outputPacket(packet(devInner, farInner, fmt.Sprintf("%1000s", "")))
@@ -69,11 +69,11 @@ func TestFastSenderWaitsForTheSocket(t *testing.T) {
 			t.Errorf("%d bytes wait in the lane, limit %d", bytes, b.dev.outboundLaneLimit())
 		}
 		if n := sent.Load(); n >= 2*packets {
-			t.Error("nobody had to wait")
+			t.Error("no sender had to wait")
 		}
 		conn.gate.Store(nil)
 		close(gate)
-		next := uint64(1) // after hello
+		next := uint64(1) // counter 0 was the packet of connectFromDevice
 		for range 2 * packets {
 			msg, _, ok := b.far.readMessage(time.Second)
 			if !ok {
@@ -94,7 +94,7 @@ func TestFastSenderWaitsForTheSocket(t *testing.T) {
 func TestSlowStackDropsWhatArrives(t *testing.T) {
 	const size = 60_000
 	withTestbed(t, nil, func(b *testbed) {
-		b.dev.openers.maxWorkers = 2 // one core has the reader itself wait for the stack
+		b.dev.openers.maxWorkers = 2 // with one worker the reader itself would wait for the stack
 		other := b.addRemote("192.0.2.3:1", "10.0.0.3")
 		s, so := b.far.connectToDevice(), other.connectToDevice()
 		b.stack.block = make(chan struct{})
@@ -111,7 +111,7 @@ func TestSlowStackDropsWhatArrives(t *testing.T) {
 		if n := b.dev.heldBytes.Load(); n != int64(bytes) {
 			t.Errorf("%d bytes are held, %d wait in the lane", n, bytes)
 		}
-		// What all peers make wait is bounded too.
+		// The memory queued for all peers together is bounded too.
 		b.dev.heldBytes.Add(inboundHeldBytes - int64(bytes))
 		other.sendData(so, "out")
 		b.dev.heldBytes.Add(int64(bytes) - inboundHeldBytes)
@@ -121,7 +121,7 @@ func TestSlowStackDropsWhatArrives(t *testing.T) {
 		b.stack.block = nil
 		b.stack.mu.Unlock()
 		delivered := b.stack.takeDelivered()
-		// Each keeps a whole buffer.
+		// Each datagram occupies a whole buffer.
 		if n, want := len(delivered), inboundLaneBytes/maxMessage; n < want || n > want+2 {
 			t.Errorf("%d packets delivered, want %d", n, want)
 		}

@@ -22,11 +22,12 @@ import (
 	"golang.org/x/crypto/chacha20poly1305"
 )
 
-// TestSoak has three devices talk for an hour of virtual time, one of them
-// behind a NAT, while datagrams get lost, doubled and overtaken, the NAT
-// forgets, hosts move and the network goes dark. Every packet is accounted for:
-// it arrives once, whole, at the right device, or it is known why it did not.
-// After each darkness packets pass again within the bounds of the protocol.
+// TestSoak has three devices exchange packets for an hour of virtual time. One
+// is behind a NAT. Datagrams are lost, duplicated and reordered, the NAT loses
+// its mappings, hosts move, and the network fails. Every packet is accounted
+// for: it arrives once, unchanged, at the right device, or the reason why it
+// did not is known. After each outage packets pass again within the time that
+// the protocol allows.
 func TestSoak(t *testing.T) {
 	length := time.Hour
 	switch {
@@ -50,12 +51,12 @@ func TestSoak(t *testing.T) {
 
 const (
 	soakLatency = 20 * time.Millisecond
-	soakDelay   = 150 * time.Millisecond // of what is overtaken
-	soakStep    = 160 * time.Millisecond // between packets of any direction, at the most
+	soakDelay   = 150 * time.Millisecond // of reordered datagrams
+	soakStep    = 160 * time.Millisecond // maximum interval between two packets
 
-	// soakBound is when packets must pass again: an initiation is due within
-	// REKEY_TIMEOUT and its jitter, or with the next packet if all attempts
-	// were used up.
+	// soakBound is the maximum time until packets pass again after an outage:
+	// an initiation is due within REKEY_TIMEOUT and its jitter, or with the
+	// next packet if all retries are used up.
 	soakBound = rekeyTimeout + maxJitter + 6*soakStep + 10*soakLatency
 )
 
@@ -68,9 +69,9 @@ type soakTest struct {
 	mu       sync.Mutex
 	rand     *rand.Rand
 	lossless bool                   // nothing is lost
-	blocked  [3][3]bool             // nothing passes, by sender and receiver
-	sender   map[netip.Addr]int     // by public address, former ones too
-	ciphers  map[soakKey]soakCipher // that were seen in use
+	blocked  [3][3]bool             // directions that fail, by sender and receiver
+	sender   map[netip.Addr]int     // by current and former public address
+	ciphers  map[soakKey]soakCipher // of all sessions used so far
 	packets  []*soakPacket
 	messages map[soakMessage]*soakPacket
 }
@@ -81,10 +82,10 @@ type soakDevice struct {
 	dev   *Device
 	host  *simnet.Host
 	inner netip.Addr
-	heard [3]time.Time // when a packet last came, by sender
+	heard [3]time.Time // time of the last packet, by sender
 }
 
-// soakKey tells keys by their sender and the receiver's index.
+// soakKey identifies transport keys by their sender and the receiver's index.
 type soakKey struct {
 	from  int
 	index uint32
@@ -95,7 +96,7 @@ type soakCipher struct {
 	send cipher.AEAD
 }
 
-// soakMessage tells data messages apart.
+// soakMessage identifies a data message.
 type soakMessage struct {
 	soakKey
 	counter uint64
@@ -107,7 +108,7 @@ type soakPacket struct {
 	sealed             int // times
 	lost               bool
 	arrived, delivered int
-	refused            int // of arrived: the keys were gone or too old
+	refused            int // of arrived: the keys were erased or expired
 }
 
 func newSoakTest(t *testing.T) *soakTest {
@@ -168,7 +169,7 @@ func (k *soakTest) randomInt(n int) int {
 	return k.rand.IntN(n)
 }
 
-// runFor talks, and lets things happen, for about so long.
+// runFor sends packets and causes events for about the given time.
 func (k *soakTest) runFor(length time.Duration) {
 	start := time.Now()
 	events := []func(){
@@ -180,7 +181,7 @@ func (k *soakTest) runFor(length time.Duration) {
 		func() { k.changePort(1) },
 		func() {},
 	}
-	darkness := []time.Duration{
+	outages := []time.Duration{
 		2 * time.Second, 200 * time.Second, 14 * time.Second, 100 * time.Second, time.Second, 45 * time.Second, 600 * time.Second,
 	}
 	for round := 0; time.Since(start) < length; round++ {
@@ -201,34 +202,35 @@ func (k *soakTest) runFor(length time.Duration) {
 			}
 		}
 		k.mu.Unlock()
-		d := darkness[round%len(darkness)]
+		d := outages[round%len(outages)]
 		k.sendPacketsFor(d / 2)
-		// At most one moves, or those that moved would not find each other.
+		// At most one host moves during an outage: two that moved could not
+		// find each other.
 		events[k.randomInt(len(events))]()
 		k.sendPacketsFor(d - d/2)
 		switch {
 		case d > eraseAfterTime:
-			time.Sleep(2 * time.Minute) // until nobody tries any more
+			time.Sleep(2 * time.Minute) // until all retries are used up
 		case d > rejectAfterTime:
 			time.Sleep(20 * time.Second)
 			k.wantStagedPacketsPass()
 		}
-		k.wantRecovery(fmt.Sprintf("round %d, %v of darkness", round, d))
+		k.wantRecovery(fmt.Sprintf("round %d, outage of %v", round, d))
 	}
 	k.wantRecovery("in the end")
 	time.Sleep(time.Minute)
 	k.accountForPackets()
 }
 
-// restoreNetwork ends darkness and loss.
+// restoreNetwork ends the outage and all loss.
 func (k *soakTest) restoreNetwork() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.blocked, k.lossless = [3][3]bool{}, true
 }
 
-// wantStagedPacketsPass heals the network and expects what is staged to get through, without
-// any packet to follow.
+// wantStagedPacketsPass restores the network and expects staged packets to pass
+// without another packet that triggers a handshake.
 func (k *soakTest) wantStagedPacketsPass() {
 	k.Helper()
 	var staged [3][3]bool
@@ -258,11 +260,12 @@ func (k *soakTest) wantStagedPacketsPass() {
 		}
 	}
 	if n == 0 {
-		k.Error("no packet waits after long darkness")
+		k.Error("no packet waits after a long outage")
 	}
 }
 
-// wantRecovery heals the network, and expects packets to pass in time.
+// wantRecovery restores the network and expects packets to pass within
+// soakBound.
 func (k *soakTest) wantRecovery(when string) {
 	k.Helper()
 	k.restoreNetwork()
@@ -280,7 +283,7 @@ func (k *soakTest) wantRecovery(when string) {
 	k.lossless = false
 }
 
-// sendPacketsFor sends packets in all directions in turn.
+// sendPacketsFor sends packets in all directions for the given time.
 func (k *soakTest) sendPacketsFor(length time.Duration) {
 	for end := time.Now().Add(length); time.Now().Before(end); {
 		for from := range k.devices {
@@ -301,7 +304,7 @@ func (k *soakTest) sendPacketsFor(length time.Duration) {
 	}
 }
 
-// sendPacket makes a packet that tells its number, and is random for the rest.
+// sendPacket sends a packet that holds its number and random bytes.
 func (k *soakTest) sendPacket(from, to int) {
 	src, dst := netip.AddrPortFrom(k.devices[from].inner, 1), netip.AddrPortFrom(k.devices[to].inner, 2)
 	k.mu.Lock()
@@ -316,7 +319,7 @@ func (k *soakTest) sendPacket(from, to int) {
 	err := k.devices[from].dev.output(netstack.NewPacket(bytes.Clone(p.bytes)))
 	if errors.Is(err, ErrNoEndpoint) && to == 0 {
 		k.mu.Lock()
-		k.packets[len(k.packets)-1] = nil // not sent: the one behind the NAT has not spoken yet
+		k.packets[len(k.packets)-1] = nil // not sent: the endpoint of the device behind the NAT is not known yet
 		k.packets = k.packets[:len(k.packets)-1]
 		k.mu.Unlock()
 	} else if err != nil {
@@ -324,7 +327,7 @@ func (k *soakTest) sendPacket(from, to int) {
 	}
 }
 
-// packetOf returns the packet that b claims to be.
+// packetOf returns the packet whose number b holds, or nil.
 func (k *soakTest) packetOf(b []byte) *soakPacket {
 	const header = 20 + 8
 	if len(b) < header+8 {
@@ -336,7 +339,8 @@ func (k *soakTest) packetOf(b []byte) *soakPacket {
 	return nil
 }
 
-// judgeDatagram judges what devices send, and notes the packet inside.
+// judgeDatagram decides what happens to a datagram and records the packet
+// inside.
 func (k *soakTest) judgeDatagram(d simnet.Datagram) (v simnet.Verdict) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -378,7 +382,7 @@ func (k *soakTest) judgeDatagram(d simnet.Datagram) (v simnet.Verdict) {
 	return v
 }
 
-// cipherOf returns the keys, which are in use right now, that key tells.
+// cipherOf returns the transport keys identified by key, which are in use now.
 func (k *soakTest) cipherOf(key soakKey) (soakCipher, bool) {
 	if pair, ok := k.ciphers[key]; ok {
 		return pair, true
@@ -400,7 +404,7 @@ func (k *soakTest) cipherOf(key soakKey) (soakCipher, bool) {
 	return pair, ok
 }
 
-// soakConn notes what arrives.
+// soakConn records arriving data messages.
 type soakConn struct {
 	net.PacketConn
 	end *soakDevice
@@ -434,7 +438,7 @@ func (e *soakDevice) noteArrival(msg []byte) {
 	}
 }
 
-// Deliver takes the part of the stack.
+// Deliver stands in for the stack.
 func (e *soakDevice) Deliver(packets [][]byte) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -482,7 +486,7 @@ func (k *soakTest) changePort(i int) {
 	}
 }
 
-// accountForPackets closes the books.
+// accountForPackets checks that the fate of every packet is known.
 func (k *soakTest) accountForPackets() {
 	synctest.Wait()
 	k.mu.Lock()

@@ -24,12 +24,12 @@ import (
 	"github.com/wgstack/wireguard/internal/simnet"
 )
 
-// Whole devices, with the real stack, in real time and in trouble.
+// Whole devices with the real stack, in real time, under adverse conditions.
 
 var streamTime = flag.Duration("soak", time.Second, "how long the streams of TestStreamsOnBadNetwork last")
 
 // TestStreamsOnBadNetwork compares every byte of TCP streams on a network that
-// delays, loses, doubles and reorders.
+// delays, loses, duplicates and reorders datagrams.
 func TestStreamsOnBadNetwork(t *testing.T) {
 	sim := simnet.New(1, simnet.WithLink(simnet.Link{
 		Latency: 2 * time.Millisecond, Jitter: time.Millisecond, Loss: 0.01,
@@ -111,9 +111,9 @@ func TestStreamsOnBadNetwork(t *testing.T) {
 	}
 }
 
-// measureLeftovers counts what devices may leave behind.
+// measureLeftovers returns the number of goroutines and the size of the heap.
 func measureLeftovers() (goroutines int, heap uint64) {
-	for range 3 { // pools give up what they hold by and by
+	for range 3 { // a sync.Pool is emptied by two collections
 		runtime.GC()
 	}
 	var m runtime.MemStats
@@ -121,7 +121,8 @@ func measureLeftovers() (goroutines int, heap uint64) {
 	return runtime.NumGoroutine(), m.HeapAlloc
 }
 
-// wantNoLeftovers expects all to be as it was, give or take what the runtime keeps.
+// wantNoLeftovers waits until there are no more goroutines and no more heap
+// than given, apart from what the runtime keeps.
 func wantNoLeftovers(t *testing.T, goroutines int, heap uint64) {
 	t.Helper()
 	const slack = 4 << 20
@@ -164,10 +165,10 @@ func echoBytes(t *testing.T, ctx context.Context, d *Device, address string, b [
 	return err
 }
 
-// TestStorm changes all that can be changed under sixteen flows, and then
-// closes everything, which leaves nothing.
+// TestStorm changes everything that can be changed while sixteen flows run,
+// closes everything, and expects no leftovers.
 func TestStorm(t *testing.T) {
-	runStorm(t, 50*time.Millisecond) // what is made once
+	runStorm(t, 50*time.Millisecond) // allocates what is made once per process
 	goroutines, heap := measureLeftovers()
 	runStorm(t, time.Second)
 	wantNoLeftovers(t, goroutines, heap)
@@ -182,7 +183,7 @@ func runStorm(t *testing.T, length time.Duration) {
 	defer occupied.Close()
 	taken := occupied.LocalAddr().(*net.UDPAddr).Port
 
-	// Only the test knows who they are at a time.
+	// The current keys, which change all the time.
 	nearKeys, farKey := [2]PrivateKey{NewPrivateKey(), NewPrivateKey()}, NewPrivateKey()
 	far, err := New(Config{PrivateKey: farKey, Address: prefixes("10.0.0.2/32")})
 	if err != nil {
@@ -194,7 +195,7 @@ func runStorm(t *testing.T, length time.Duration) {
 		t.Fatal(err)
 	}
 	defer near.Close()
-	var mu sync.Mutex // of what follows
+	var mu sync.Mutex // guards the variables below
 	private, psk := nearKeys[0], PresharedKey{}
 	asFar := func() error {
 		return near.SetPeer(PeerConfig{
@@ -259,7 +260,7 @@ func runStorm(t *testing.T, length time.Duration) {
 		})
 	}
 	ms := time.Millisecond
-	change(5*ms, func(i int) error { // bystanders
+	change(5*ms, func(i int) error { // unrelated peers
 		p := PeerConfig{
 			PublicKey: key32(byte(1 + i%20)), AllowedIPs: prefixes(fmt.Sprintf("10.9.0.%d/32", i%20)),
 			Endpoint: fmt.Sprintf("127.0.0.1:%d", taken), PersistentKeepalive: time.Second,
@@ -320,7 +321,7 @@ func runStorm(t *testing.T, length time.Duration) {
 	})
 	changing.Wait()
 
-	// A new key makes the device handshake at once.
+	// A new private key starts a handshake at once.
 	private = NewPrivateKey()
 	if err := errors.Join(near.SetPrivateKey(private), asNear(), asFar()); err != nil {
 		t.Fatal(err)
@@ -328,11 +329,11 @@ func runStorm(t *testing.T, length time.Duration) {
 	b := make([]byte, 100_000)
 	rand.Read(b)
 	if err := echoBytes(t, contextWithTimeout(t, 20*time.Second), near, "10.0.0.2:7", b); err != nil {
-		t.Errorf("after the storm: %v", err)
+		t.Errorf("after all changes: %v", err)
 	}
 	t.Logf("%d flows were whole", whole.Load())
 
-	// What flows still is cut off.
+	// Close ends the flows that still run.
 	near.Close()
 	far.Close()
 	close(stop)
@@ -344,10 +345,10 @@ func runStorm(t *testing.T, length time.Duration) {
 	}
 }
 
-// TestFlood has thousands of sources send initiations while a stream flows: once
-// more than can wait, and then 50,000 a second. The stream keeps half its rate,
-// memory is bounded, and a peer that proves its address with a cookie gets its
-// handshake.
+// TestFlood has thousands of sources send initiations while a TCP stream runs:
+// first more at once than can be queued, then 50,000 a second. The stream keeps
+// half its rate, memory is bounded, and a peer that proves its address with a
+// cookie completes a handshake.
 func TestFlood(t *testing.T) {
 	const (
 		sources  = 5000
@@ -359,7 +360,7 @@ func TestFlood(t *testing.T) {
 	defer sim.Close()
 	near, far := newSimulatedPair(t, sim)
 	far.handshakes.mu.Lock()
-	far.handshakes.maxWorkers = 1 // however many cores there are
+	far.handshakes.maxWorkers = 1 // independent of the number of cores
 	far.handshakes.mu.Unlock()
 
 	newcomer := fakepeer.New(NewPrivateKey(), far.Stats().PublicKey)
@@ -404,7 +405,7 @@ func TestFlood(t *testing.T) {
 			}
 		}
 	})
-	// moves waits until the stream has moved some more.
+	// moves waits until the stream has made progress.
 	moves := func(when string) {
 		t.Helper()
 		before := received.Load()
@@ -417,7 +418,7 @@ func TestFlood(t *testing.T) {
 	moves("at first") // windows grow
 	_, heap := measureLeftovers()
 
-	// Whoever knows the device's public key can make these.
+	// Anybody who knows the device's public key can make these.
 	attacker := fakepeer.New(NewPrivateKey(), far.Stats().PublicKey)
 	var floods [512][]byte
 	for i := range floods {
@@ -436,8 +437,8 @@ func TestFlood(t *testing.T) {
 		sim.Inject(simnet.Datagram{From: from, To: netip.AddrPortFrom(farOuter.Addr(), devPort), Payload: floods[sent%len(floods)]})
 	}
 
-	// What the outburst pushes out of the socket's queue the stream has to send
-	// again, after a timeout if that was all it had on the way.
+	// The stream must retransmit what the burst pushes out of the socket's
+	// queue, after a timeout if nothing else was in flight.
 	for range outburst {
 		inject()
 	}
@@ -458,8 +459,8 @@ func TestFlood(t *testing.T) {
 			}
 		}
 	})
-	// The rate is compared with that of the calm before, until it is clear that
-	// half of it is kept, or that it is not.
+	// The rate during the flood is compared with the rate before it, until the
+	// median shows that half of it is kept, or not.
 	rate := func() float64 {
 		start, before := time.Now(), received.Load()
 		time.Sleep(period)
@@ -499,8 +500,8 @@ func TestFlood(t *testing.T) {
 	t.Logf("%.2f of the rate under the flood, the median of %d; %d initiations, of which %d waited at once", kept[len(kept)/2], len(kept), sent, queued)
 }
 
-// wantHandshakeWithCookie has p, a peer of the device at farOuter, try for a while to get a
-// handshake that takes a cookie.
+// wantHandshakeWithCookie has p, a peer of the device at farOuter, try to
+// complete a handshake with a cookie, and reports whether it did.
 func wantHandshakeWithCookie(t *testing.T, p *fakepeer.Peer, sock *simnet.Conn) bool {
 	t.Helper()
 	type attempt struct {
@@ -515,7 +516,7 @@ func wantHandshakeWithCookie(t *testing.T, p *fakepeer.Peer, sock *simnet.Conn) 
 		if _, err := sock.WriteToUDPAddrPort(msg, netip.AddrPortFrom(farOuter.Addr(), devPort)); err != nil {
 			t.Fatal(err)
 		}
-		// Answers may be late, or dropped with many others.
+		// Replies may be late or lost in the flood.
 		sock.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
 		n, _, err := sock.ReadFromUDPAddrPort(reply)
 		if err != nil {

@@ -12,11 +12,11 @@ import (
 	"github.com/wgstack/wireguard/internal/fakepeer"
 )
 
-// The part of netns.sh that is about configuration: many prefixes, many peers,
-// keys that come and go.
+// The configuration tests of netns.sh: many prefixes, many peers, keys that are
+// set and unset.
 
-// largeConfigurations are the peers' allowed IPs of configurations that are large in one
-// way or another.
+// largeConfigurations returns the allowed IPs of each peer, for several kinds
+// of large configuration.
 func largeConfigurations() map[string][][]netip.Prefix {
 	v4 := func(a, b, c, d byte, bits int) netip.Prefix {
 		return netip.PrefixFrom(netip.AddrFrom4([4]byte{a, b, c, d}), bits)
@@ -52,14 +52,14 @@ func largeConfigurations() map[string][][]netip.Prefix {
 	}
 }
 
-// numberedKey is a public key that sorts by its number.
+// numberedKey returns a public key. Keys sort by their number.
 func numberedKey(i int) (k PublicKey) {
 	binary.BigEndian.PutUint32(k[:], uint32(i+1))
 	return k
 }
 
-// wantPeersWithPrefixes expects the device to have exactly these peers besides b.far, and
-// to route by them.
+// wantPeersWithPrefixes expects the device to have exactly these peers besides
+// b.far, and to route to them.
 func (b *testbed) wantPeersWithPrefixes(peers [][]netip.Prefix) {
 	b.Helper()
 	stats := slices.DeleteFunc(b.dev.Stats().Peers, func(p PeerStats) bool { return p.PublicKey == PublicKey(b.far.Public) })
@@ -89,7 +89,8 @@ func TestN12Scale(t *testing.T) {
 					b.setPeer(PeerConfig{PublicKey: numberedKey(i), AllowedIPs: ips})
 				}
 				b.wantPeersWithPrefixes(peers)
-				// All of it again, and without every second one.
+				// The whole configuration again, then without every second
+				// prefix.
 				for i, ips := range peers {
 					b.setPeer(PeerConfig{PublicKey: numberedKey(i), AllowedIPs: ips})
 					half := ips[:0:0]
@@ -131,7 +132,8 @@ func TestN12ScaleByUAPI(t *testing.T) {
 						t.Fatalf("get shows %d prefixes of peer %d, want %d", n, i, len(ips))
 					}
 				}
-				// What was got can be set, and is the same then.
+				// The output of get can be set, and a second get returns the
+				// same.
 				c.mustSetLines(append([]string{"replace_peers=true"}, settableLines(got)...)...)
 				b.wantPeersWithPrefixes(peers)
 			})
@@ -209,7 +211,7 @@ func TestN13DeviceAsItsOwnPeer(t *testing.T) {
 		s := b.far.connectToDevice()
 		b.far.wantSentUnder("others go on", s)
 
-		// Without the key it is a peer like any other.
+		// Without that private key it is an ordinary peer.
 		c.mustSetLines(none)
 		c.mustSetLines(public, "allowed_ip=10.7.0.0/16")
 		if peerLines(c.getLines(), key.PublicKey()) == nil {
@@ -238,7 +240,7 @@ func TestN13DefaultRoutesAndTheirParts(t *testing.T) {
 		b.wantRoute("the rest", far, "2001:db8::9")
 		set(other, "0.0.0.0/0")
 		b.wantRoute("moved", other, "1.1.1.1", "200.1.1.1")
-		b.wantRoute("parts are gone", far, "fd00::1")
+		b.wantRoute("parts were removed", far, "fd00::1")
 		far.wantAllowedIPs("lost", "::/0")
 		set(far, "0.0.0.0/0", "10.0.0.0/8", "::/0")
 		b.wantRoute("moved back", far, "1.1.1.1", "10.1.1.1")

@@ -21,7 +21,7 @@ import (
 	"github.com/wgstack/wireguard/internal/simnet"
 )
 
-// Devices at both ends, in the topologies that the kernel's netns.sh tests.
+// Devices at both ends, in the topologies of the kernel's netns.sh.
 
 func TestN01EverythingBothWaysAtOnce(t *testing.T) {
 	near, far := newDevicePair(t)
@@ -118,7 +118,8 @@ func TestN03LargeMTU(t *testing.T) {
 	}
 }
 
-// newDevicePairOn is devices with another configuration, at a loopback address.
+// newDevicePairOn is newDevicePair at the loopback address host, with a
+// configuration changed by edit.
 func newDevicePairOn(t testing.TB, host string, edit func(*Config)) (near, far *Device) {
 	t.Helper()
 	start := func(cfg Config) *Device {
@@ -157,7 +158,7 @@ func TestN05EitherEndMoves(t *testing.T) {
 	near, far := w.addNode(1, nil), w.addNode(2, nil)
 	near.addPeer(far)
 	far.setPeer(near.peerConfig(""))
-	// A connection that lasts through it all.
+	// One connection that lasts throughout the test.
 	l, err := far.Listen(background, "tcp", ":7")
 	if err != nil {
 		t.Fatal(err)
@@ -222,7 +223,8 @@ func TestN05EitherEndMoves(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	// Without an IPv4 address, to which a late packet could bring near back.
+	// Remove the IPv4 address: a late packet could otherwise move the endpoint
+	// back to it.
 	move6(near, 11)
 	near.setPeer(far.peerConfig(netip.AddrPortFrom(outerIPv6(12), devPort).String()))
 	say("over IPv6", a, b)
@@ -266,9 +268,9 @@ func TestN06MoreSpecificPrefixOfAnotherPeer(t *testing.T) {
 			t.Fatal(err)
 		}
 		far.sendPayload(1, "arrives")
-		near.wantPayloads("the other peer is gone", "arrives")
+		near.wantPayloads("the other peer was removed", "arrives")
 		near.sendPayload(2, "and back")
-		far.wantPayloads("the other peer is gone", "and back")
+		far.wantPayloads("the other peer was removed", "and back")
 	})
 }
 
@@ -345,7 +347,7 @@ func TestN08TunnelsInsideTunnels(t *testing.T) {
 	}
 }
 
-// TestN08OuterTunnelClosesFirst closes the devices in the wrong order.
+// TestN08OuterTunnelClosesFirst closes the outer device before the inner one.
 func TestN08OuterTunnelClosesFirst(t *testing.T) {
 	near, far := newDevicePair(t)
 	inner, err := New(Config{
@@ -367,7 +369,7 @@ func TestN08OuterTunnelClosesFirst(t *testing.T) {
 	wantReturn(t, 5*time.Second, "Close of the inner device", func() { inner.Close() })
 }
 
-// wantReturn expects f to return in time.
+// wantReturn expects f to return within limit.
 func wantReturn(t testing.TB, limit time.Duration, what string, f func()) {
 	t.Helper()
 	done := make(chan struct{})
@@ -414,7 +416,7 @@ func TestN09KeepaliveHoldsNATOpen(t *testing.T) {
 			} else {
 				near.wantPayloads("after 3 s without")
 			}
-			// Whoever is behind the NAT opens it again.
+			// A packet from behind the NAT opens the mapping again.
 			near.sendPayload(2, "here I am")
 			far.wantPayloads("after 3 s", "here I am")
 			far.sendPayload(1, "there you are")
@@ -423,8 +425,8 @@ func TestN09KeepaliveHoldsNATOpen(t *testing.T) {
 	}
 }
 
-// TestN10EndpointInsideItsOwnTunnel has a device open its outer socket in its
-// own stack.
+// TestN10EndpointInsideItsOwnTunnel has a device open its outer socket inside
+// its own stack.
 func TestN10EndpointInsideItsOwnTunnel(t *testing.T) {
 	var own atomic.Pointer[Device]
 	near, far := newDevicePairOn(t, "127.0.0.1", func(cfg *Config) {
@@ -460,7 +462,7 @@ func TestN10EndpointInsideItsOwnTunnel(t *testing.T) {
 			}
 		}()
 	}
-	// Each round makes the packet bigger, until the lane is full of fragments.
+	// Each round enlarges the packet, until the lane is full of fragments.
 	for end := time.Now().Add(5 * time.Second); ; {
 		before := sent()
 		time.Sleep(100 * time.Millisecond)
@@ -475,7 +477,8 @@ func TestN10EndpointInsideItsOwnTunnel(t *testing.T) {
 		t.Errorf("%d goroutines more", n)
 	}
 
-	// Being put outside again heals it, and frees those who wait for room.
+	// A socket outside the tunnel ends the loop and releases the senders that
+	// wait for room.
 	own.Store(nil)
 	wantReturn(t, 5*time.Second, "Rebind", func() {
 		if err := near.Rebind(); err != nil {
@@ -502,15 +505,15 @@ func TestN11AnswersComeFromTheAddressThatWasAsked(t *testing.T) {
 		}
 		wantPing(t, host, near, innerIPv4(2))
 		wantPing(t, "back", far, innerIPv4(1))
-		// An answer from another address would have moved the endpoint.
+		// A reply from another address would have moved the endpoint.
 		if got := near.Stats().Peers[0].Endpoint.String(); got != want {
 			t.Errorf("asked at %s, answered from %s", want, got)
 		}
 	}
 }
 
-// TestN14NothingIsLeftAfterClose counts in a process of its own, where no other
-// test leaves anything.
+// TestN14NothingIsLeftAfterClose runs in its own process, free of leftovers of
+// other tests.
 func TestN14NothingIsLeftAfterClose(t *testing.T) {
 	const alone = "WIREGUARD_TEST_ALONE"
 	if os.Getenv(alone) == "" {
@@ -527,7 +530,7 @@ func TestN14NothingIsLeftAfterClose(t *testing.T) {
 	}
 	memory := func() int64 {
 		var m runtime.MemStats
-		for range 3 { // pools are emptied by two
+		for range 3 { // a sync.Pool is emptied by two collections
 			runtime.GC()
 		}
 		runtime.ReadMemStats(&m)
@@ -554,7 +557,7 @@ func TestN14NothingIsLeftAfterClose(t *testing.T) {
 		far.Close()
 	}
 	before := runtime.NumGoroutine()
-	t.Run("once", round) // what is made once
+	t.Run("once", round) // allocates what is made once per process
 	settle := func(goroutines int) int {
 		for end := time.Now().Add(5 * time.Second); runtime.NumGoroutine() > goroutines && time.Now().Before(end); {
 			time.Sleep(time.Millisecond)
@@ -577,9 +580,9 @@ func TestN14NothingIsLeftAfterClose(t *testing.T) {
 	}
 }
 
-// TestN14ClosedDeviceIsLetGo has packets reassembled first, for which gVisor
-// keeps timers.
-func TestN14ClosedDeviceIsLetGo(t *testing.T) {
+// TestN14ClosedDeviceIsCollected checks that a closed device is garbage-collected.
+// It has packets reassembled first, for which gVisor keeps timers.
+func TestN14ClosedDeviceIsCollected(t *testing.T) {
 	var kept atomic.Int32
 	t.Run("device", func(t *testing.T) {
 		near, far := newDevicePair(t)
@@ -593,8 +596,8 @@ func TestN14ClosedDeviceIsLetGo(t *testing.T) {
 		near.Close()
 		far.Close()
 	})
-	// The runtime may keep a stopped timer until its time, here the ten seconds
-	// after which a keepalive would have been due.
+	// The runtime may hold a stopped timer until its deadline, here the ten
+	// seconds of a passive keepalive.
 	for end := time.Now().Add(30 * time.Second); kept.Load() > 0; time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("%d closed devices are kept in memory", kept.Load())
@@ -603,7 +606,8 @@ func TestN14ClosedDeviceIsLetGo(t *testing.T) {
 	}
 }
 
-// TestBothWays echoes a stream in each family at once, and ends it by halves.
+// TestBothWays echoes a stream in both address families at once and closes each
+// direction separately.
 //
 // Covers N01.
 func TestBothWays(t *testing.T) {

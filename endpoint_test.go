@@ -19,12 +19,12 @@ import (
 
 const otherEndpoint = "192.0.2.77:7777"
 
-// wantRoamed expects the device to send to r, and the former address of the peer
-// to hear nothing.
+// wantRoamed expects the device to send to r and no longer to the peer's former
+// address.
 func (r *remote) wantRoamed(what string, s *fakepeer.Session, former *remote) {
-	r.bed.Helper()
+	r.testbed.Helper()
 	r.wantEndpoint(what, r.sock.AddrPort())
-	r.bed.outputTo(r, "follows")
+	r.testbed.outputTo(r, "follows")
 	r.wantData(what, s, "follows")
 	former.wantSilence(what, noWait)
 }
@@ -157,12 +157,12 @@ func TestP76NothingElseMovesTheEndpoint(t *testing.T) {
 		s := b.far.connectToDevice()
 		r := reader{device: b.dev}
 		r.sortCopyOf(udp.Message{Addr: moved.sock.AddrPort()}, s.Seal(packet(b.far.ip, devInner, "late")))
-		for range 2 { // the first keys become the previous ones, and are gone
+		for range 2 { // the first keys become the previous ones and are then dropped
 			time.Sleep(time.Second)
 			s = b.far.connectToDevice()
 		}
 		r.dispatchBatch()
-		b.far.wantEndpoint("data under keys that are gone", farOuter)
+		b.far.wantEndpoint("data under dropped keys", farOuter)
 
 		time.Sleep(rejectAfterTime)
 		moved.sendData(s, "expired")
@@ -182,8 +182,8 @@ func TestP77OlderCountersMoveTheEndpointToo(t *testing.T) {
 	})
 }
 
-// wantLocal expects that all that was sent since it was last asked left from
-// the given local address, and that it was something.
+// wantLocal expects that messages were sent since the last takeSent, all of
+// them from the given local address.
 func (t *socketTap) wantLocal(b *testbed, what string, local udp.Local) {
 	b.Helper()
 	sent := t.takeSent()
@@ -257,15 +257,16 @@ func TestP78RebindForgetsTheLocalAddress(t *testing.T) {
 	})
 }
 
-// zonedConn is a socket whose only neighbour, far, has a link-local address.
-type zonedConn struct {
+// linkLocalConn is a socket that shows its only neighbour, far, at a link-local
+// address.
+type linkLocalConn struct {
 	*simnet.Conn
 	far atomic.Pointer[netip.AddrPort]
 }
 
 var linkLocal = netip.MustParseAddrPort("[fe80::2%eth7]:51820")
 
-func (c *zonedConn) ReadFrom(b []byte) (int, net.Addr, error) {
+func (c *linkLocalConn) ReadFrom(b []byte) (int, net.Addr, error) {
 	n, from, err := c.Conn.ReadFrom(b)
 	if err == nil {
 		addr := from.(*net.UDPAddr).AddrPort()
@@ -275,7 +276,7 @@ func (c *zonedConn) ReadFrom(b []byte) (int, net.Addr, error) {
 	return n, from, err
 }
 
-func (c *zonedConn) WriteTo(b []byte, to net.Addr) (int, error) {
+func (c *linkLocalConn) WriteTo(b []byte, to net.Addr) (int, error) {
 	if a := to.(*net.UDPAddr).AddrPort(); a != linkLocal {
 		return 0, fmt.Errorf("no route to %v", a)
 	}
@@ -284,12 +285,12 @@ func (c *zonedConn) WriteTo(b []byte, to net.Addr) (int, error) {
 
 func TestP79LinkLocalScopeIsKept(t *testing.T) {
 	for _, configured := range []string{linkLocal.String(), ""} {
-		var outer *zonedConn
+		var outer *linkLocalConn
 		edit := func(cfg *Config) {
 			listen := cfg.ListenPacket
 			cfg.ListenPacket = func(ctx context.Context, network, address string) (net.PacketConn, error) {
 				pc, err := listen(ctx, network, address)
-				outer = &zonedConn{Conn: pc.(*simnet.Conn)}
+				outer = &linkLocalConn{Conn: pc.(*simnet.Conn)}
 				outer.far.Store(&farOuter)
 				return outer, err
 			}
@@ -402,14 +403,15 @@ func TestEndpointByName(t *testing.T) {
 		if lookups != 0 {
 			t.Errorf("%d lookups", lookups)
 		}
-		// The first address is dead; the second is tried when it stays silent.
+		// The first address never answers; the second is tried by the next
+		// initiation.
 		b.outputTo(b.far, "hello")
 		s := b.far.respondTo(b.far.wantInitiation("to the second address"))
 		b.far.wantData("staged meanwhile", s, "hello")
 		if lookups != 2 {
 			t.Errorf("%d lookups", lookups)
 		}
-		// What answers is not looked up again.
+		// An endpoint that answers is not looked up again.
 		b.far.writeMessage(s.Keepalive())
 		time.Sleep(rejectAfterTime)
 		b.outputTo(b.far, "later")

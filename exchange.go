@@ -115,11 +115,11 @@ func (p *peer) startHandshake(now time.Time, retry bool) {
 		copy := *h
 		p.device.background.Go(func() {
 			p.resolveEndpoint(copy)
-			p.device.handshakes.submit(handshakeJob{peer: p}, maxJobs)
+			p.device.handshakes.submit(handshakeJob{peer: p}, unlimited)
 		})
 		return
 	}
-	p.device.handshakes.submit(handshakeJob{peer: p}, maxJobs)
+	p.device.handshakes.submit(handshakeJob{peer: p}, unlimited)
 }
 
 // noteSessionRequest notes that a session is wanted of the peer. p.mu is held.

@@ -55,7 +55,7 @@ func TestP03LowOrderPeerCausesNoPacket(t *testing.T) {
 		trace := b.net.Trace()
 		for i, point := range lowOrderPoints(b.T) {
 			ip := netip.AddrFrom4([4]byte{10, 1, 0, byte(i)})
-			r := &remote{Peer: &fakepeer.Peer{Public: point}, bed: b, sock: b.far.sock, ip: ip}
+			r := &remote{Peer: &fakepeer.Peer{Public: point}, testbed: b, sock: b.far.sock, ip: ip}
 			cfg := r.peerConfig()
 			cfg.PersistentKeepalive = time.Second
 			b.setPeer(cfg)
@@ -135,7 +135,8 @@ func TestP06TimestampIsComparedWhereItCommits(t *testing.T) {
 		p := b.far.peer()
 		from := endpoint{addr: b.far.sock.AddrPort()}
 
-		// A copy of an initiation, which waits for another to be committed.
+		// A copy of an initiation, which waits for the lock while the other
+		// copy commits.
 		stamp := newTAI64N(time.Now())
 		accepted := make(chan bool)
 		p.mu.Lock()
@@ -218,7 +219,7 @@ func TestP09CopiesOfAResponseMakeOneSession(t *testing.T) {
 	})
 }
 
-// TestP09ResponseIsRecheckedWhereItCommits has a response win while a copy of
+// TestP09ResponseIsRecheckedWhereItCommits commits a response while a copy of
 // it is being consumed.
 func TestP09ResponseIsRecheckedWhereItCommits(t *testing.T) {
 	withTestbed(t, nil, func(b *testbed) {
@@ -259,8 +260,8 @@ func TestP09ResponseMustMatchAWaitingHandshake(t *testing.T) {
 		s := b.far.respondTo(hs)
 		b.far.wantData("session", s, "hello")
 
-		// Another response to the same initiation is as authentic, but the
-		// index is a key pair's now.
+		// Another response to the same initiation is authentic too, but the
+		// index now belongs to a key pair.
 		completed := b.far.stats().LastHandshake
 		time.Sleep(time.Second)
 		b.far.respondTo(hs)
@@ -385,7 +386,7 @@ func TestP17NoHandshakeWithoutPrivateKey(t *testing.T) {
 	})
 }
 
-func TestP18StrangersMeetSilence(t *testing.T) {
+func TestP18UnknownPeersGetNoReply(t *testing.T) {
 	withTestbed(t, nil, func(b *testbed) {
 		trace := b.net.Trace()
 		stranger := b.newRemote(b.dev.Stats().PublicKey, netip.MustParseAddrPort("192.0.2.3:1"), netip.MustParseAddr("10.0.0.3"))
@@ -417,8 +418,8 @@ func TestP18StrangersMeetSilence(t *testing.T) {
 	})
 }
 
-// TestP20ResponderIsReadyWhenItResponds has the initiator confirm before the
-// response has left the device's hands.
+// TestP20ResponderIsReadyWhenItResponds has the initiator confirm while the
+// device is still writing the response.
 //
 // Covers M15.
 func TestP20ResponderIsReadyWhenItResponds(t *testing.T) {

@@ -17,8 +17,9 @@ import (
 	"github.com/wgstack/wireguard/netstack"
 )
 
-// newStreamTestbed has enough packets follow each other that the next begins a batch
-// that gathers. Nobody seals on other goroutines: work does, when it is called.
+// newStreamTestbed returns a device in the middle of a stream: the next packet
+// begins a batch that gathers. Batches are sealed only by sealWaiting, not by
+// other goroutines.
 func newStreamTestbed(t *testing.T) (b *streamTestbed) {
 	t.Helper()
 	b = &streamTestbed{T: t}
@@ -40,14 +41,14 @@ type streamTestbed struct {
 	counter uint64 // of the next message
 }
 
-// beginStream makes what follows a stream, whatever time has passed.
+// beginStream makes the next packet part of a stream, whatever time has passed.
 func (b *streamTestbed) beginStream() {
 	b.peer.mu.Lock()
 	defer b.peer.mu.Unlock()
 	b.peer.gathering.streamLength = streamPackets
 }
 
-// setTimeSinceLatest makes it so long since the latest packet.
+// setTimeSinceLatest sets the time since the latest packet to d.
 func (b *streamTestbed) setTimeSinceLatest(d time.Duration) {
 	b.peer.mu.Lock()
 	defer b.peer.mu.Unlock()
@@ -62,7 +63,7 @@ func (b *streamTestbed) outputPayload(payload string) {
 
 func (b *streamTestbed) outputPacket(pkt []byte) {
 	b.Helper()
-	b.setTimeSinceLatest(-time.Hour) // as the machine may be slow
+	b.setTimeSinceLatest(-time.Hour) // part of the stream even on a slow machine
 	if err := b.dev.output(netstack.NewPacket(pkt)); err != nil {
 		b.Error(err)
 	}
@@ -71,7 +72,7 @@ func (b *streamTestbed) outputPacket(pkt []byte) {
 // waitingBatches returns how many batches wait to be sealed.
 func (b *streamTestbed) waitingBatches() int { return b.dev.sealers.queuedJobs() }
 
-// sealWaiting seals and sends what waits.
+// sealWaiting seals and sends the waiting batches.
 func (b *streamTestbed) sealWaiting() {
 	for b.waitingBatches() > 0 {
 		s := &b.dev.sealers
@@ -83,8 +84,8 @@ func (b *streamTestbed) sealWaiting() {
 	}
 }
 
-// wantPayload takes a message that was sent. Its content must be a packet with the
-// given payload.
+// wantPayload expects that the next message sent holds a packet with the given
+// payload.
 func (b *streamTestbed) wantPayload(payload string) {
 	b.Helper()
 	select {
@@ -125,7 +126,7 @@ func TestPacketsAloneAreSentAtOnce(t *testing.T) {
 		}
 		b.wantPayload(fmt.Sprint(i))
 	}
-	// Nor do a few make one.
+	// A few packets are not a stream either.
 	for i := range streamPackets - 1 {
 		b.outputPayload(fmt.Sprint(i))
 		b.wantPayload(fmt.Sprint(i))
@@ -140,8 +141,8 @@ func TestStreamGathers(t *testing.T) {
 		b.outputPayload(sent[i])
 	}
 	b.wantNothingSent()
-	// The first has room for two packets' bytes, or what a buffer of such a size
-	// has in any case.
+	// The first batch has room for the bytes of two packets, or for as much as
+	// the buffer class for that size holds.
 	if n := b.waitingBatches(); n < 2 || n > 8 {
 		t.Errorf("%d batches for %d packets", n, len(sent))
 	}
@@ -149,7 +150,7 @@ func TestStreamGathers(t *testing.T) {
 	for _, payload := range sent {
 		b.wantPayload(payload)
 	}
-	// What comes after the work began does not change it.
+	// Packets that arrive after sealing began do not change the batch.
 	b.outputPayload("later")
 	b.wantNothingSent()
 	b.sealWaiting()
@@ -157,8 +158,8 @@ func TestStreamGathers(t *testing.T) {
 	b.wantNothingSent()
 }
 
-// A batch grows with the stream, and a stream of packets that do not fit
-// together does not take 64 KiB for each.
+// A batch grows with the stream, but a stream of packets that do not fit into
+// one batch does not use 64 KiB for each.
 func TestStreamRoomFollows(t *testing.T) {
 	b := newStreamTestbed(t)
 	payload := strings.Repeat("x", 1200)
@@ -179,8 +180,8 @@ func TestStreamRoomFollows(t *testing.T) {
 	}
 	b = newStreamTestbed(t)
 	for i := range 5 {
-		b.outputPayload(strings.Repeat("x", i))    // smaller than the one before, which it is added to
-		b.outputPayload(strings.Repeat("x", 1200)) // larger
+		b.outputPayload(strings.Repeat("x", i))    // smaller, so it is appended to the batch
+		b.outputPayload(strings.Repeat("x", 1200)) // larger, so it needs a new batch
 	}
 	memory := 0
 	for _, batch := range b.dev.sealers.jobs {
@@ -192,7 +193,7 @@ func TestStreamRoomFollows(t *testing.T) {
 	b.sealWaiting()
 }
 
-// A batch stays below what the system takes in one call.
+// A batch stays below the limit of one system call.
 func TestStreamSize(t *testing.T) {
 	b := newStreamTestbed(t)
 	const size = 1024 // of a message
@@ -221,7 +222,7 @@ func (h *sealHook) Seal(dst, nonce, plaintext, additional []byte) []byte {
 	return h.AEAD.Seal(dst, nonce, plaintext, additional)
 }
 
-// What comes while a batch is sealed does not change it.
+// Packets that arrive while a batch is being sealed do not change it.
 func TestStreamIsSealedAsItWas(t *testing.T) {
 	b := newStreamTestbed(t)
 	waiting := 0
@@ -250,7 +251,7 @@ func TestStreamEnds(t *testing.T) {
 	for _, test := range []struct {
 		name    string
 		between func(b *streamTestbed)
-		batches int // with the packet after it; -1: the first has gone, and all others wait for a session
+		batches int // including the next packet; -1: the first was sent, and all others wait for a session
 	}{
 		{"", func(b *streamTestbed) {}, 1},
 		{"larger packet", func(b *streamTestbed) { b.outputPayload(long) }, 2},
@@ -309,7 +310,7 @@ func TestStreamEnds(t *testing.T) {
 	}
 }
 
-// At most 64 messages leave together, however small.
+// At most 64 messages are sent in one batch, however small.
 func TestStreamSegments(t *testing.T) {
 	b := newStreamTestbed(t)
 	for range 3 {
@@ -332,7 +333,8 @@ func TestStreamSegments(t *testing.T) {
 	b.sealWaiting()
 }
 
-// A stream has the room that its memory takes, and its sender waits for more.
+// A stream is charged for the memory that it occupies, and its sender waits for
+// room.
 func TestStreamWaitsForRoom(t *testing.T) {
 	b := newStreamTestbed(t)
 	done := make(chan struct{})
@@ -427,22 +429,22 @@ func TestStreamsInOrder(t *testing.T) {
 	}
 }
 
-// yieldsCore returns whether another goroutine got to run while f did, on one
-// core, which f must not leave for long.
+// yieldsCore reports whether another goroutine ran during f, with one core for
+// both. f must not block for long.
 func yieldsCore(f func()) bool {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
 	var ran atomic.Bool
-	runtime.Gosched() // a fresh slice of time
+	runtime.Gosched() // start with a full time slice
 	go ran.Store(true)
 	f()
 	return ran.Load()
 }
 
-// A stream and the goroutine that opens one leave the core to others in time.
+// A goroutine that sends a stream yields its core to others regularly.
 func TestStreamsTakeTurns(t *testing.T) {
 	most := 0
 	b := newStreamTestbed(t)
-	for range 10 { // whoever else runs may have the other go before its turn
+	for range 10 { // other goroutines of the process may cause an earlier yield
 		b.beginStream()
 		pkt := netstack.NewPacket(packet(devInner, farInner, "x"))
 		sent := 0

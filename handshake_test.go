@@ -101,8 +101,8 @@ func TestP05FailedConsumptionChangesNothing(t *testing.T) {
 		if s := b.far.stats(); s.RxBytes != 0 || s.Endpoint != b.far.sock.AddrPort() {
 			b.Errorf("after corrupt initiations: %+v", s)
 		}
-		// The timestamp is as good as new, and the peer not held up by the
-		// interval between initiations.
+		// The failed initiations did not use up the timestamp, and do not count
+		// for the interval between initiations.
 		away.writeMessage(away.corruptHandshake(msg, 88+5))
 		b.far.writeMessage(msg)
 		s, err := b.far.ConsumeResponse(hs, b.far.wantMessage("intact initiation", fakepeer.Response))

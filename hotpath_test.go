@@ -17,16 +17,16 @@ import (
 	"github.com/wgstack/wireguard/netstack"
 )
 
-// What the steady state costs: no allocation for a packet and one copy, on its
-// way out; nothing for a peer that is idle.
+// The cost of the steady state: no allocation per packet, one copy per outgoing
+// packet, none per incoming one, and no goroutine or timer per idle peer.
 
-var raceEnabled bool // sync.Pool then forgets things at random
+var raceEnabled bool // the race detector makes sync.Pool drop items at random
 
-// sinkConn is a socket that nothing comes from.
+// sinkConn is a socket that discards what is written and never receives.
 type sinkConn struct {
 	net.PacketConn // nil
 	written        atomic.Int64
-	watch          func([]byte)  // takes what is written; may be nil
+	watch          func([]byte)  // called with each write; may be nil
 	reading        chan struct{} // closed once there is a reader
 	readers        sync.Once
 	done           chan struct{}
@@ -58,10 +58,10 @@ func (c *sinkConn) Close() error {
 	return nil
 }
 
-// sinkStack counts what it is given.
+// sinkStack counts the delivered packets.
 type sinkStack struct {
 	delivered int
-	watch     chan [][]byte // takes it too; may be nil
+	watch     chan [][]byte // receives them; may be nil
 }
 
 func (s *sinkStack) Deliver(packets [][]byte) {
@@ -74,7 +74,8 @@ func (s *sinkStack) Deliver(packets [][]byte) {
 func (s *sinkStack) TooBig([]byte, int) {}
 func (s *sinkStack) Close() error       { return nil }
 
-// newSteadyDevice is a device with a session that lasts and no network.
+// newSteadyDevice returns a device that has an established session and no
+// network.
 func newSteadyDevice(t *testing.T) (d *Device, p *peer, pair *keypair, conn *sinkConn, stack *sinkStack) {
 	t.Helper()
 	conn, stack = newSinkConn(), new(sinkStack)
@@ -119,7 +120,7 @@ func TestOutputDoesNotAllocate(t *testing.T) {
 				}
 				p.outbound.waitForRoom(1)
 			})
-			// A stream may start a goroutine.
+			// A stream may start a worker goroutine.
 			if allocs > packets/10 && !raceEnabled {
 				t.Errorf("%v allocations for %d packets out", allocs, packets)
 			}
@@ -161,8 +162,8 @@ func TestReceivingDoesNotAllocate(t *testing.T) {
 	}
 }
 
-// sealRun is what the peer of a steadyDevice sends: n messages back to back
-// that carry plain, as a socket returns them joined.
+// sealRun returns what the peer of a steady device sends: n messages with the
+// given plaintext, back to back, as a socket with GRO returns them.
 func sealRun(pair *keypair, counter uint64, n int, plain []byte) (run []byte) {
 	var nonce [12]byte
 	aead := newAEAD(&[32]byte{2})
@@ -176,11 +177,11 @@ func sealRun(pair *keypair, counter uint64, n int, plain []byte) (run []byte) {
 	return run
 }
 
-// The tests of copies follow a packet by its address. What they watch are the
-// boundaries: what the cipher works on, what the socket and the stack inside
-// are given, and how many buffers were taken for it.
+// The tests of copies follow a packet by its memory address at each boundary:
+// what the cipher reads and writes, and what the socket and the stack are
+// given. They also count the buffers used.
 
-// watchedAEAD says where it finds plaintext and message.
+// watchedAEAD reports the addresses of the plaintext and the message.
 type watchedAEAD struct {
 	cipher.AEAD
 	sealed chan [2]*byte // plaintext, message
@@ -192,8 +193,9 @@ func (a *watchedAEAD) Seal(dst, nonce, plaintext, additional []byte) []byte {
 	return body
 }
 
-// countNewBuffers empties the pools of buffers, as long as the test runs, and
-// counts those that are made. A copy from one to another takes two.
+// countNewBuffers empties the buffer pools for the duration of the test and
+// counts the buffers that are allocated. A copy from one buffer to another
+// takes two.
 func countNewBuffers(t *testing.T) *atomic.Int64 {
 	made := new(atomic.Int64)
 	for class, size := range bufferSizes {
@@ -206,7 +208,7 @@ func countNewBuffers(t *testing.T) *atomic.Int64 {
 	return made
 }
 
-// A packet out is written where it is sealed, and is sent from there.
+// An outgoing packet is written where it is sealed, and is sent from there.
 func TestOutputCopiesOnce(t *testing.T) {
 	check := func(t *testing.T, pkt *netstack.Packet) {
 		n := pkt.Segments()
@@ -241,8 +243,8 @@ func TestOutputCopiesOnce(t *testing.T) {
 	})
 }
 
-// withSegmentedPacket calls f with a TCP packet to be cut into several, out of a
-// stack that sends to another.
+// withSegmentedPacket calls f with a TCP packet of several segments, as a stack
+// outputs it while it sends to another stack.
 func withSegmentedPacket(t *testing.T, f func(*netstack.Packet)) {
 	t.Helper()
 	var stacks [2]*netstack.Stack
@@ -287,12 +289,12 @@ func withSegmentedPacket(t *testing.T, f func(*netstack.Packet)) {
 	f(<-large)
 }
 
-// runSocket is a socket from which one run of messages comes.
+// runSocket is a socket that receives one run of messages.
 type runSocket struct {
 	udp.Socket // nil
 	run        []byte
 	segment    int
-	filled     []byte // with run, by the system
+	filled     []byte // the memory into which run was read
 }
 
 func (s *runSocket) ReadBatch(ms []udp.Message) (int, error) {
@@ -305,7 +307,8 @@ func (s *runSocket) ReadBatch(ms []udp.Message) (int, error) {
 	return 1, nil
 }
 
-// A packet in is opened, and handed to the stack, where the system put it.
+// An incoming packet is opened and handed to the stack in the memory into which
+// the system wrote it.
 func TestReceivingDoesNotCopy(t *testing.T) {
 	for _, n := range []int{1, 16} { // opened by the reader, and by a worker
 		d, _, pair, _, stack := newSteadyDevice(t)

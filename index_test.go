@@ -40,7 +40,7 @@ func TestP20IndexOfTheHandshakeIsThatOfTheKeys(t *testing.T) {
 		b.wantDelivered("data to the index of the handshake", "answer")
 		b.wantIndices("session", 1)
 
-		// And as responder.
+		// The same as responder.
 		msg, ours := b.far.Initiation(fakepeer.InitiationOptions{})
 		b.far.writeMessage(msg)
 		msg = b.far.wantMessage("response", fakepeer.Response)

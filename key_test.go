@@ -111,7 +111,7 @@ func TestKeyTextIsStrict(t *testing.T) {
 		strings.Repeat("é", 22),
 		hex.EncodeToString(make([]byte, 22)),
 	}
-	// Every byte that is no base64 digit, in every place.
+	// Every byte that is not a base64 digit, in every position.
 	for c := range 256 {
 		if strings.IndexByte("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/", byte(c)) >= 0 {
 			continue
@@ -147,7 +147,7 @@ func FuzzParseKey(f *testing.F) {
 	f.Fuzz(func(t *testing.T, s string) {
 		k, err := ParsePresharedKey(s)
 		want, wantErr := base64.StdEncoding.Strict().DecodeString(s)
-		valid := wantErr == nil && len(want) == 32 && len(s) == 44 // that decoder skips line breaks
+		valid := wantErr == nil && len(want) == 32 && len(s) == 44 // encoding/base64 skips line breaks
 		if (err == nil) != valid {
 			t.Fatalf("%q: error %v", s, err)
 		}
@@ -176,7 +176,8 @@ func TestIsZeroAndEqual(t *testing.T) {
 	}
 }
 
-// No way of printing a secret key may show any of it, but text marshalling.
+// No way of printing a secret key may show any part of it, except text
+// marshalling.
 //
 // Covers P100.
 func TestSecretsAreRedacted(t *testing.T) {

@@ -13,33 +13,33 @@ import (
 
 const maxIdleSlots = 64 // capacity that an empty queue of a lane or pool keeps
 
-// laneItem is what a lane keeps in each of its batches.
+// laneItem is the part of a batch that belongs to its lane.
 type laneItem struct {
-	size  int
-	ready bool // guarded by the lane
+	size  int  // that the batch counts for in its lane, in bytes; 0: it was never in a lane
+	ready bool // guarded by the lane's lock
 }
 
 func (i *laneItem) item() *laneItem { return i }
 
-// lane carries the batches of one peer in one direction. An empty lane holds
-// no memory worth speaking of and no goroutine.
+// lane is the queue of one peer's batches in one direction. An empty lane has no
+// goroutine and little memory.
 type lane[B interface{ item() *laneItem }] struct {
-	// drain is called with batches that are ready, in order and never
-	// concurrently, on a closed lane too. It keeps the batches.
+	// drain is called with ready batches, in order and never concurrently, also
+	// on a closed lane. It owns the batches.
 	drain func(ready []B, closed bool)
 
 	mu       sync.Mutex
-	roomMade sync.Cond // on mu: room was made, draining ended or closed
+	changed  sync.Cond // on mu: a batch left, draining ended, or the lane closed
 	queue    []B
-	taken    []B // out of queue, being drained; touched by the drainer only
-	bytes    int
+	taken    []B // removed from queue and being drained; used by the drainer only
+	bytes    int // of the batches in queue and taken
 	draining bool
 	closed   bool
 }
 
 func (l *lane[B]) init(drain func(ready []B, closed bool)) {
 	l.drain = drain
-	l.roomMade.L = &l.mu
+	l.changed.L = &l.mu
 }
 
 // pushBatch appends a batch.
@@ -51,8 +51,8 @@ func (l *lane[B]) pushBatch(b B, size int) {
 	l.bytes += size
 }
 
-// completeBatch marks b as ready and, unless somebody does so already, drains the
-// lane.
+// completeBatch marks b as ready. It drains the lane unless another goroutine is
+// draining it.
 func (l *lane[B]) completeBatch(b B) {
 	l.mu.Lock()
 	b.item().ready = true
@@ -65,17 +65,18 @@ func (l *lane[B]) completeBatch(b B) {
 }
 
 const (
-	// maxDrainBytes is how much a goroutine drains before it leaves the rest to
-	// another, so that others who keep completing do not hold it for good.
+	// maxDrainBytes is how much completeBatch drains before it leaves the rest to
+	// a new goroutine. Otherwise other goroutines that keep completing batches
+	// would hold the caller in completeBatch without end.
 	maxDrainBytes = 1 << 18
-	// drainStepBytes is how much is drained at once, so that room in the lane is
-	// made little by little.
+	// drainStepBytes is how much one call of drain gets, so that senders waiting
+	// for room can continue before the whole lane is drained.
 	drainStepBytes = 1 << 18
 )
 
-// drainReady drains the lane until the head is not ready, and leaves it to a new
-// goroutine if that takes more than limit bytes. l.draining is set, and l.mu
-// held, which work unlocks.
+// drainReady drains the lane until the head is not ready, and leaves the rest to a
+// new goroutine after limit bytes. The caller has set l.draining and holds l.mu,
+// which drainReady unlocks.
 func (l *lane[B]) drainReady(limit int) {
 	for {
 		n, size := 0, 0
@@ -103,47 +104,49 @@ func (l *lane[B]) drainReady(limit int) {
 		clear(l.taken)
 		l.mu.Lock()
 		l.bytes -= size
-		l.roomMade.Broadcast()
+		l.changed.Broadcast()
 	}
 	l.draining = false
-	l.roomMade.Broadcast()
+	l.changed.Broadcast()
 	if cap(l.queue) > maxIdleSlots && len(l.queue) == 0 {
 		l.queue, l.taken = nil, nil
 	}
 	l.mu.Unlock()
 }
 
-// waitForRoom blocks until less than limit bytes are in the lane or it is closed.
+// waitForRoom blocks until less than limit bytes are in the lane, or the lane is
+// closed. It reports whether the lane is open.
 func (l *lane[B]) waitForRoom(limit int) (open bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for l.bytes >= limit && !l.closed {
-		l.roomMade.Wait()
+		l.changed.Wait()
 	}
 	return !l.closed
 }
 
+// isFull reports whether limit bytes or more are in the lane.
 func (l *lane[B]) isFull(limit int) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.bytes >= limit
 }
 
-// isEmpty reports whether nothing is in the lane.
+// isEmpty reports whether the lane holds no batch.
 func (l *lane[B]) isEmpty() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.bytes == 0
 }
 
-// close makes every later drain a discard and waits for one under way, so
-// that nothing leaves the lane once it has returned.
+// close has every later drain discard its batches, and waits for one in progress,
+// so that nothing leaves the lane after close returns.
 func (l *lane[B]) close() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.closed = true
-	l.roomMade.Broadcast()
+	l.changed.Broadcast()
 	for l.draining {
-		l.roomMade.Wait()
+		l.changed.Wait()
 	}
 }

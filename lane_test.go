@@ -14,8 +14,8 @@ type testBatch struct {
 	n int
 }
 
-// drainInto has l append the numbers of what it drains to got, and fail the
-// test if it does so concurrently.
+// drainInto makes l append the numbers of drained batches to got, and fails the
+// test if drains overlap.
 func drainInto(t *testing.T, l *lane[*testBatch], got *[]int) {
 	var busy atomic.Bool
 	l.init(func(ready []*testBatch, closed bool) {
@@ -186,7 +186,7 @@ func TestLaneMakesRoomLittleByLittle(t *testing.T) {
 		var (
 			l    lane[*testBatch]
 			got  []int
-			left []int // in the lane, whenever some is drained
+			left []int // bytes in the lane at each drain
 			bs   []*testBatch
 		)
 		l.init(func(ready []*testBatch, _ bool) {
@@ -212,7 +212,7 @@ func TestLaneMakesRoomLittleByLittle(t *testing.T) {
 	})
 }
 
-func TestLaneReleasesItsCaptive(t *testing.T) {
+func TestLaneReleasesTheDrainingGoroutine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var (
 			l     lane[*testBatch]
@@ -230,7 +230,7 @@ func TestLaneReleasesItsCaptive(t *testing.T) {
 		}()
 		for i, want := range []int32{0, 1} {
 			synctest.Wait()
-			l.completeBatch(bs[i+1]) // while the one before leaves
+			l.completeBatch(bs[i+1]) // while the batch before it is being drained
 			gate <- struct{}{}
 			synctest.Wait()
 			if got := state.Load(); got != want {
@@ -240,7 +240,7 @@ func TestLaneReleasesItsCaptive(t *testing.T) {
 		gate <- struct{}{}
 		synctest.Wait()
 		if !l.isEmpty() {
-			t.Error("nobody took over")
+			t.Error("no goroutine continued the drain")
 		}
 	})
 }

@@ -49,8 +49,8 @@ func TestConstantsAreTheProtocols(t *testing.T) {
 	}
 }
 
-// FuzzMessages reads and lays out messages, and compares with another's
-// reading of the same bytes.
+// FuzzMessages parses and marshals messages and compares with the parser of
+// fakepeer.
 func FuzzMessages(f *testing.F) {
 	p := fakepeer.New(key32(1), fakepeer.PublicKey(key32(2)))
 	p.Rand = fakepeer.NewRand(1)

@@ -52,8 +52,8 @@ func TestVectorsX25519(t *testing.T) {
 	}
 }
 
-// TestVectorsNoise walks the pattern with the verbs of symmetricState, as
-// handshake.go does, but with the payloads and prologues of others.
+// TestVectorsNoise runs the pattern with the methods of symmetricState, as
+// handshake.go does, but with the payloads and prologues of foreign vectors.
 func TestVectorsNoise(t *testing.T) {
 	type vector struct {
 		Protocol, Prologue string
@@ -149,8 +149,8 @@ func TestVectorsNoise(t *testing.T) {
 	}
 }
 
-// lowOrderPoints are the public keys whose shared secret with any private key
-// is zero, save the zero key, which is none.
+// lowOrderPoints returns the public keys whose shared secret with any private
+// key is zero, except the zero key, which stands for no key.
 func lowOrderPoints(t *testing.T) (points []PublicKey) {
 	vectors := loadVectors[struct {
 		Products       []struct{ Source, Scalar, Point, Product string }

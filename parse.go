@@ -2,6 +2,7 @@ package wireguard
 
 import (
 	"bufio"
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -51,8 +52,11 @@ func (e *ParseError) Unwrap() error { return e.Err }
 // as changes ("+10.0.0.0/8, -10.1.0.0/16"). The endpoint may be a host name, which
 // is not looked up. The private key may be missing.
 func ParseConfig(r io.Reader) (Config, error) {
-	var p parser
+	p := parser{blank: true}
 	in := bufio.NewReader(r)
+	if err := checkEncoding(in); err != nil {
+		return Config{}, &ParseError{Line: 1, Err: err}
+	}
 	for {
 		line, err := in.ReadString('\n')
 		if err != nil && err != io.EOF {
@@ -60,12 +64,16 @@ func ParseConfig(r io.Reader) (Config, error) {
 		}
 		p.line++
 		p.key = ""
+		p.blank = p.blank && strings.Trim(line, space) == ""
 		if err := p.parseLine(line); err != nil {
 			return Config{}, &ParseError{p.line, p.section, p.key, err}
 		}
 		if err == io.EOF {
 			break
 		}
+	}
+	if p.blank {
+		return Config{}, &ParseError{Line: 1, Err: errors.New("the file is empty")}
 	}
 	for _, s := range p.peers {
 		if !s.hasPublicKey {
@@ -74,6 +82,20 @@ func ParseConfig(r io.Reader) (Config, error) {
 	}
 	p.cfg.Peers = mergePeers(p.peers)
 	return p.cfg, nil
+}
+
+// checkEncoding refuses a file that is not plain UTF-8 and says so, since the
+// first line would otherwise give an error that does not show why.
+func checkEncoding(in *bufio.Reader) error {
+	head, _ := in.Peek(3) // a short file gives what there is; reading on gives the error
+	switch {
+	case bytes.HasPrefix(head, []byte("\xef\xbb\xbf")):
+		return errors.New("file begins with a byte order mark: save it as UTF-8 without one")
+	case bytes.HasPrefix(head, []byte{0xff, 0xfe}), bytes.HasPrefix(head, []byte{0xfe, 0xff}),
+		len(head) > 1 && (head[0] == 0) != (head[1] == 0):
+		return errors.New("file is UTF-16: save it as UTF-8")
+	}
+	return nil
 }
 
 const (
@@ -88,6 +110,8 @@ var errNoValue = errors.New("no value")
 type parser struct {
 	cfg   Config
 	peers []peerSection
+
+	blank bool // no line so far has more than spaces
 
 	// The present position, for errors.
 	line    int
@@ -173,11 +197,9 @@ func (p *parser) parseLine(line string) error {
 	if hook := p.cfg.hook(name); hook != nil {
 		// A '#' in a command does not start a comment.
 		_, value, _ = strings.Cut(line, "=")
-		value = strings.Trim(value, space)
-		if value == "" {
-			return errNoValue
+		if value = strings.Trim(value, space); value != "" {
+			*hook = append(*hook, value)
 		}
-		*hook = append(*hook, value)
 		return nil
 	}
 	if quick {
@@ -186,6 +208,8 @@ func (p *parser) parseLine(line string) error {
 		value = removeSpace(value)
 	}
 	switch {
+	case value == "" && quick && name != "SaveConfig":
+		return nil // as wg-quick does; generators of files write such keys
 	case value == "":
 		return errNoValue
 	case p.section == sectionPeer:

@@ -6,54 +6,58 @@ import (
 	"time"
 )
 
-// peer is the other end of a tunnel: its keys and handshake, its timers, what
-// is staged for it and the lanes its batches travel. Whatever changes together
-// in it changes under its one lock, which is never held while a socket, the
-// inner stack or a log handler is called.
+// peer is the other end of a tunnel: its keys and handshake, its timers, its
+// staged packets and its lanes. One lock guards everything that changes together.
+// It is never held while a socket, the inner stack or a log handler is called.
 type peer struct {
 	device *Device   // constant
 	public PublicKey // constant
 
-	endpoint         atomic.Pointer[endpoint] // written under mu; nil: unknown
-	txBytes, rxBytes atomic.Uint64            // bytes of UDP payload
+	// Written under mu, read without it.
+	endpoint atomic.Pointer[endpoint] // nil: unknown
+
+	txBytes, rxBytes atomic.Uint64 // of UDP payload
 
 	outbound lane[*sendBatch]
 	inbound  lane[*recvBatch]
 
-	mu      sync.Mutex
+	mu      sync.Mutex // guards the rest
 	stopped bool
 
 	// Configuration.
 	psk           PresharedKey
-	namedEndpoint *namedEndpoint // nil: the endpoint is no name
+	namedEndpoint *namedEndpoint // nil: the configured endpoint is an address
 
 	// Handshake.
 	staticSecret           staticSecret
-	staticSecretFor        *identity  // whose ss it is; nil: not computed
-	pendingHandshake       *initiator // our latest initiation, if it is unanswered
-	initiating             bool       // an initiation is being made
-	lastHandshakeSent      time.Time  // the latest initiation or response; zero: none yet
-	lastInitiationAccepted time.Time  // the latest accepted
-	greatestTimestamp      tai64n     // of the accepted initiations
+	staticSecretFor        *identity  // whose staticSecret is; nil: not computed
+	pendingHandshake       *initiator // our latest initiation while it waits for a response
+	initiating             bool       // a handshake job makes an initiation
+	lastHandshakeSent      time.Time  // our latest initiation or response; zero: none
+	lastInitiationAccepted time.Time
+	greatestTimestamp      tai64n // of the accepted initiations
 	cookies                cookieGenerator
 
 	// Session.
-	keys                   keyring
-	handshakeCompleted     time.Time // by the device's clock; zero: never
-	handshakeWallTime      time.Time // the same by the wall clock
-	firstUnansweredRequest time.Time // when a session was first asked for since data was received or one stood; zero: not
-	handshakeFailure       error     // why initiations may be unanswered; nil: no reply
-	sessionChanged         chan struct{}
+	keys               keyring
+	handshakeCompleted time.Time // by the device's clock; zero: never
+	handshakeWallTime  time.Time // the same by the wall clock
+	// firstUnansweredRequest is when a session was first requested since the
+	// latest one was established or data was received; zero: no request waits.
+	firstUnansweredRequest time.Time
+	handshakeFailure       error         // why initiations may fail; nil: the peer sends no reply
+	sessionChanged         chan struct{} // closed at the next change; nil: nothing waits for it
 
-	gathering gathering
-
+	// Packets on their way to the outbound lane.
+	gathering     gathering
 	staged        staging
-	stagedDropped uint64 // packets that were staged and are lost
+	stagedDropped uint64 // packets dropped while they were staged
 
+	// Timer.
 	timers     timers
 	timer      *time.Timer
-	timerFires time.Time     // when timer fires, had the system slept no more since it was set; zero: it is not running
-	timerSlept time.Duration // how long it had slept then
+	timerFires time.Time     // when timer fires if the system does not sleep; zero: it is stopped
+	timerSlept time.Duration // how long the system had slept when timer was set
 }
 
 func newPeer(d *Device, public PublicKey) *peer {
@@ -63,11 +67,12 @@ func newPeer(d *Device, public PublicKey) *peer {
 	return p
 }
 
-// scheduleTimer runs the timer if it must fire earlier than it would. A deadline
-// that was put off is found out when the timer fires. p.mu is held.
+// scheduleTimer sets the timer if it must fire earlier than it is set to. A
+// deadline that has moved to a later time does not set it: the timer then fires
+// early and is set again. p.mu is held.
 func (p *peer) scheduleTimer(now time.Time) {
 	next, slept := p.timers.nextDeadline(), p.device.clock.slept()
-	// The runtime's timer stood still while the system slept.
+	// The runtime's timer did not advance while the system slept.
 	fires := p.timerFires.Add(slept - p.timerSlept)
 	if p.stopped || next.IsZero() || !p.timerFires.IsZero() && !next.Before(fires) {
 		return
@@ -80,7 +85,7 @@ func (p *peer) scheduleTimer(now time.Time) {
 	}
 }
 
-// fireTimer does what is due.
+// fireTimer carries out what the timers say is due.
 func (p *peer) fireTimer() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -111,7 +116,8 @@ func (p *peer) fireTimer() {
 	p.scheduleTimer(now)
 }
 
-// retransmitInitiation deals with an initiation that was not answered. p.mu is held.
+// retransmitInitiation sends another initiation after one was not answered, or
+// gives up. p.mu is held.
 func (p *peer) retransmitInitiation(now time.Time) {
 	if !p.timers.countRetry() {
 		p.timers.handshakeGivenUp(now)
@@ -125,8 +131,8 @@ func (p *peer) retransmitInitiation(now time.Time) {
 	p.startHandshake(now, true)
 }
 
-// stop ends the peer. Once it has returned nothing is sent to the peer and
-// nothing from it is delivered.
+// stop ends the peer. After it returns, nothing is sent to the peer and nothing
+// from it is delivered.
 func (p *peer) stop() {
 	p.mu.Lock()
 	p.stopped = true

@@ -84,8 +84,8 @@ func TestP14SlowLookupDelaysOneInitiation(t *testing.T) {
 	})
 }
 
-// TestP14SlowLookupPutsOffTheNextInitiation counts the five seconds from when
-// the initiation left, not from when it was asked for.
+// TestP14SlowLookupPutsOffTheNextInitiation checks that the five seconds count
+// from when the initiation was sent, not from when it was requested.
 func TestP14SlowLookupPutsOffTheNextInitiation(t *testing.T) {
 	withTestbed(t, func(c *Config) { c.Peers[0].Endpoint = "vpn.example:51820" }, func(b *testbed) {
 		b.dev.lookupHost = func(context.Context, string) ([]netip.Addr, error) {
@@ -113,7 +113,7 @@ func TestP15FirstInitiationIsImmediate(t *testing.T) {
 		}
 		b.setPeer(b.far.peerConfig())
 		b.outputTo(b.far, "hello")
-		b.far.wantImmediateInitiation("peer made anew")
+		b.far.wantImmediateInitiation("peer added again")
 
 		b.far.initiateSession("initiation")
 		b.setPrivateKey(NewPrivateKey(), b.far)
@@ -130,11 +130,11 @@ func TestP15FirstInitiationIsImmediate(t *testing.T) {
 	})
 }
 
-// TestP15KeyChangeDuringInitiation changes the key while an initiation of the
-// former one is being made, which then must not be the last.
+// TestP15KeyChangeDuringInitiation changes the private key while an initiation
+// is being made with the former one. Another initiation must follow.
 func TestP15KeyChangeDuringInitiation(t *testing.T) {
 	withTestbed(t, nil, func(b *testbed) {
-		b.dev.timestamps.mu.Lock() // holds up whoever makes an initiation
+		b.dev.timestamps.mu.Lock() // blocks the goroutine that makes an initiation
 		b.outputTo(b.far, "hello")
 		for b.dev.indices.count() == 0 {
 			runtime.Gosched()

@@ -16,8 +16,8 @@ import (
 	"github.com/wgstack/wireguard/internal/simnet"
 )
 
-// Mistakes that implementations of WireGuard have made, so far as no test of
-// what is right would show them.
+// Mistakes that other WireGuard implementations have made and that no test
+// beside the code covers.
 
 func TestM03FailedChangeLeavesNoHalfPeer(t *testing.T) {
 	withTestbed(t, nil, func(b *testbed) {
@@ -148,8 +148,8 @@ func TestM08CloseRightAfterTheStart(t *testing.T) {
 	}
 }
 
-// TestM14EveryByteIsChecked changes every byte of every message, with MACs
-// that fit and without.
+// TestM14EveryByteIsChecked changes every byte of every message, with valid
+// MACs and without.
 func TestM14EveryByteIsChecked(t *testing.T) {
 	flipped := func(msg []byte, at int) []byte {
 		msg = bytes.Clone(msg)
@@ -163,11 +163,11 @@ func TestM14EveryByteIsChecked(t *testing.T) {
 	t.Run("initiation", func(t *testing.T) {
 		withTestbed(t, nil, func(b *testbed) {
 			msg, hs := b.far.Initiation(fakepeer.InitiationOptions{})
-			for at := range initiationSize - macSize { // mac2 does not count
+			for at := range initiationSize - macSize { // mac2 is ignored without load
 				b.far.writeMessage(flipped(msg, at))
 				b.far.wantSilence(fmt.Sprintf("byte %d", at), noWait)
 			}
-			for at := 8; at < initiationMACs; at++ { // the index is the sender's affair
+			for at := 8; at < initiationMACs; at++ { // any sender index is valid
 				b.far.writeMessage(b.far.Stamp(flipped(msg, at)))
 				b.far.wantSilence(fmt.Sprintf("byte %d, with MACs", at), noWait)
 			}
@@ -239,8 +239,8 @@ func TestM14EveryByteIsChecked(t *testing.T) {
 	})
 }
 
-// The device has no state of being down: it cannot use the interval while it
-// has no private key or no network.
+// The library has no interface that can be down. The equivalent is a device
+// without a private key or without a network.
 func TestM18KeepaliveIntervalSurvives(t *testing.T) {
 	const interval = 30 * time.Second
 	for what, change := range map[string]func(b *testbed){
@@ -301,7 +301,7 @@ func TestM18KeepaliveIntervalSurvives(t *testing.T) {
 	})
 }
 
-func TestM25FloodFromOneSourceShutsNobodyOut(t *testing.T) {
+func TestM25FloodFromOneSourceBlocksNoOther(t *testing.T) {
 	withTestbed(t, nil, func(b *testbed) {
 		victim, busy := b.addRemote("192.0.2.3:1", "10.0.0.3"), b.addRemote("192.0.2.4:1", "10.0.0.4")
 		s := busy.connectToDevice()
@@ -327,15 +327,15 @@ func TestM25FloodFromOneSourceShutsNobodyOut(t *testing.T) {
 			busy.sendData(s, "data")
 			b.wantDelivered("data during a flood", "data")
 		}
-		// 20 a second and a burst of 5, over half a second and a bit.
+		// 20 a second and a burst of 5, over slightly more than half a second.
 		if answered < 10 || answered > 20 {
 			t.Errorf("%d of %d answered", answered, 10*len(flooder))
 		}
 	})
 }
 
-// TestM37SimultaneousInitiations has both ends do the same at the same time,
-// far from each other.
+// TestM37SimultaneousInitiations has both ends initiate at the same time, on a
+// network with a high latency.
 func TestM37SimultaneousInitiations(t *testing.T) {
 	for _, latency := range []time.Duration{time.Millisecond, 300 * time.Millisecond, 2 * time.Second} {
 		withTestnet(t, func(w *testnet) {
@@ -396,14 +396,15 @@ func TestM39SmallerPathLetsBulkThrough(t *testing.T) {
 	wg.Wait()
 }
 
-// TestM36KeepalivesWithoutEndpoint counts the buffers, too.
+// TestM36KeepalivesWithoutEndpoint checks that keepalives for a peer without an
+// endpoint do not accumulate.
 func TestM36KeepalivesWithoutEndpoint(t *testing.T) {
 	edit := func(cfg *Config) {
 		cfg.Peers[0].Endpoint = ""
 		cfg.Peers[0].PersistentKeepalive = time.Second
 	}
 	withTestbed(t, edit, func(b *testbed) {
-		// Once it had a session, and lost the place.
+		// The peer has a session but has lost its endpoint.
 		b.far.connectToDevice()
 		b.far.editPeer(func(p *peer) { p.endpoint.Store(nil) })
 		trace := b.net.Trace()

@@ -1,6 +1,7 @@
 package wireguard
 
 import (
+	"math"
 	"runtime"
 	"sync"
 )
@@ -8,26 +9,34 @@ import (
 // A pool does the work that may run on any core: sealing, opening and
 // handshakes. It has no goroutine while it has no work.
 
-// pool does jobs in the order they were given on at most limit goroutines,
-// which exist only while there is work.
+// pool runs doJob for each job, in the order of submission, on at most maxWorkers
+// goroutines.
 type pool[J any] struct {
 	doJob      func(J)
 	maxWorkers int
 
 	mu          sync.Mutex
 	jobs        []J
-	head        int
-	workers     int
+	head        int // index in jobs of the next job
+	workers     int // goroutines that run now
 	closed      bool
 	workersDone sync.WaitGroup
 }
 
-// submit queues a job. It returns false, and does nothing, if max jobs wait
-// already or the pool is closed.
-func (p *pool[J]) submit(j J, max int) bool {
+// unlimited is the limit of a submission that is bounded elsewhere: lanes bound
+// batches, and a peer has one initiation at a time.
+const unlimited = math.MaxInt
+
+// hasOneWorker reports whether jobs run one after another, so that submitting one
+// gains nothing over doing it at once.
+func (p *pool[J]) hasOneWorker() bool { return p.maxWorkers == 1 }
+
+// submit queues a job. It returns false, and does not queue the job, if limit jobs
+// wait already or the pool is closed.
+func (p *pool[J]) submit(j J, limit int) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.closed || len(p.jobs)-p.head >= max {
+	if p.closed || len(p.jobs)-p.head >= limit {
 		return false
 	}
 	p.jobs = append(p.jobs, j)
@@ -38,7 +47,7 @@ func (p *pool[J]) submit(j J, max int) bool {
 	return true
 }
 
-// queuedJobs returns the number of jobs that nobody works on yet.
+// queuedJobs returns the number of jobs that no worker has begun.
 func (p *pool[J]) queuedJobs() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -56,9 +65,9 @@ func (p *pool[J]) runJobs() {
 	}
 }
 
-// growStack makes the stack of a fresh goroutine as large as the way through
-// the inner stack or to the socket needs. It would grow there anyway, but in
-// steps, and with all the frames to move that are on it by then.
+// growStack grows the stack of a new goroutine to the size that calls into the
+// inner stack or the socket need. It would grow during these calls anyway, but in
+// several steps that each copy the frames on it.
 //
 //go:noinline
 func growStack() {
@@ -66,7 +75,8 @@ func growStack() {
 	runtime.KeepAlive(&room)
 }
 
-// nextJob takes a job, or retires the goroutine if there is none.
+// nextJob removes the next job from the queue. If there is none, it counts the
+// worker as ended and returns false.
 func (p *pool[J]) nextJob() (j J, ok bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -89,7 +99,7 @@ func (p *pool[J]) nextJob() (j J, ok bool) {
 	return j, true
 }
 
-// close refuses further jobs, and waits until those already given are done.
+// close refuses further jobs and waits until the submitted ones are done.
 func (p *pool[J]) close() {
 	p.mu.Lock()
 	p.closed = true

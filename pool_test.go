@@ -26,7 +26,7 @@ func TestPoolDoesEverythingOnce(t *testing.T) {
 	for s := range senders {
 		wg.Go(func() {
 			for i := s; i < n; i += senders {
-				if !p.submit(i, maxJobs) {
+				if !p.submit(i, unlimited) {
 					t.Errorf("job %d refused", i)
 				}
 			}
@@ -103,14 +103,14 @@ func TestPoolCloseFinishesWhatWasGiven(t *testing.T) {
 			done.Add(1)
 		}}
 		for i := range 5 {
-			p.submit(i, maxJobs)
+			p.submit(i, unlimited)
 		}
 		start := time.Now()
 		p.close()
 		if n, d := done.Load(), time.Since(start); n != 5 || d != 3*time.Second {
 			t.Fatalf("close returned after %v and %d jobs", d, n)
 		}
-		if p.submit(6, maxJobs) {
+		if p.submit(6, unlimited) {
 			t.Fatal("a closed pool takes jobs")
 		}
 		p.close()

@@ -162,7 +162,7 @@ func (p *peer) awaitSession(ctx context.Context, done func(now time.Time) bool) 
 				err = p.newUnreachableError(now, nil)
 			}
 		}
-		change := p.awaitSessionChange()
+		change := p.sessionChange()
 		p.mu.Unlock()
 		if err != nil {
 			return err
@@ -201,9 +201,9 @@ func (p *peer) signalSessionChanged() {
 	}
 }
 
-// awaitSessionChange returns a channel that is closed when the session changes. p.mu is
+// sessionChange returns a channel that is closed when the session changes. p.mu is
 // held.
-func (p *peer) awaitSessionChange() <-chan struct{} {
+func (p *peer) sessionChange() <-chan struct{} {
 	if p.sessionChanged == nil {
 		p.sessionChanged = make(chan struct{})
 	}

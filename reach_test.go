@@ -132,8 +132,8 @@ func TestHandshake(t *testing.T) {
 	})
 }
 
-// TestReachOfPeerThatOnlyInitiates is about a peer with another preshared key:
-// it speaks, but never to effect.
+// TestReachOfPeerThatOnlyInitiates has a peer with another preshared key: it
+// initiates, but no handshake completes.
 func TestReachOfPeerThatOnlyInitiates(t *testing.T) {
 	withTestbed(t, nil, func(b *testbed) {
 		b.far.PSK = [32]byte{1}
@@ -171,7 +171,7 @@ func TestReachOfPeerThatOnlyInitiates(t *testing.T) {
 	})
 }
 
-func TestP101NobodyToSendTo(t *testing.T) {
+func TestP101NoPeerOrEndpoint(t *testing.T) {
 	withTestbed(t, nil, func(b *testbed) {
 		b.setPeer(PeerConfig{PublicKey: NewPrivateKey().PublicKey(), AllowedIPs: prefixes("10.7.0.0/16", "fd07::/16")})
 		for _, dst := range []string{"10.7.0.1", "10.8.0.1", "fd07::1", "fd08::1"} {

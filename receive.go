@@ -13,18 +13,21 @@ import (
 	"golang.org/x/crypto/chacha20poly1305"
 )
 
-// The way of a packet from the socket to the inner stack: sorted by receiver,
-// opened, and then in the order of arrival checked against replay, accounted,
-// checked for its source and delivered.
+// The way of a packet from the socket to the inner stack, in the order of the
+// functions: datagrams are sorted by their receiver index into batches, which are
+// opened on any core and leave their lane in the order of arrival. Then replays
+// are dropped, the session and the timers are updated, and packets with an
+// allowed source are delivered.
 
 const (
-	maxReadBatch     = 16       // messages of one system call, at the most
-	minReadBatch     = 2        // and when there is little to read
-	sparseReads      = 64       // with little to read until the next call asks for fewer
-	inboundLaneBytes = 16 << 20 // of memory in a peer's lane before the rest is dropped
-	inboundHeldBytes = 64 << 20 // and in those of all peers
-	maxOpenJobs      = 64       // waiting before a reader opens for itself
-	maxRecvPackets   = 128      // of a batch
+	maxReadBatch = 16 // messages that one system call can read
+	minReadBatch = 2  // the same while there is little to read
+	sparseReads  = 64 // number of reads with few messages until the next one asks for fewer
+
+	inboundLaneBytes = 16 << 20 // of buffers in a peer's lane before further messages are dropped
+	inboundHeldBytes = 64 << 20 // the same for the lanes of all peers
+	maxOpenJobs      = 64       // waiting before a reader opens batches itself
+	maxRecvPackets   = 128      // in a batch
 )
 
 // recvBatch is a run of data messages under one key pair from one endpoint.
@@ -35,16 +38,20 @@ type recvBatch struct {
 	from     endpoint
 	tos      uint8
 	bufs     []*buffer
-	msgs     [][]byte // wire messages; after open the plaintext of each, nil if not authentic
-	counters []uint64 // of each
-	bytes    int      // of msgs
+	msgs     [][]byte // wire messages; once opened the plaintext of each, nil if not authentic
+	counters []uint64 // of each message
+	bytes    int      // of all messages
 	nonce    [chacha20poly1305.NonceSize]byte
 }
 
 var recvBatches = sync.Pool{New: func() any { return new(recvBatch) }}
 
+// wasInLane reports whether b counts in its device's heldBytes.
+func (b *recvBatch) wasInLane() bool { return b.size > 0 }
+
+// free returns the memory of b to its pools.
 func (b *recvBatch) free() {
-	if b.size > 0 { // it was in a lane
+	if b.wasInLane() {
 		b.peer.device.heldBytes.Add(-int64(b.size))
 	}
 	for _, buf := range b.bufs {
@@ -67,7 +74,7 @@ func (d *Device) readSocket(s udp.Socket) {
 	sparse := 0 // reads in a row that filled no more than a quarter of ms
 	for {
 		for i := range ms {
-			// A buffer that a batch still holds is left to it.
+			// A batch may still hold the buffer, which is then replaced.
 			if bufs[i].refs.Load() > 1 {
 				bufs[i].release()
 				bufs[i] = newBuffer(maxMessage)
@@ -85,7 +92,7 @@ func (d *Device) readSocket(s udp.Socket) {
 			r.sortDatagrams(&ms[i], bufs[i])
 		}
 		r.dispatchBatch()
-		// Memory follows the load.
+		// The number of buffers follows the load.
 		if sparse++; n > len(ms)/4 {
 			sparse = 0
 		}
@@ -110,14 +117,14 @@ func (d *Device) readSocket(s udp.Socket) {
 	}
 }
 
-// reader gathers data messages into batches.
+// reader sorts the data messages of one socket into batches.
 type reader struct {
 	device *Device
-	batch  *recvBatch // not yet handed on
-	index  uint32     // the receiver index of batch
+	batch  *recvBatch // being filled; nil: none
+	index  uint32     // the receiver index of its messages
 }
 
-// sortDatagrams takes the datagrams of m apart by what they are.
+// sortDatagrams splits m into datagrams and handles each by its message type.
 func (r *reader) sortDatagrams(m *udp.Message, buf *buffer) {
 	size := m.SegmentSize
 	if size <= 0 {
@@ -137,7 +144,8 @@ func (r *reader) sortDatagrams(m *udp.Message, buf *buffer) {
 	}
 }
 
-// appendData adds a data message to the batch, or begins a new one.
+// appendData adds a data message to the batch, or to a new one if its session,
+// endpoint or ECN mark differs.
 func (r *reader) appendData(m *udp.Message, buf *buffer, msg []byte) {
 	index := dataReceiver(msg)
 	from := endpoint{addr: m.Addr, local: m.Local}
@@ -159,8 +167,8 @@ func (r *reader) appendData(m *udp.Message, buf *buffer, msg []byte) {
 	b.bytes += len(msg)
 }
 
-// dispatchBatch hands the batch on. A small one is opened at once, so that it waits
-// for no other goroutine.
+// dispatchBatch pushes the batch onto its peer's lane and has it opened. A small
+// batch is opened by the reader itself, without waiting for another goroutine.
 func (r *reader) dispatchBatch() {
 	b, d := r.batch, r.device
 	if b == nil {
@@ -171,7 +179,7 @@ func (r *reader) dispatchBatch() {
 		b.free()
 		return
 	}
-	inline := b.bytes <= inlineBytes || d.openers.maxWorkers == 1
+	inline := b.bytes <= inlineBytes || d.openers.hasOneWorker()
 	if !inline || !b.peer.inbound.isEmpty() {
 		b.compactMessages()
 	}
@@ -183,7 +191,7 @@ func (r *reader) dispatchBatch() {
 	}
 }
 
-// pinnedBytes returns how much memory b keeps from other use.
+// pinnedBytes returns the size of the buffers that b holds.
 func (b *recvBatch) pinnedBytes() (n int) {
 	for _, buf := range b.bufs {
 		n += len(buf.bytes)
@@ -191,13 +199,13 @@ func (b *recvBatch) pinnedBytes() (n int) {
 	return n
 }
 
-// compactMessages moves the messages of b together, if they lie in buffers much larger
-// than they are, because b may have to wait.
+// compactMessages copies the messages of b into small buffers if they are in much
+// larger ones, because b may have to wait.
 func (b *recvBatch) compactMessages() {
 	if b.pinnedBytes() <= 4*b.bytes {
 		return
 	}
-	sparse := len(b.bufs)
+	replaced := len(b.bufs)
 	var room []byte
 	rest := b.bytes
 	for i, m := range b.msgs {
@@ -209,13 +217,14 @@ func (b *recvBatch) compactMessages() {
 		n := copy(room, m)
 		b.msgs[i], room, rest = room[:n:n], room[n:], rest-n
 	}
-	for _, buf := range b.bufs[:sparse] {
+	for _, buf := range b.bufs[:replaced] {
 		buf.release()
 	}
-	b.bufs = slices.Delete(b.bufs, 0, sparse)
+	b.bufs = slices.Delete(b.bufs, 0, replaced)
 }
 
-// openBatch decrypts b in place and takes what has become ready off the lane.
+// openBatch decrypts b in place and completes it in its lane, which delivers it
+// when all batches before it have left.
 func (d *Device) openBatch(b *recvBatch) {
 	for i, m := range b.msgs {
 		counter := dataCounter(m)
@@ -230,14 +239,14 @@ func (d *Device) openBatch(b *recvBatch) {
 	large := b.bytes > inlineBytes
 	b.peer.inbound.completeBatch(b)
 	if large {
-		// Those who wait for what it carried take their turn before the next, which
-		// may come without end.
+		// Goroutines that wait for its content run before the next batch is opened.
+		// Without this they would wait for as long as batches keep arriving.
 		runtime.Gosched()
 	}
 }
 
-// receiveBatches takes opened batches in the order of arrival. The lane calls it;
-// nothing more is delivered once the lane is closed.
+// receiveBatches processes opened batches and frees them. The lane calls it, in the
+// order of arrival. On a closed lane it delivers nothing.
 func (p *peer) receiveBatches(ready []*recvBatch, closed bool) {
 	for _, b := range ready {
 		if !closed && p.accountBatch(b, p.device.now()) {
@@ -247,9 +256,8 @@ func (p *peer) receiveBatches(ready []*recvBatch, closed bool) {
 	}
 }
 
-// accountBatch drops replays from b, and lets the rest act on the session: confirm
-// it, move the endpoint, set timers. It reports whether any packet has
-// content.
+// accountBatch drops the replays in b. The rest confirms the session, updates the
+// endpoint and sets timers. It reports whether any packet has content.
 func (p *peer) accountBatch(b *recvBatch, now time.Time) (content bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -281,7 +289,7 @@ func (p *peer) accountBatch(b *recvBatch, now time.Time) (content bool) {
 		p.noteSessionEstablished(now)
 		p.sendStaged(now)
 	}
-	p.firstUnansweredRequest = time.Time{} // there is a session that works
+	p.firstUnansweredRequest = time.Time{} // the session works
 	if content {
 		p.timers.dataReceived(now)
 	}
@@ -292,8 +300,8 @@ func (p *peer) accountBatch(b *recvBatch, now time.Time) (content bool) {
 	return content
 }
 
-// deliverBatch passes the packets of b on that are whole and come from an address
-// that the peer owns.
+// deliverBatch delivers the packets of b that are well formed and whose source is
+// in the peer's allowed IPs.
 func (p *peer) deliverBatch(b *recvBatch) {
 	d := p.device
 	packets, size := b.msgs[:0], 0
@@ -311,7 +319,8 @@ func (p *peer) deliverBatch(b *recvBatch) {
 	}
 }
 
-// noteAuthenticated notes an authentic message from the given endpoint. p.mu is held.
+// noteAuthenticated notes an authentic message of the peer, of any type, from the
+// given endpoint. p.mu is held.
 func (p *peer) noteAuthenticated(now time.Time, from endpoint) {
 	p.setEndpoint(from)
 	p.timers.authenticatedReceived(now)

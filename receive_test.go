@@ -85,7 +85,7 @@ func TestP67WindowReaches8128Back(t *testing.T) {
 		b.wantDelivered("a jump of the whole window", "jump", "behind the jump", "oldest")
 		b.far.sendDataWithCounter(s, top+8191+3*8192, "farther")
 		b.far.sendDataWithCounter(s, top+8191+3*8192-64, "a word behind")
-		b.wantDelivered("bits of former rounds are gone", "farther", "a word behind")
+		b.wantDelivered("bits of former rounds are cleared", "farther", "a word behind")
 	})
 }
 
@@ -106,7 +106,7 @@ func TestP67WindowMovesWordByWord(t *testing.T) {
 	})
 }
 
-// The sequence that the Linux kernel tests its window with at boot.
+// The sequence of the Linux kernel's self-test of its window.
 func TestP68KernelSequence(t *testing.T) {
 	withTestbed(t, nil, func(b *testbed) {
 		const (
@@ -135,7 +135,7 @@ func TestP68KernelSequence(t *testing.T) {
 }
 
 // Covers M22.
-func TestP71SourceMustBelongToThisVeryPeer(t *testing.T) {
+func TestP71SourceMustBelongToTheSendingPeer(t *testing.T) {
 	withTestbed(t, nil, func(b *testbed) {
 		other := b.addRemote("192.0.2.3:1", "10.0.0.3")
 		b.far.setAllowedIPs("10.0.0.0/24", "fd00::/64")
@@ -153,7 +153,7 @@ func TestP71SourceMustBelongToThisVeryPeer(t *testing.T) {
 		b.wantDelivered("own sources", "own", "own6")
 		send(b.far, s, "10.0.0.3", "of a more specific owner")
 		send(b.far, s, "fd00::3", "of a more specific owner")
-		send(b.far, s, "10.0.1.1", "of nobody")
+		send(b.far, s, "10.0.1.1", "of no peer")
 		send(other, so, "10.0.0.4", "of the other")
 		b.wantDelivered("foreign sources")
 		send(other, so, "10.0.0.3", "own")
@@ -198,7 +198,7 @@ func TestP84MalformedMessagesAreDropped(t *testing.T) {
 				b.far.writeMessage(msg)
 			}
 		}
-		// Under load a valid mac1 would suffice for an answer.
+		// Under load a valid mac1 would suffice for a cookie reply.
 		b.setUnderLoad()
 		for _, msg := range [][]byte{initiation, response} {
 			b.far.writeMessage(b.far.Stamp(append(slices.Clone(msg), 0)))
@@ -226,8 +226,8 @@ func TestP84UnpaddedDataIsAccepted(t *testing.T) {
 	})
 }
 
-// TestP85MessagesReadTogetherAreSorted reads with one system call messages of
-// several keys, endpoints and marks, some back to back.
+// TestP85MessagesReadTogetherAreSorted receives, in one system call, messages
+// of several keys, endpoints and ECN marks, some of them coalesced.
 func TestP85MessagesReadTogetherAreSorted(t *testing.T) {
 	withTestbed(t, nil, func(b *testbed) {
 		first := b.far.connectFromDevice()
@@ -257,7 +257,7 @@ func TestP85NothingStopsAReceiver(t *testing.T) {
 			t.Helper()
 			b.far.sendData(s, after)
 			synctest.Wait()
-			time.Sleep(time.Second) // of backing off after an error
+			time.Sleep(time.Second) // the reader backs off after an error
 			b.wantDelivered(after, after)
 		}
 		for _, n := range []int{0, 1, 3, 65507} {
@@ -285,22 +285,22 @@ func TestP85WholeJumbogramIsReceived(t *testing.T) {
 	})
 }
 
-// TestGarbage storms a device with datagrams that are no messages, or claim to
-// be.
+// TestGarbage floods a device with random datagrams, some of which have the
+// type and length of a message.
 func TestGarbage(t *testing.T) {
 	near, far := newDevicePair(t)
-	storm, err := net.Dial("udp4", netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), far.Stats().ListenPort).String())
+	flood, err := net.Dial("udp4", netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), far.Stats().ListenPort).String())
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer storm.Close()
+	defer flood.Close()
 	for i := range 3000 {
 		b := make([]byte, []int{0, 1, 3, 31, 32, 64, 92, 148, 149, 1452, 9000}[i%11])
 		rand.Read(b)
 		if len(b) > 3 {
 			copy(b, []byte{byte(1 + i%4), 0, 0, 0})
 		}
-		storm.Write(b)
+		flood.Write(b)
 	}
 	if _, err := near.Ping(contextWithTimeout(t, 20*time.Second), netip.MustParseAddr("10.0.0.2")); err != nil {
 		t.Error(err)
@@ -312,8 +312,8 @@ func TestGarbage(t *testing.T) {
 	}
 }
 
-// TestWaitingMessagesPinLittle fills a lane with datagrams that came one by
-// one, each in a buffer that could hold 64 KiB.
+// TestWaitingMessagesPinLittle compacts datagrams that arrived one by one, each
+// in a buffer of 64 KiB.
 func TestWaitingMessagesPinLittle(t *testing.T) {
 	b := new(recvBatch)
 	var sent [][]byte
@@ -333,7 +333,7 @@ func TestWaitingMessagesPinLittle(t *testing.T) {
 			t.Errorf("message %d changed", i)
 		}
 	}
-	// What is dense already stays where it is.
+	// Messages that are compact already are not moved.
 	msg, bufs := &b.msgs[0][0], len(b.bufs)
 	b.compactMessages()
 	if &b.msgs[0][0] != msg || len(b.bufs) != bufs {
@@ -363,12 +363,12 @@ func TestSmallMessageThatWaitsPinsLittle(t *testing.T) {
 	})
 }
 
-// scriptedSocket is a socket that gives each read as many messages as it is told to, all
-// empty, and then is closed.
+// scriptedSocket is a socket that returns the given number of messages from
+// each read, all empty, and is closed after the last.
 type scriptedSocket struct {
 	udp.Socket
 	messages []int
-	room     []int // that each read had
+	room     []int // the size of the slice passed to each read
 }
 
 func (s *scriptedSocket) ReadBatch(ms []udp.Message) (int, error) {
@@ -397,7 +397,7 @@ func TestReaderFollowsTheLoad(t *testing.T) {
 	for _, c := range []struct{ reads, room, messages int }{
 		{1, 2, 1},
 		{1, 2, 2}, {1, 4, 4}, {1, 8, 8}, {2, 16, 16},
-		{sparseReads - 1, 16, 4}, {1, 16, 5}, // the count begins anew
+		{sparseReads - 1, 16, 4}, {1, 16, 5}, // the count restarts
 		{sparseReads, 16, 4}, {sparseReads, 8, 2}, {sparseReads, 4, 1}, {2 * sparseReads, 2, 1},
 		{1, 2, 2}, {1, 4, 1},
 	} {
@@ -420,7 +420,8 @@ func TestP85NothingStopsAReceiverOnTheHost(t *testing.T) {
 		h.writeMessage(make([]byte, n), dev)
 		h.exchangeData(fmt.Sprintf("%d bytes", n), s, dev)
 	}
-	// Sending to a closed port makes the socket fail, on some systems in a read.
+	// Sending to a closed port causes an error on the socket, on some systems
+	// in a read.
 	closed, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	if err != nil {
 		t.Fatal(err)
@@ -452,7 +453,7 @@ func TestOpeningTakesTurns(t *testing.T) {
 		d.heldBytes.Add(int64(b.pinnedBytes()))
 		return b
 	}
-	// Whether others run can be by chance, but not as a rule.
+	// Another goroutine may run by chance, but not in most tries.
 	const tries = 10
 	large, small := 0, 0
 	for range tries {

@@ -106,7 +106,7 @@ func TestP98KeysAreDroppedOnErasure(t *testing.T) {
 	})
 }
 
-// parseSources parses the files of the module's own packages that are not tests.
+// parseSources parses the product files of the module's packages.
 func parseSources(t *testing.T) map[string]*ast.File {
 	t.Helper()
 	files := make(map[string]*ast.File)
@@ -129,8 +129,8 @@ func parseSources(t *testing.T) map[string]*ast.File {
 	return files
 }
 
-// Timing cannot be tested, but how secrets are compared can: with the word
-// subtle in it.
+// Timing cannot be tested reliably, so the test inspects the source: secrets
+// must be compared with crypto/subtle.
 func TestP99SecretsAreComparedInConstantTime(t *testing.T) {
 	calls := func(body ast.Node, pkg, name string) (found bool) {
 		ast.Inspect(body, func(n ast.Node) bool {
@@ -189,7 +189,7 @@ func TestP99SecretsAreComparedInConstantTime(t *testing.T) {
 func TestP100OnlyTheSystemsRandomSource(t *testing.T) {
 	allowed := map[string]bool{
 		"timers.go":       true, // jitter
-		"netstack/dns.go": true, // ids of queries inside the tunnel
+		"netstack/dns.go": true, // query IDs inside the tunnel
 	}
 	for path, file := range parseSources(t) {
 		for _, i := range file.Imports {

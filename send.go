@@ -15,33 +15,42 @@ import (
 // hands it to transmit.go.
 
 const (
-	// A batch is sent by one system call where the kernel can segment. Linux
-	// segments in software what comes near 64 KiB, and takes 64 segments.
+	// maxBatchBytes and maxBatchSegments limit a batch to one system call. Linux
+	// segments in software what comes near 64 KiB, and accepts 64 segments.
 	maxBatchBytes    = 65000
 	maxBatchSegments = 64
 
-	inlineBytes = 4096 // batches up to this size are cheaper sealed than handed over
-	// outboundLaneBytes is how much waits in a lane for each core before senders wait:
-	// enough to keep all cores busy, and no more, as others wait behind it.
+	// inlineBytes is the size of the largest batch that the sender seals itself,
+	// since handing it to a worker would cost more.
+	inlineBytes = 4096
+	// outboundLaneBytes is how much may wait in a lane for each core before
+	// senders wait. It keeps all cores busy. More would only add latency.
 	outboundLaneBytes = 1 << 16
-	maxJobs           = 1 << 30 // lanes bound the batches, so the pools need not
 )
 
-// sendBatch is a run of messages to one peer, back to back, all of one size
-// but the last.
+// sendBatch is a run of messages to one peer, back to back, all of one size but
+// a smaller last one.
 type sendBatch struct {
 	laneItem
-	peer      *peer
-	buf       *buffer
-	data      []byte // of buf
-	stride    int    // size of each message but the last
-	count     int
-	growLimit int // bytes that it may grow to while it waits; 0: it is complete
+	peer   *peer
+	buf    *buffer
+	data   []byte // the messages, in buf
+	stride int    // size of each message but the last
+	count  int    // of messages
+	// growLimit is the size in bytes that data may grow to while the batch waits
+	// for a worker, as gather.go appends packets; 0: nothing is appended.
+	growLimit int
 	tos       uint8
-	pair      *keypair // nil: complete as it is, not to be sealed
+	pair      *keypair // nil: a handshake message, which is not sealed
 	counter   uint64   // of the first message
 	nonce     [chacha20poly1305.NonceSize]byte
 }
+
+// isHandshake reports whether b is a handshake message rather than data.
+func (b *sendBatch) isHandshake() bool { return b.pair == nil }
+
+// isGathering reports whether packets may be appended to b until it is sealed.
+func (b *sendBatch) isGathering() bool { return b.growLimit > 0 }
 
 var sendBatches = sync.Pool{New: func() any { return new(sendBatch) }}
 
@@ -65,21 +74,22 @@ func newHandshakeBatch(p *peer, msg []byte) *sendBatch {
 	return b
 }
 
+// free returns the memory of b to its pools.
 func (b *sendBatch) free() {
 	b.buf.release()
 	*b = sendBatch{}
 	sendBatches.Put(b)
 }
 
-// packets returns how many packets b carries: a keepalive is none.
-func (b *sendBatch) packets() int {
-	if b.keepalive() {
+// packetCount returns the number of packets in b. A keepalive has none.
+func (b *sendBatch) packetCount() int {
+	if b.isKeepalive() {
 		return 0
 	}
 	return b.count
 }
 
-func (b *sendBatch) keepalive() bool { return len(b.data) == keepaliveSize }
+func (b *sendBatch) isKeepalive() bool { return len(b.data) == keepaliveSize }
 
 // message returns the i-th message of b.
 func (b *sendBatch) message(i int) []byte {
@@ -87,17 +97,17 @@ func (b *sendBatch) message(i int) []byte {
 	return b.data[i*b.stride : end : end]
 }
 
-// output takes a packet from the inner stack. It blocks while the peer's lane
-// is full, and not beyond the end of peer or device.
+// output sends a packet of the inner stack. It blocks while the peer's lane is
+// full, until the peer or the device is stopped.
 func (d *Device) output(pkt *netstack.Packet) error {
 	p, err := d.route(pkt.Destination())
 	if err != nil {
 		return err
 	}
-	room := 0
+	growLimit := 0
 	if pkt.Segments() == 1 {
-		var done bool
-		if room, done = p.gatherPacket(pkt); done {
+		var appended bool
+		if growLimit, appended = p.gatherPacket(pkt); appended {
 			return nil
 		}
 	}
@@ -105,30 +115,32 @@ func (d *Device) output(pkt *netstack.Packet) error {
 		if !p.outbound.waitForRoom(d.outboundLaneLimit()) {
 			return nil
 		}
-		b := d.layOutBatch(p, pkt, from, room)
+		b := d.layOutBatch(p, pkt, from, growLimit)
 		from += b.count
 		p.sendOrStage(b)
 	}
-	if room > 0 {
+	if growLimit > 0 {
 		p.yieldInStream()
 	}
 	return nil
 }
 
-// outboundLaneLimit is how much waits in a peer's lane before its senders wait.
+// outboundLaneLimit returns how many bytes may be in a peer's lane before its
+// senders wait.
 func (d *Device) outboundLaneLimit() int { return max(2, d.sealers.maxWorkers) * outboundLaneBytes }
 
-// layOutBatch copies segments of pkt, beginning with from, to where they are sealed
-// and sent: as many as fit a batch, which can grow up to room bytes.
-func (d *Device) layOutBatch(p *peer, pkt *netstack.Packet, from, room int) *sendBatch {
+// layOutBatch makes a batch of the segments of pkt from the given one on, as many
+// as fit. Their content is copied once, to where it is sealed and sent. Packets
+// may be appended to the batch up to growLimit bytes.
+func (d *Device) layOutBatch(p *peer, pkt *netstack.Packet, from, growLimit int) *sendBatch {
 	stride := dataOverhead + padded(pkt.SegmentLen(from), d.mtu)
 	n := min(pkt.Segments()-from, maxBatchSegments, max(1, maxBatchBytes/stride))
 	last := dataOverhead + padded(pkt.SegmentLen(from+n-1), d.mtu)
 	size := (n-1)*stride + last
-	b := newSendBatch(p, max(size, room))
+	b := newSendBatch(p, max(size, growLimit))
 	b.data = b.data[:size]
 	b.stride, b.count, b.tos = stride, n, pkt.TOS()&ecnMask
-	if room > size {
+	if growLimit > size {
 		b.growLimit = min(len(b.buf.bytes), maxBatchBytes)
 	}
 	for i := range n {
@@ -137,7 +149,7 @@ func (d *Device) layOutBatch(p *peer, pkt *netstack.Packet, from, room int) *sen
 	return b
 }
 
-// layOutMessage copies a segment of pkt to where the i-th message of b is sealed.
+// layOutMessage copies a segment of pkt into the i-th message of b, and pads it.
 func (b *sendBatch) layOutMessage(i int, pkt *netstack.Packet, segment int) {
 	m := b.message(i)
 	plain := m[dataHeaderSize : len(m)-tagSize]
@@ -160,30 +172,34 @@ func (p *peer) sendOrStage(b *sendBatch) {
 		return
 	}
 	p.outbound.pushBatch(b, max(len(b.data), b.growLimit))
-	inline := len(b.data) <= inlineBytes || p.device.sealers.maxWorkers == 1
-	if b.growLimit > 0 {
+	inline := len(b.data) <= inlineBytes || p.device.sealers.hasOneWorker()
+	if b.isGathering() {
 		p.gathering.batch = b
 		inline = false
 	}
 	p.mu.Unlock()
-	if inline || !p.device.sealers.submit(b, maxJobs) {
+	if inline || !p.device.sealers.submit(b, unlimited) {
 		p.device.sealBatch(b)
 	}
 }
 
-// assignCounters gives b its place under the current keys, if they can send. p.mu is
-// held and b must be pushed onto the lane before it is released, so that
-// counters leave in order.
+// assignCounters reserves the counters of b under the current keys, if they can
+// send. p.mu is held. The caller pushes b onto the lane before it unlocks p.mu,
+// so that messages leave in the order of their counters.
 func (p *peer) assignCounters(b *sendBatch, now time.Time) bool {
 	pair, first, ok := p.reserveCounters(now, b.count)
 	b.pair, b.counter = pair, first
 	return ok
 }
 
-// reserveCounters reserves n counters of the current keys, if they can send, for messages
-// that follow on all those before. p.mu is held.
+// reserveCounters reserves the next n counters of the current keys, if they can
+// send. p.mu is held.
 func (p *peer) reserveCounters(now time.Time, n int) (pair *keypair, first uint64, ok bool) {
-	p.gathering.batch = nil
+	// The counters of a batch are consecutive, so packets can be appended to the
+	// latest batch only while nothing else has reserved counters after it. Without
+	// this, a packet appended later would be sealed under a counter that another
+	// message has: the same nonce twice under one key.
+	p.gathering.close()
 	if pair = p.keys.current; pair == nil {
 		return nil, 0, false
 	}
@@ -198,12 +214,13 @@ func (p *peer) reserveCounters(now time.Time, n int) (pair *keypair, first uint6
 	return pair, first, true
 }
 
-// sealBatch encrypts b and sends what has become ready to leave the lane.
+// sealBatch encrypts b in place and completes it in its lane, which sends it when
+// all batches before it have left.
 func (d *Device) sealBatch(b *sendBatch) {
-	if b.growLimit > 0 {
+	if b.isGathering() {
 		b.peer.endGathering(b)
 	}
-	if b.pair != nil {
+	if !b.isHandshake() {
 		for i := range b.count {
 			m := b.message(i)
 			counter := b.counter + uint64(i)
@@ -216,19 +233,20 @@ func (d *Device) sealBatch(b *sendBatch) {
 	b.peer.outbound.completeBatch(b)
 }
 
-// staging holds the packets that wait for a session, the latest 128 of them.
+// staging holds the packets that wait for a session, the latest maxStagedPackets.
 type staging struct {
 	batches []*sendBatch
 	packets int
 }
 
-// appendBatch appends b and returns how many packets were dropped for it.
+// appendBatch appends b. Beyond maxStagedPackets it drops the oldest batches, and
+// returns the number of packets in them.
 func (s *staging) appendBatch(b *sendBatch) (dropped int) {
 	s.batches = append(s.batches, b)
 	s.packets += b.count
 	for s.packets > maxStagedPackets {
 		oldest := s.popOldestBatch()
-		dropped += oldest.packets()
+		dropped += oldest.packetCount()
 		oldest.free()
 	}
 	return dropped
@@ -248,8 +266,8 @@ func (s *staging) popOldestBatch() *sendBatch {
 // stageBatch keeps b until there is a session. p.mu is held.
 func (p *peer) stageBatch(b *sendBatch) { p.stagedDropped += uint64(p.staged.appendBatch(b)) }
 
-// sendStaged sends what is staged, or starts the handshake that it waits for. p.mu
-// is held.
+// sendStaged sends the staged batches, or starts a handshake if there is no session
+// to send them in. p.mu is held.
 func (p *peer) sendStaged(now time.Time) {
 	for len(p.staged.batches) > 0 {
 		if !p.assignCounters(p.staged.batches[0], now) {
@@ -260,14 +278,15 @@ func (p *peer) sendStaged(now time.Time) {
 	}
 }
 
-// enqueueBatch sends b from another goroutine. p.mu is held.
+// enqueueBatch pushes b onto the lane and leaves sealing and sending to a worker,
+// since p.mu is held.
 func (p *peer) enqueueBatch(b *sendBatch) {
 	p.outbound.pushBatch(b, len(b.data))
-	p.device.sealers.submit(b, maxJobs)
+	p.device.sealers.submit(b, unlimited)
 }
 
-// sendKeepalive sends an empty packet, or in its place what is staged. p.mu is
-// held.
+// sendKeepalive sends the staged batches, which serve as a keepalive, or an empty
+// packet if there are none. p.mu is held.
 func (p *peer) sendKeepalive(now time.Time) {
 	if len(p.staged.batches) == 0 {
 		if !p.hasEndpoint() {
@@ -278,10 +297,10 @@ func (p *peer) sendKeepalive(now time.Time) {
 	p.sendStaged(now)
 }
 
-// purgeStaged drops what is staged. p.mu is held.
+// purgeStaged drops the staged batches. p.mu is held.
 func (p *peer) purgeStaged() {
 	for _, b := range p.staged.batches {
-		p.stagedDropped += uint64(b.packets())
+		p.stagedDropped += uint64(b.packetCount())
 		b.free()
 	}
 	p.staged = staging{}

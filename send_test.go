@@ -143,12 +143,12 @@ func TestP36StagedPacketsGoAtCompletion(t *testing.T) {
 	})
 }
 
-func TestP36SettingThePeerTakesUpStagedPackets(t *testing.T) {
+func TestP36SettingThePeerSendsStagedPackets(t *testing.T) {
 	withTestbed(t, nil, func(b *testbed) {
 		b.outputTo(b.far, "hello")
 		b.far.wantInitiation("packet")
 		time.Sleep(rekeyTimeout)
-		// No timer may be what takes it up.
+		// The staged packet must not be sent because of a timer.
 		b.far.editPeer(func(p *peer) { p.timers.retransmit = time.Time{} })
 		b.far.wantSilence("timer stopped", time.Minute)
 		b.setPeer(b.far.peerConfig())
@@ -177,7 +177,7 @@ func TestP37InitiatorConfirmsWithAKeepalive(t *testing.T) {
 }
 
 // TestP38PacketIsStagedBeforeTheHandshakeStarts has a peer whose response
-// comes while the initiation is still being written.
+// arrives while the initiation is still being written.
 //
 // Covers M35.
 func TestP38PacketIsStagedBeforeTheHandshakeStarts(t *testing.T) {
@@ -238,7 +238,7 @@ func TestP39RemovalDropsStagedPackets(t *testing.T) {
 		b.far.respondTo(hs)
 		b.setPeer(b.far.peerConfig())
 		s := b.far.connectToDevice()
-		b.far.wantSilence("peer made anew", time.Minute)
+		b.far.wantSilence("peer added again", time.Minute)
 		b.far.wantSentUnder("later packet", s)
 	})
 }
@@ -287,7 +287,7 @@ func TestN04PaddingEndsAtMTU(t *testing.T) {
 func TestPaddingIsZero(t *testing.T) {
 	withTestbed(t, nil, func(b *testbed) {
 		s := b.far.connectFromDevice()
-		// The memory of messages is used again.
+		// Buffers are reused, so fill them with other bytes first.
 		var used []*buffer
 		for range 64 {
 			buf := newBuffer(1)
@@ -322,7 +322,8 @@ func TestP29PacketsLeaveInTheOrderOfTheirCounters(t *testing.T) {
 		for sender := range senders {
 			wg.Go(func() {
 				for i := range packets {
-					// Small ones are sealed sooner than those before them.
+					// Small packets are sealed sooner than large ones sent
+					// before them.
 					payload := fmt.Sprint(sender) + strings.Repeat("x", i%3*4000)
 					if err := b.dev.output(netstack.NewPacket(packet(devInner, farInner, payload))); err != nil {
 						b.Error(err)
@@ -340,8 +341,8 @@ func TestP29PacketsLeaveInTheOrderOfTheirCounters(t *testing.T) {
 	})
 }
 
-// TestP29CounterAndPlaceAreTakenTogether holds a sender up on its way to the
-// lane: until it is there no other may take a counter.
+// TestP29CounterAndPlaceAreTakenTogether blocks a sender before it enters the
+// lane: until then no other sender may reserve a counter.
 func TestP29CounterAndPlaceAreTakenTogether(t *testing.T) {
 	withTestbed(t, nil, func(b *testbed) {
 		s := b.far.connectFromDevice()
@@ -365,8 +366,8 @@ func TestP29CounterAndPlaceAreTakenTogether(t *testing.T) {
 	})
 }
 
-// TestP29StagedPacketsKeepTheirPlace has packets come while staged ones are
-// being flushed.
+// TestP29StagedPacketsKeepTheirPlace sends packets while staged ones are being
+// sent.
 func TestP29StagedPacketsKeepTheirPlace(t *testing.T) {
 	withTestbed(t, nil, func(b *testbed) {
 		b.dev.sealers.maxWorkers = 8

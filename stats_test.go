@@ -9,11 +9,11 @@ import (
 	"github.com/wgstack/wireguard/internal/simnet"
 )
 
-// wantByteCounters expects the counters of r to say so.
+// wantByteCounters expects the byte counters of r to have these values.
 func (r *remote) wantByteCounters(what string, tx, rx uint64) {
-	r.bed.Helper()
+	r.testbed.Helper()
 	if st := r.stats(); st.TxBytes != tx || st.RxBytes != rx {
-		r.bed.Fatalf("%s: %d bytes sent, %d received, want %d and %d", what, st.TxBytes, st.RxBytes, tx, rx)
+		r.testbed.Fatalf("%s: %d bytes sent, %d received, want %d and %d", what, st.TxBytes, st.RxBytes, tx, rx)
 	}
 }
 

@@ -103,7 +103,7 @@ func TestP16TimestampsIncreaseOnTheWire(t *testing.T) {
 		var last [12]byte
 		b.outputTo(b.far, "hello")
 		for range 5 {
-			// All at one instant.
+			// All at the same virtual time.
 			_, info, err := b.far.ConsumeInitiation(b.far.wantMessage("initiation", fakepeer.Initiation))
 			if err != nil {
 				b.Fatal(err)
@@ -139,7 +139,7 @@ func TestP16TimestampsIncreaseWhateverTheClockDoes(t *testing.T) {
 	if want := newTAI64N(start.Add(time.Minute)); last != want {
 		t.Errorf("the clock is ahead again: %x, want %x", last, want)
 	}
-	for range 200 { // some seconds' worth
+	for range 200 { // several seconds of increments
 		got := s.nextTimestamp(time.Unix(0, 0))
 		if bytes.Compare(got[:], last[:]) <= 0 || binary.BigEndian.Uint32(got[8:]) >= 1e9 {
 			t.Fatalf("%x after %x", got, last)

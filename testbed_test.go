@@ -16,9 +16,10 @@ import (
 	"github.com/wgstack/wireguard/netstack"
 )
 
-// A testbed is a device with a fake stack inside and a simulated network outside,
-// in virtual time, and a fake peer that the test is. Its tests read as
-// transcripts: what the stack sends, what arrives at the peer, what it answers.
+// A testbed is a device with a fake stack inside and a simulated network
+// outside, in virtual time, and a fake peer that the test controls. Its tests
+// read as transcripts: what the stack sends, what arrives at the peer, what the
+// peer answers.
 type testbed struct {
 	*testing.T
 	net   *simnet.Network
@@ -38,9 +39,9 @@ var (
 
 const devPort = 51820
 
-// withTestbed runs a transcript. edit, which may be nil, changes the configuration:
-// by default one peer, the remote b.far, with its endpoint and the allowed IP
-// 10.0.0.2/32.
+// withTestbed runs a transcript in a new testbed. edit, which may be nil,
+// changes the configuration. By default it has one peer, the remote b.far, with
+// its endpoint and the allowed IP 10.0.0.2/32.
 func withTestbed(t *testing.T, edit func(*Config), transcript func(b *testbed)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
@@ -78,7 +79,7 @@ func (b *testbed) setPeer(cfg PeerConfig) {
 	}
 }
 
-// packet is a UDP packet in the tunnel with the given payload.
+// packet returns an inner UDP packet with the given payload.
 func packet(src, dst netip.Addr, payload string) []byte {
 	return fakepeer.UDP(netip.AddrPortFrom(src, 1000), netip.AddrPortFrom(dst, 2000), []byte(payload))
 }
@@ -95,8 +96,8 @@ func (b *testbed) outputTo(r *remote, payload string) {
 	}
 }
 
-// wantDelivered expects the stack to have been given packets with these
-// payloads since it was last asked, and nothing else.
+// wantDelivered expects that exactly the packets with these payloads were
+// delivered to the stack since the last call.
 func (b *testbed) wantDelivered(what string, payloads ...string) {
 	b.Helper()
 	synctest.Wait()
@@ -159,16 +160,16 @@ func (s *fakeStack) takeDelivered() [][]byte {
 	return d
 }
 
-// background is for calls that end by themselves.
+// background is the context of calls that need no deadline.
 var background = context.Background()
 
-// setUnderLoad has the device be under load for a second.
+// setUnderLoad makes the device consider itself under load for one second.
 func (b *testbed) setUnderLoad() { b.dev.load.noteLongQueue(b.dev.now()) }
 
 // outputPacket has the stack send pkt.
 func (b *testbed) outputPacket(pkt []byte) error { return b.dev.output(netstack.NewPacket(pkt)) }
 
-// captureSocket has the outer socket of the device stored in conn.
+// captureSocket stores the outer socket of the device in conn.
 func captureSocket(conn **simnet.Conn) func(*Config) {
 	return func(cfg *Config) {
 		listen := cfg.ListenPacket
@@ -182,16 +183,16 @@ func captureSocket(conn **simnet.Conn) func(*Config) {
 	}
 }
 
-// socketTap is an outer socket that can do what a simulated one cannot: tell and
-// take local addresses and marks.
+// socketTap adds to a simulated outer socket what that lacks: local addresses
+// and TOS fields, both received and sent.
 type socketTap struct {
 	udp.Socket
-	received udp.Message // whose Local and TOS messages arrive with
+	received udp.Message // its Local and TOS are set on received messages
 	mu       sync.Mutex
 	sent     []udp.Message // without Buf
 }
 
-// installTap puts a tap on the device's socket.
+// installTap replaces the device's socket by one with a tap.
 func (b *testbed) installTap() *socketTap {
 	b.Helper()
 	b.dev.binding.Load().close()
@@ -225,7 +226,7 @@ func (t *socketTap) WriteBatch(ms []udp.Message) (int, error) {
 	return t.Socket.WriteBatch(ms)
 }
 
-// takeSent returns what was sent since it was last called.
+// takeSent returns the messages sent since the last call.
 func (t *socketTap) takeSent() []udp.Message {
 	synctest.Wait()
 	t.mu.Lock()
@@ -235,8 +236,8 @@ func (t *socketTap) takeSent() []udp.Message {
 	return sent
 }
 
-// sortCopyOf has r take msg apart, which came in one system call with what r took
-// before.
+// sortCopyOf passes a copy of msg to r, as if it had been received by the same
+// system call as the messages before it.
 func (r *reader) sortCopyOf(m udp.Message, msg []byte) {
 	buf := newBuffer(len(msg))
 	defer buf.release()
@@ -251,7 +252,7 @@ func prefixes(ss ...string) (ps []netip.Prefix) {
 	return ps
 }
 
-// wantIndices expects the device to have so many indices in use.
+// wantIndices expects the device to have the given number of indices in use.
 func (b *testbed) wantIndices(what string, want int) {
 	b.Helper()
 	synctest.Wait()
@@ -260,7 +261,8 @@ func (b *testbed) wantIndices(what string, want int) {
 	}
 }
 
-// setPrivateKey gives the device another identity, and tells r of it.
+// setPrivateKey changes the private key of the device and tells the remotes the
+// new public key.
 func (b *testbed) setPrivateKey(k PrivateKey, rs ...*remote) {
 	b.Helper()
 	if err := b.dev.SetPrivateKey(k); err != nil {
@@ -271,7 +273,7 @@ func (b *testbed) setPrivateKey(k PrivateKey, rs ...*remote) {
 	}
 }
 
-// holdHandshakeJobs keeps the device from working on handshakes until release is
+// holdHandshakeJobs blocks the device's handshake workers until release is
 // called.
 func (b *testbed) holdHandshakeJobs() (release func()) {
 	synctest.Wait()
@@ -284,7 +286,8 @@ func (b *testbed) holdHandshakeJobs() (release func()) {
 	return func() { close(gate) }
 }
 
-// wantRoute expects that r owns the addresses; nil stands for nobody.
+// wantRoute expects that the addresses are routed to r, or to no peer if r is
+// nil.
 func (b *testbed) wantRoute(what string, r *remote, addrs ...string) {
 	b.Helper()
 	var want *peer

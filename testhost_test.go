@@ -10,8 +10,8 @@ import (
 	"github.com/wgstack/wireguard/netstack"
 )
 
-// hostPeer is a peer with a socket of the host, in real time, and the device that
-// it talks to.
+// A hostPeer is a fake peer with a socket of the host, in real time, and the
+// device that it talks to.
 type hostPeer struct {
 	*testing.T
 	*fakepeer.Peer
@@ -20,8 +20,8 @@ type hostPeer struct {
 	stack *fakeStack
 }
 
-// newHostPeer makes a device with sockets of the host and a peer at the loopback
-// address ip. It skips the test where there is no such address.
+// newHostPeer makes a device with sockets of the host and a fake peer at the
+// loopback address ip. It skips the test if the host has no such address.
 func newHostPeer(t *testing.T, ip string, edit func(*Config)) *hostPeer {
 	t.Helper()
 	sock, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.ParseIP(ip)})
@@ -72,8 +72,8 @@ func (h *hostPeer) outputPayload(payload string) {
 	}
 }
 
-// connectFromDevice has the device begin a session, and returns the address that it
-// sends from.
+// connectFromDevice has the device initiate a session and returns the address
+// that the device sends from.
 func (h *hostPeer) connectFromDevice() (*fakepeer.Session, netip.AddrPort) {
 	h.Helper()
 	h.outputPayload("hello")
@@ -97,7 +97,7 @@ func (h *hostPeer) writeMessage(msg []byte, to netip.AddrPort) {
 	}
 }
 
-// exchangeData sends data both ways.
+// exchangeData sends data in both directions.
 func (h *hostPeer) exchangeData(what string, s *fakepeer.Session, dev netip.AddrPort) {
 	h.Helper()
 	h.writeMessage(s.Seal(packet(farInner, devInner, what)), dev)

@@ -19,16 +19,17 @@ import (
 	"github.com/wgstack/wireguard/internal/simnet"
 )
 
-// A testnet is a simulated network in which devices meet each other, in virtual
-// time with fake stacks inside or in real time with true ones.
+// A testnet is a simulated network of several devices, in virtual time with
+// fake stacks or in real time with real ones.
 type testnet struct {
 	*testing.T
 	*simnet.Network
 	virtual bool
 }
 
-// A testNode is a device in a world and its host. Site n has the outer addresses
-// 192.0.2.n and 2001:db8::n, and the inner ones 10.0.0.n and fd00::n.
+// A testNode is a device in a testnet and its host. Node n has the outer
+// addresses 192.0.2.n and 2001:db8::n and the inner addresses 10.0.0.n and
+// fd00::n.
 type testNode struct {
 	*Device
 	net    *testnet
@@ -48,7 +49,7 @@ func withTestnet(t *testing.T, transcript func(w *testnet)) {
 	})
 }
 
-// newRealTimeTestnet is a world in real time.
+// newRealTimeTestnet returns a testnet in real time.
 func newRealTimeTestnet(t *testing.T) *testnet {
 	w := &testnet{t, simnet.New(1), false}
 	t.Cleanup(w.Network.Close)
@@ -65,18 +66,18 @@ func outerIPv6(n byte) netip.Addr {
 	return netip.AddrFrom16([16]byte{0x20, 0x01, 0x0d, 0xb8, 15: n})
 }
 
-// innerPrefixes are the allowed IPs of site n.
+// innerPrefixes returns the inner addresses of node n as prefixes.
 func innerPrefixes(n byte) []netip.Prefix {
 	return []netip.Prefix{netip.PrefixFrom(innerIPv4(n), 32), netip.PrefixFrom(innerIPv6(n), 128)}
 }
 
-// addNode makes site n. edit may be nil.
+// addNode makes node n. edit changes its configuration and may be nil.
 func (w *testnet) addNode(n byte, edit func(*Config)) *testNode {
 	w.Helper()
 	return w.addNodeOn(w.Host(outerIPv4(n), outerIPv6(n)), n, edit)
 }
 
-// addNodeOn makes site n on a host with other addresses.
+// addNodeOn makes node n on the given host.
 func (w *testnet) addNodeOn(host *simnet.Host, n byte, edit func(*Config)) *testNode {
 	w.Helper()
 	s := &testNode{net: w, number: n, key: NewPrivateKey(), host: host}
@@ -107,12 +108,12 @@ func (w *testnet) addNodeOn(host *simnet.Host, n byte, edit func(*Config)) *test
 	return s
 }
 
-// peerConfig is how other sites know s; endpoint may be empty.
+// peerConfig returns the configuration of s as a peer; endpoint may be empty.
 func (s *testNode) peerConfig(endpoint string) PeerConfig {
 	return PeerConfig{PublicKey: s.key.PublicKey(), Endpoint: endpoint, AllowedIPs: innerPrefixes(s.number)}
 }
 
-// endpoint is the endpoint of s in the family of IPv4, or IPv6.
+// endpoint returns the outer IPv4 or IPv6 endpoint of s.
 func (s *testNode) endpoint(v6 bool) string {
 	a := outerIPv4(s.number)
 	if v6 {
@@ -128,13 +129,13 @@ func (s *testNode) setPeer(cfg PeerConfig) {
 	}
 }
 
-// addPeer tells s about other, and where it is.
+// addPeer configures other as a peer of s, with its IPv4 endpoint.
 func (s *testNode) addPeer(other *testNode) {
 	s.net.Helper()
 	s.setPeer(other.peerConfig(other.endpoint(false)))
 }
 
-// statsOf is what s says about other.
+// statsOf returns the statistics that s has of other.
 func (s *testNode) statsOf(other *testNode) PeerStats {
 	s.net.Helper()
 	if s.net.virtual {
@@ -149,7 +150,7 @@ func (s *testNode) statsOf(other *testNode) PeerStats {
 	return PeerStats{}
 }
 
-// sendPayload has the stack of s send a packet to site n.
+// sendPayload has the stack of s send a packet to node n.
 func (s *testNode) sendPayload(n byte, payload string) {
 	s.net.Helper()
 	if err := s.outputPacket(packet(innerIPv4(s.number), innerIPv4(n), payload)); err != nil {
@@ -161,7 +162,7 @@ func (s *testNode) outputPacket(pkt []byte) error {
 	return (&testbed{dev: s.Device}).outputPacket(pkt)
 }
 
-// takePayloads returns the payloads delivered to s since it was last asked.
+// takePayloads returns the payloads delivered to s since the last call.
 func (s *testNode) takePayloads() (payloads []string) {
 	s.net.Helper()
 	synctest.Wait()
@@ -179,7 +180,8 @@ func (s *testNode) takePayloads() (payloads []string) {
 	return payloads
 }
 
-// wantPayloads expects exactly these payloads to have been delivered to s.
+// wantPayloads expects that exactly these payloads were delivered to s since
+// the last call.
 func (s *testNode) wantPayloads(what string, payloads ...string) {
 	s.net.Helper()
 	if got := s.takePayloads(); !slices.Equal(got, payloads) {
@@ -187,7 +189,7 @@ func (s *testNode) wantPayloads(what string, payloads ...string) {
 	}
 }
 
-// Traffic between true stacks.
+// Traffic between real stacks.
 
 // wantPing expects an answer from addr within a second.
 func wantPing(t testing.TB, what string, d *Device, addr netip.Addr) {
@@ -209,8 +211,8 @@ func wantNoPing(t testing.TB, what string, d *Device, addr netip.Addr) {
 	}
 }
 
-// startEchoServer is a TCP service of d that sends back what it gets; it returns the
-// port.
+// startEchoServer starts a TCP echo server inside the tunnel of d and returns
+// its port.
 func startEchoServer(t testing.TB, d *Device) string {
 	t.Helper()
 	l, err := d.Listen(background, "tcp", ":0")
@@ -234,7 +236,7 @@ func startEchoServer(t testing.TB, d *Device) string {
 	return port
 }
 
-// exchangeStream sends n bytes to an echo service and compares what comes back.
+// exchangeStream sends n bytes to an echo server and compares what returns.
 func exchangeStream(t testing.TB, d *Device, host netip.Addr, port string, n int) error {
 	c, err := d.DialContext(contextWithTimeout(t, 20*time.Second), "tcp", net.JoinHostPort(host.String(), port))
 	if err != nil {
@@ -255,7 +257,8 @@ func exchangeStream(t testing.TB, d *Device, host netip.Addr, port string, n int
 	return err
 }
 
-// exchangeDatagrams sends packets of many sizes from one device to the other and back.
+// exchangeDatagrams sends datagrams of many sizes from one device to the other
+// and back.
 func exchangeDatagrams(t testing.TB, from, to *Device, host netip.Addr) error {
 	server, err := to.ListenPacket(background, "udp", net.JoinHostPort(host.String(), "0"))
 	if err != nil {
@@ -300,7 +303,8 @@ func exchangeDatagrams(t testing.TB, from, to *Device, host netip.Addr) error {
 
 // Devices with the real stack and real sockets, over loopback.
 
-// newDevicePair returns two devices of which the first knows where the second is.
+// newDevicePair returns two devices, of which the first has an endpoint for the
+// second.
 func newDevicePair(t testing.TB) (near, far *Device) {
 	t.Helper()
 	start := func(cfg Config) *Device {
@@ -338,8 +342,8 @@ func contextWithTimeout(t testing.TB, d time.Duration) context.Context {
 	return ctx
 }
 
-// newSimulatedPair returns two devices on a simulated network that know each other:
-// 10.0.0.1 and 10.0.0.2.
+// newSimulatedPair returns two devices on a simulated network, each with an
+// endpoint for the other. Their inner addresses are 10.0.0.1 and 10.0.0.2.
 func newSimulatedPair(t *testing.T, net *simnet.Network) (near, far *Device) {
 	t.Helper()
 	keys := [2]PrivateKey{NewPrivateKey(), NewPrivateKey()}

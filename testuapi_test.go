@@ -13,7 +13,7 @@ import (
 	"testing"
 )
 
-// A pipeListener accepts the pipes that dial makes.
+// A pipeListener accepts the pipes that dialClient makes.
 type pipeListener struct {
 	pipes  chan net.Conn
 	done   chan struct{}
@@ -50,7 +50,7 @@ func (l *pipeListener) dialClient(t testing.TB) *uapiClient {
 	return newUAPIClient(t, c)
 }
 
-// A uapiClient is the other end of a control connection.
+// A uapiClient is the client end of a UAPI connection.
 type uapiClient struct {
 	testing.TB
 	net.Conn
@@ -61,7 +61,7 @@ func newUAPIClient(t testing.TB, c net.Conn) *uapiClient {
 	return &uapiClient{t, c, bufio.NewReader(c)}
 }
 
-// dialUAPI returns a connection to the device of the bed.
+// dialUAPI returns a UAPI connection to the device.
 func (b *testbed) dialUAPI() *uapiClient {
 	b.Helper()
 	l := newPipeListener()
@@ -105,7 +105,7 @@ func readReply(in *bufio.Reader) (lines []string, errno int, err error) {
 	}
 }
 
-// setLines carries out a set operation of the given lines.
+// setLines performs a set operation with the given lines.
 func (c *uapiClient) setLines(lines ...string) (errno int) {
 	c.Helper()
 	c.sendText("set=1\n" + joinLines(lines) + "\n")
@@ -149,7 +149,7 @@ func joinLines(lines []string) string {
 	return s.String()
 }
 
-// settableLines are the lines that a set operation accepts.
+// settableLines returns the lines of a get that a set operation accepts.
 func settableLines(lines []string) []string {
 	return slices.DeleteFunc(slices.Clone(lines), func(l string) bool {
 		key, _, _ := strings.Cut(l, "=")
@@ -161,7 +161,8 @@ func settableLines(lines []string) []string {
 	})
 }
 
-// peerLines returns the lines of a get that describe a peer, but its public key.
+// peerLines returns the lines of a get that describe a peer, without its public
+// key.
 func peerLines(lines []string, public PublicKey) []string {
 	i := slices.Index(lines, "public_key="+hexKey(public))
 	if i < 0 {
@@ -194,7 +195,7 @@ func wantValues(t testing.TB, lines []string, key string, want ...string) {
 
 func hexKey[K ~[32]byte](k K) string { return hex.EncodeToString(k[:]) }
 
-// key32 is a key of 32 equal bytes.
+// key32 returns a key of 32 equal bytes.
 func key32(b byte) (k PublicKey) {
 	for i := range k {
 		k[i] = b

@@ -10,8 +10,8 @@ import (
 	"testing"
 )
 
-// The vectors, and the formats of their files, are described in
-// testdata/vectors/README.md.
+// testdata/vectors/README.md describes the vectors and the formats of their
+// files.
 
 // hexBytes is a hexadecimal string in JSON.
 type hexBytes []byte
@@ -43,7 +43,8 @@ func wantBytes(t *testing.T, what string, got, want []byte) {
 	}
 }
 
-// exchangeVector is an exchange of which every byte is fixed.
+// exchangeVector is a session with fixed keys and randomness, and all its
+// messages.
 type exchangeVector struct {
 	Name             string
 	InitiatorPrivate hexBytes `json:"initiator_private"`

@@ -10,25 +10,26 @@ import (
 	"github.com/wgstack/wireguard/internal/simnet"
 )
 
-// ignoreInitiations reads initiations that the device repeats, and returns when each
-// came. It ends with silence.
+// ignoreInitiations reads retransmitted initiations without answering them,
+// until the device gives up, and returns their arrival times.
 func (r *remote) ignoreInitiations() (at []time.Time) {
-	r.bed.Helper()
+	r.testbed.Helper()
 	for {
 		msg, _, ok := r.readMessage(minRetryInterval + 2*maxJitter)
 		if !ok {
 			return at
 		}
 		if k := fakepeer.KindOf(msg); k != fakepeer.Initiation {
-			r.bed.Fatalf("got %v between initiations", k)
+			r.testbed.Fatalf("got %v between initiations", k)
 		}
 		at = append(at, time.Now())
 	}
 }
 
-// wantLostDataInitiations waits for the initiations that lost data causes.
+// wantLostDataInitiations waits for the initiations caused by unanswered data,
+// and returns their arrival times.
 func (r *remote) wantLostDataInitiations() []time.Time {
-	r.bed.Helper()
+	r.testbed.Helper()
 	r.wantMessage("lost data", fakepeer.Initiation)
 	at := time.Now()
 	return slices.Insert(r.ignoreInitiations(), 0, at)
@@ -134,7 +135,7 @@ func TestP42GivingUpPurgesWhatIsStaged(t *testing.T) {
 
 		b.outputTo(b.far, "later")
 		s := b.far.respondTo(b.far.wantInitiation("a new packet"))
-		b.far.wantData("what was purged is gone", s, "later")
+		b.far.wantData("purged packets are not sent", s, "later")
 	})
 }
 
@@ -175,7 +176,7 @@ func TestP42GivingUpDoesNotPutOffErasure(t *testing.T) {
 		}
 		time.Sleep(eraseAfterTime - time.Since(derived) - shortTime)
 		if n := b.dev.indices.count(); n != 2 {
-			t.Fatalf("%d indices, want those of session and handshake", n)
+			t.Fatalf("%d indices, want one each for the session and the handshake", n)
 		}
 		time.Sleep(2 * shortTime)
 		if n := b.dev.indices.count(); n != 0 {
@@ -220,7 +221,7 @@ func TestP43AnyReceiptPreventsNewHandshake(t *testing.T) {
 	}
 }
 
-func TestP43NewHandshakeIsArmedAnew(t *testing.T) {
+func TestP43NewHandshakeTimerRestarts(t *testing.T) {
 	withTestbed(t, nil, func(b *testbed) {
 		s := b.far.connectFromDevice()
 		for range 3 {
@@ -296,7 +297,7 @@ func TestP45DataReceivedIsAnsweredByKeepalive(t *testing.T) {
 }
 
 func TestP46AnySendServesAsKeepalive(t *testing.T) {
-	after := 6 * time.Second // more than a handshake must wait for the former
+	after := 6 * time.Second // longer than the minimum interval between initiations
 	for name, send := range map[string]func(*testbed, *fakepeer.Session){
 		"data": func(b *testbed, s *fakepeer.Session) {
 			b.outputTo(b.far, "data")
@@ -516,7 +517,7 @@ func TestP52TurningPersistentKeepaliveOnSendsAtOnce(t *testing.T) {
 	})
 }
 
-func TestP53JitterIsDrawnAnew(t *testing.T) {
+func TestP53JitterIsDrawnEachTime(t *testing.T) {
 	varied := func(what string, delays []time.Duration, least time.Duration) {
 		t.Helper()
 		low, high := slices.Min(delays), slices.Max(delays)
@@ -550,8 +551,8 @@ func TestP53JitterIsDrawnAnew(t *testing.T) {
 	})
 }
 
-// What the deadlines mean, the transcripts show; these are the rules by which
-// they are kept.
+// The tests above check when each timer fires; these check the type timers
+// itself.
 
 func TestTimersNextIsTheEarliestPending(t *testing.T) {
 	start := time.Unix(1700000000, 0)

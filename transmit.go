@@ -12,11 +12,11 @@ import (
 // The way of a batch from the lane to the socket, and what happens to a batch
 // that the system refuses.
 
-// messageArrays pools what transmit hands to a socket.
+// messageArrays pools the arguments of socket writes.
 var messageArrays = sync.Pool{New: func() any { return new([16]udp.Message) }}
 
-// transmitBatches hands batches to the socket and lets go of them. The lane calls it,
-// in order; nothing more is sent once the lane is closed.
+// transmitBatches sends batches and frees them. The lane calls it, in order. On a
+// closed lane it sends nothing.
 func (p *peer) transmitBatches(ready []*sendBatch, closed bool) {
 	if !closed {
 		ms := messageArrays.Get().(*[16]udp.Message)
@@ -33,8 +33,8 @@ func (p *peer) transmitBatches(ready []*sendBatch, closed bool) {
 	}
 }
 
-// writeBatches sends batches, using ms, and counts those that the system took. One
-// that it refuses is lost, the others are not.
+// writeBatches sends batches, with ms as arguments, and counts those that the
+// system accepts. A batch that the system refuses is lost; the others are sent.
 func (p *peer) writeBatches(ms []udp.Message, batches []*sendBatch) {
 	e := p.endpoint.Load()
 	if e == nil {
@@ -51,7 +51,7 @@ func (p *peer) writeBatches(ms []udp.Message, batches []*sendBatch) {
 		n, err := p.device.writeBatch(ms)
 		for _, b := range batches[:n] {
 			p.txBytes.Add(uint64(len(b.data)))
-			content = content || b.pair != nil && !b.keepalive()
+			content = content || !b.isHandshake() && !b.isKeepalive()
 		}
 		if err == nil {
 			break
@@ -74,24 +74,24 @@ func (p *peer) writeBatches(ms []udp.Message, batches []*sendBatch) {
 	}
 }
 
-// handleRefused deals with a batch that the system did not take. It reports whether
-// smaller messages could have been sent.
+// handleRefused handles a batch that the system refused with err. It reports
+// whether smaller messages could have been sent.
 func (p *peer) handleRefused(b *sendBatch, err error) (tooBig bool) {
-	if b.pair == nil {
+	if b.isHandshake() {
 		p.mu.Lock()
 		p.handshakeFailure = err
 		p.mu.Unlock()
 		return false
 	}
-	if b.keepalive() || !errors.Is(err, syscall.EMSGSIZE) {
+	if b.isKeepalive() || !errors.Is(err, syscall.EMSGSIZE) {
 		return false
 	}
 	p.reportTooBig(b)
 	return true
 }
 
-// keepLastMessage leaves only the last message of b, if that is smaller than the
-// others.
+// keepLastMessage removes all messages of b but the last, if that is smaller than
+// the others. Otherwise it changes nothing and reports false.
 func (b *sendBatch) keepLastMessage() bool {
 	last := b.message(b.count - 1)
 	if len(last) == b.stride {
@@ -101,10 +101,10 @@ func (b *sendBatch) keepLastMessage() bool {
 	return true
 }
 
-// reportTooBig tells the sender of the packets of b in the inner stack that the path
-// takes only smaller ones. How small is unknown, so it names the sizes that
-// every path of the family should take. The packets are sealed by now, in the
-// only copy there is; the key that sealed the first opens it.
+// reportTooBig tells the sender of the packets of b, in the inner stack, that the
+// path takes smaller packets only. The size is unknown, so it names the size that
+// every path of the family should take. b holds the only copy of the packets, and
+// it is sealed: the key that sealed the first packet opens it again.
 func (p *peer) reportTooBig(b *sendBatch) {
 	m := b.message(0)
 	binary.LittleEndian.PutUint64(b.nonce[4:], b.counter)

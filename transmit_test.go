@@ -72,7 +72,8 @@ func TestP103StagedBatchesSurviveOneTooBig(t *testing.T) {
 	})
 }
 
-// TestP103BatchesOfOneCallSurviveOneTooBig has several leave the lane together.
+// TestP103BatchesOfOneCallSurviveOneTooBig drains several batches from the lane
+// at once.
 func TestP103BatchesOfOneCallSurviveOneTooBig(t *testing.T) {
 	withTestbed(t, nil, func(b *testbed) {
 		s := b.far.connectFromDevice()
@@ -113,12 +114,13 @@ func TestP103TellsIPv6Sender(t *testing.T) {
 	})
 }
 
-// loopConn sends back into the tunnel of its own device what goes to far.
+// loopConn is an outer socket that routes what is sent to far back into the
+// tunnel of its own device.
 type loopConn struct {
 	net.PacketConn
 	dev      *Device
-	closed   atomic.Bool // the loop
-	copies   int         // of each message, as fragments would be
+	closed   atomic.Bool // whether the loop is closed
+	copies   int         // number of copies of each message, as with fragments
 	writes   atomic.Int64
 	depth    atomic.Int64
 	maxDepth atomic.Int64 // depth
@@ -159,7 +161,8 @@ func TestP104LoopIsBounded(t *testing.T) {
 		c.closed.Store(true)
 		b.outputTo(b.far, "round and round")
 		synctest.Wait()
-		// Each round adds a header and more: some 20 of them fit 1500 bytes.
+		// Each round adds the overhead of the tunnel: about 20 rounds fit into
+		// 1500 bytes.
 		if n := c.writes.Load(); n < 3 || n > 25 {
 			t.Errorf("%d messages", n)
 		}
@@ -176,7 +179,8 @@ func TestP104LoopWithoutSessionIsBounded(t *testing.T) {
 		c.closed.Store(true)
 		b.outputTo(b.far, "round and round")
 		time.Sleep(10 * time.Minute)
-		// Each initiation is a new packet, which makes the device try anew.
+		// Each initiation is a new packet for the tunnel, which makes the
+		// device try again.
 		if n := c.writes.Load(); n < 1 || n > 10*60/5+1 {
 			t.Errorf("%d messages", n)
 		}
@@ -189,7 +193,7 @@ func TestP104LoopWithoutSessionIsBounded(t *testing.T) {
 	})
 }
 
-func TestP104CloseEndsAnAvalanche(t *testing.T) {
+func TestP104CloseEndsGrowingLoop(t *testing.T) {
 	c := &loopConn{copies: 10}
 	withTestbed(t, c.wrapSocket, func(b *testbed) {
 		c.dev = b.dev

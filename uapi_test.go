@@ -43,7 +43,7 @@ func TestC01OperationsArePipelined(t *testing.T) {
 		c := b.dialUAPI()
 		c.sendText(text)
 		check(b.T, c)
-		// The connection goes on, and takes them in any pieces.
+		// The connection stays open and accepts operations split in any way.
 		for _, size := range []int{1, 2, 3, 7, 16} {
 			go func() {
 				for piece := range slices.Chunk([]byte(text), size) {
@@ -100,13 +100,14 @@ func TestC02Errors(t *testing.T) {
 		{-22, []string{"get=1"}},
 		{-22, []string{peer, "mtu=1420"}},
 		{-22, []string{peer, "tx_bytes=0"}},
-		// A peer key before a peer, and a device key after.
+		// A key of a peer before any peer, and a key of the device after a
+		// peer.
 		{-22, []string{"persistent_keepalive_interval=1"}},
 		{-22, []string{peer, "fwmark=1"}},
 		{-22, []string{peer, "private_key=" + zeroHex}},
 		{-22, []string{peer, "listen_port=1"}},
 		{-22, []string{peer, "replace_peers=true"}},
-		// Only the first = splits.
+		// Only the first = separates key and value.
 		{-22, []string{"fwmark=1=1"}},
 		{-22, []string{"fwmark==1"}},
 		// The first error counts.
@@ -226,8 +227,8 @@ func TestC03NothingIsAppliedUnlessAllIsValid(t *testing.T) {
 			"replace_allowed_ips=true", "allowed_ip=10.9.0.0/16", "persistent_keepalive_interval=9",
 			"public_key=" + hexKey(b.far.Public), "remove=true",
 		}
-		// Whatever follows the error, up to the blank line, is left unread;
-		// what comes after it is not.
+		// The rest of the operation after the error is ignored up to the blank
+		// line; the next operation is served.
 		for _, bad := range []string{"allowed_ip=10.0.0.0/33", "nonsense", "endpoint=example.com:1"} {
 			c.sendText("set=1\n" + joinLines(valid) + bad + "\n" + joinLines(valid) + "set=1\nget=1\n\nget=1\n\n")
 			if _, errno := c.readReply(); errno >= 0 {
@@ -353,7 +354,7 @@ func TestC05RepeatedKeyReopensThePeer(t *testing.T) {
 		wantValues(b, got, "allowed_ip", "10.1.0.0/16", "10.3.0.0/16")
 		wantValues(b, got, "persistent_keepalive_interval", "5")
 		wantValues(b, peerLines(c.getLines(), key32(2)), "allowed_ip", "10.2.0.0/16")
-		// Removed and made anew in one operation.
+		// Removed and added again in one operation.
 		c.mustSetLines(one, "remove=true", one, "allowed_ip=10.4.0.0/16")
 		got = peerLines(c.getLines(), key32(1))
 		wantValues(b, got, "allowed_ip", "10.4.0.0/16")
@@ -425,7 +426,8 @@ func TestC07RemoveAllowedIP(t *testing.T) {
 		c := b.dialUAPI()
 		one, two := "public_key="+hexKey(key32(1)), "public_key="+hexKey(key32(2))
 		c.mustSetLines(one, "allowed_ip=10.1.0.0/16", "allowed_ip=10.0.0.0/8", "allowed_ip=::/0", two, "allowed_ip=10.2.0.0/16")
-		// Neither another peer's, nor one that is not there, nor a wider or narrower one.
+		// Neither a prefix of another peer, nor an absent one, nor a wider or
+		// narrower one.
 		c.mustSetLines(one, "allowed_ip=-10.2.0.0/16", "allowed_ip=-10.3.0.0/16", "allowed_ip=-10.1.0.0/17", "allowed_ip=-10.0.0.0/7", "allowed_ip=-0.0.0.0/0")
 		wantValues(b, peerLines(c.getLines(), key32(1)), "allowed_ip", "10.0.0.0/8", "10.1.0.0/16", "::/0")
 		wantValues(b, peerLines(c.getLines(), key32(2)), "allowed_ip", "10.2.0.0/16")
@@ -436,7 +438,7 @@ func TestC07RemoveAllowedIP(t *testing.T) {
 			c.mustSetLines(one, replace, "allowed_ip=-10.5.0.0/16", "allowed_ip=10.5.0.0/16", "allowed_ip=10.6.0.0/16", "allowed_ip=-10.6.0.0/16", "allowed_ip=-10.0.0.0/8")
 			wantValues(b, peerLines(c.getLines(), key32(1)), "allowed_ip", "10.5.0.0/16")
 		}
-		// It adds no peer to remove from.
+		// Removing a prefix does not add a peer.
 		c.mustSetLines("public_key="+hexKey(key32(3)), "update_only=true", "allowed_ip=-10.5.0.0/16")
 		wantValues(b, peerLines(c.getLines(), key32(1)), "allowed_ip", "10.5.0.0/16")
 	})
@@ -453,7 +455,7 @@ func TestC08RemovedPeerIgnoresTheRest(t *testing.T) {
 			b.Error("there is a peer")
 		}
 		wantValues(b, peerLines(c.getLines(), b.far.Public), "allowed_ip", "10.0.0.2/32")
-		// They are parsed.
+		// The ignored lines are still parsed.
 		if errno := c.setLines(append(absent, "allowed_ip=x")...); errno != -22 {
 			b.Errorf("bad value after remove: errno %d", errno)
 		}
@@ -572,8 +574,8 @@ func TestC10GetWithoutAnything(t *testing.T) {
 func TestM05PipelinedOperationsAfterAFailure(t *testing.T) {
 	withTestbed(t, nil, func(b *testbed) {
 		c := b.dialUAPI()
-		// One write: a set that fails in its middle, a get, a set that fails
-		// in its first line, a set that succeeds, a get.
+		// One write with five operations: a set that fails in the middle, a
+		// get, a set that fails in its first line, a set that succeeds, a get.
 		c.sendText("set=1\nfwmark=1\nfwmark=x\nfwmark=2\n\nget=1\n\nset=1\nnonsense\n\nset=1\nfwmark=3\n\nget=1\n\n")
 		for i, want := range []struct {
 			errno  int
@@ -585,7 +587,7 @@ func TestM05PipelinedOperationsAfterAFailure(t *testing.T) {
 			}
 			wantValues(b, lines, "fwmark", want.fwmark...)
 		}
-		c.sendText("set=1\n\n") // nothing is left over
+		c.sendText("set=1\n\n") // nothing of the failed operations is left
 		if lines, errno := c.readReply(); len(lines) != 0 || errno != 0 {
 			b.Fatalf("%q, errno %d", lines, errno)
 		}
@@ -600,7 +602,7 @@ func TestM30UpdateOnlyIsOfOnePeer(t *testing.T) {
 			b.Error("update_only made a peer")
 		}
 		wantValues(b, peerLines(c.getLines(), key32(2)), "allowed_ip", "10.2.0.0/16")
-		// Nor is it of a block of the same peer later on.
+		// Nor does it apply to a later block of the same peer.
 		c.mustSetLines("public_key="+hexKey(key32(1)), "update_only=true", "public_key="+hexKey(key32(1)))
 		if peerLines(c.getLines(), key32(1)) == nil {
 			b.Error("update_only outlived its block")
@@ -632,7 +634,7 @@ func TestM41GetWhileRemoving(t *testing.T) {
 		running.Go(func() {
 			for !done.Load() {
 				b.dev.Stats()
-				b.dev.output(netstack.NewPacket(packet(devInner, b.far.ip, "data"))) // its peer may be absent
+				b.dev.output(netstack.NewPacket(packet(devInner, b.far.ip, "data"))) // the peer may be absent
 			}
 		})
 		c := l.dialClient(b)
@@ -663,7 +665,7 @@ func TestServeUAPIEndsWithTheDevice(t *testing.T) {
 		idle, within, deaf := l.dialClient(b), l.dialClient(b), l.dialClient(b)
 		idle.mustSetLines(lines...)
 		within.sendText("set=1\nfwmark=1\n")
-		deaf.sendText(strings.Repeat("get=1\n\n", 100)) // and reads no reply
+		deaf.sendText(strings.Repeat("get=1\n\n", 100)) // this client reads no reply
 		synctest.Wait()
 		b.dev.Close()
 		if err := <-served; err != nil {
@@ -699,11 +701,12 @@ func TestServeUAPIEndsWithTheListener(t *testing.T) {
 			b.Errorf("ServeUAPI: %v", err)
 		}
 		c.wantClosed("listener closed")
-		b.far.connectFromDevice() // the device goes on
+		b.far.connectFromDevice() // the device still works
 	})
 }
 
-// A troubledListener fails to accept with its errors, one after another, first.
+// A troubledListener returns its errors from Accept, one after another, before
+// it accepts.
 type troubledListener struct {
 	*pipeListener
 	errs []error
@@ -718,7 +721,7 @@ func (l *troubledListener) Accept() (net.Conn, error) {
 	return l.pipeListener.Accept()
 }
 
-func TestServeUAPISurvivesWantOfDescriptors(t *testing.T) {
+func TestServeUAPISurvivesLackOfDescriptors(t *testing.T) {
 	withTestbed(t, nil, func(b *testbed) {
 		l := &troubledListener{newPipeListener(), []error{
 			&net.OpError{Op: "accept", Err: syscall.EMFILE}, &net.OpError{Op: "accept", Err: syscall.ENFILE},
@@ -774,7 +777,7 @@ func TestHexKey(t *testing.T) {
 				t.Fatalf("%#x: decoded %x, %v", v, k, ok)
 			}
 		}
-		// Each byte is a digit to both or to neither.
+		// Both decoders must agree about each byte.
 		text[v%64] = byte(v)
 		want, err := hex.DecodeString(string(text[:]))
 		if k, ok := keytext.DecodeHex(text[:]); ok != (err == nil) || ok && !bytes.Equal(k[:], want) {
@@ -783,8 +786,8 @@ func TestHexKey(t *testing.T) {
 	}
 }
 
-// FuzzUAPI sends arbitrary bytes. Whatever they do, the device ends up in a
-// state that it can tell, and that can be given to another.
+// FuzzUAPI sends arbitrary bytes. Afterwards get must describe the state of the
+// device, and setting that on another device must yield the same state.
 func FuzzUAPI(f *testing.F) {
 	public := "public_key=" + hexKey(key32(1)) + "\n"
 	for _, seed := range []string{
@@ -818,7 +821,7 @@ func FuzzUAPI(f *testing.F) {
 				for p := range slices.Chunk(input, size) {
 					wild.Write(p)
 				}
-				wild.SetReadDeadline(time.Now().Add(time.Second)) // virtual: once all stands still
+				wild.SetReadDeadline(time.Now().Add(time.Second)) // in virtual time: when all goroutines are idle
 			}()
 			for {
 				lines, errno, err := readReply(wild.in)

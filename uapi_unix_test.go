@@ -16,7 +16,7 @@ import (
 	"github.com/wgstack/wireguard/internal/simnet"
 )
 
-// newIdleDevice is a device on a simulated network of its own, in real time.
+// newIdleDevice returns a device on its own simulated network, in real time.
 func newIdleDevice(t *testing.T) *Device {
 	n := simnet.New(1)
 	t.Cleanup(n.Close)
@@ -32,7 +32,8 @@ func newIdleDevice(t *testing.T) *Device {
 	return d
 }
 
-// socketDir is a directory with a short name, as those of sockets must have.
+// socketDir returns a directory with a short path, since the length of socket
+// paths is limited.
 func socketDir(t *testing.T) string {
 	dir, err := os.MkdirTemp("", "wg")
 	if err != nil {
@@ -62,7 +63,7 @@ func dialUAPI(t *testing.T, path string) *uapiClient {
 	return newUAPIClient(t, c)
 }
 
-// serveAt serves d at a new socket and returns what ServeUAPI will.
+// serveAt serves d on l and returns a channel for the result of ServeUAPI.
 func serveAt(d *Device, l net.Listener) <-chan error {
 	served := make(chan error, 1)
 	go func() { served <- d.ServeUAPI(l) }()
@@ -185,7 +186,7 @@ func TestC11OtherFilesAreLeft(t *testing.T) {
 }
 
 func TestC11DeletionEndsTheService(t *testing.T) {
-	t.Parallel() // it waits for the poll
+	t.Parallel() // waits for the listener's polling interval
 	dir := socketDir(t)
 	l := mustListenUAPI(t, dir, "wg0")
 	d := newIdleDevice(t)
@@ -202,7 +203,7 @@ func TestC11DeletionEndsTheService(t *testing.T) {
 	if err := l.Close(); err != nil {
 		t.Errorf("Close: %v", err)
 	}
-	// The name is free again, and the device can be served there.
+	// The name is free again, so the device can be served there.
 	serveAt(d, mustListenUAPI(t, dir, "wg0"))
 	wantValues(t, dialUAPI(t, l.Addr().String()).getLines(), "fwmark", "1")
 }

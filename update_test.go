@@ -26,7 +26,8 @@ func TestP93SamePrivateKeyChangesNothing(t *testing.T) {
 		b.setPrivateKey(unclamped)
 		b.far.wantSentUnder("the same key before clamping", s)
 
-		// An unanswered initiation stays answerable, and holds up the next.
+		// An unanswered initiation can still be answered, and still delays the
+		// next one.
 		other := b.addRemote("192.0.2.3:1", "10.0.0.3")
 		b.outputTo(other, "hello")
 		hs := other.wantInitiation("packet")
@@ -48,10 +49,10 @@ func TestP93NewPrivateKeyEndsSendingUnderOldKeys(t *testing.T) {
 		pending := other.wantInitiation("packet")
 
 		b.setPrivateKey(NewPrivateKey(), b.far, other)
-		anew := other.wantInitiation("at once under the new key")
+		retry := other.wantInitiation("at once under the new key")
 		other.respondTo(pending)
 		other.wantSilence("response to the former key", time.Second)
-		other.wantData("response to the new key", other.respondTo(anew), "waits")
+		other.wantData("response to the new key", other.respondTo(retry), "waits")
 
 		b.far.sendData(s, "received under old keys")
 		b.wantDelivered("old keys receive", "received under old keys")
@@ -69,8 +70,8 @@ func TestP93NewPrivateKeyEndsSendingUnderOldKeys(t *testing.T) {
 	})
 }
 
-// TestP93OldKeysAreNotRefreshed has packets come in shortly before old keys are
-// refused: nobody waits for new ones.
+// TestP93OldKeysAreNotRefreshed receives packets shortly before the keys of a
+// former identity expire: they must not start a handshake.
 func TestP93OldKeysAreNotRefreshed(t *testing.T) {
 	withTestbed(t, nil, func(b *testbed) {
 		s := b.far.connectFromDevice()
@@ -163,8 +164,7 @@ func TestP93PeerThatIsTheDeviceItselfIsRemoved(t *testing.T) {
 	})
 }
 
-// TestP93KeyChangesUnderTraffic is about deadlocks, races and indices left
-// behind.
+// TestP93KeyChangesUnderTraffic looks for deadlocks, races and leaked indices.
 //
 // Covers M11.
 func TestP93KeyChangesUnderTraffic(t *testing.T) {
@@ -234,14 +234,14 @@ func TestP94OwnPublicKeyIsNoPeer(t *testing.T) {
 		if peers := b.dev.Stats().Peers; len(peers) != 1 || peers[0].PublicKey != b.far.Public {
 			b.Errorf("peers %+v", peers)
 		}
-		// The prefix stays with the true peer.
+		// The prefix stays with the real peer.
 		b.outputTo(b.far, "hello")
 		b.far.wantData("session", b.far.respondTo(b.far.wantInitiation("packet")), "hello")
 	})
 }
 
 // Covers M12.
-func TestP96RemovedPeerIsGone(t *testing.T) {
+func TestP96RemovedPeerLeavesNothing(t *testing.T) {
 	withTestbed(t, withPersistentKeepalive(time.Second), func(b *testbed) {
 		s := b.far.respondTo(b.far.wantInitiation("at once"))
 		b.far.wantData("completion", s, "")
@@ -255,7 +255,7 @@ func TestP96RemovedPeerIsGone(t *testing.T) {
 		go func() { waiting <- b.dev.Handshake(background, b.far.Public) }()
 		synctest.Wait()
 		if n := b.dev.indices.count(); n < 3 {
-			t.Fatalf("%d indices, want those of two pairs and a handshake", n)
+			t.Fatalf("%d indices, want two for key pairs and one for the handshake", n)
 		}
 		if err := b.dev.RemovePeer(b.far.Public); err != nil {
 			t.Fatal(err)
@@ -269,7 +269,7 @@ func TestP96RemovedPeerIsGone(t *testing.T) {
 		b.far.writeMessage(next.Seal(packet(b.far.ip, devInner, "late")))
 		msg, _ := b.far.Initiation(fakepeer.InitiationOptions{})
 		b.far.writeMessage(msg)
-		b.far.wantSilence("removed", aeon)
+		b.far.wantSilence("removed", quietPeriod)
 		b.wantDelivered("removed")
 		if err := b.outputPacket(packet(devInner, b.far.ip, "x")); !errors.Is(err, netstack.ErrNoRoute) {
 			t.Errorf("packet to a removed peer: error %v", err)
@@ -317,7 +317,7 @@ func TestP96WorkUnderWayEndsHarmlessly(t *testing.T) {
 					t.Fatal(err)
 				}
 				release()
-				b.far.wantSilence("removed meanwhile", aeon)
+				b.far.wantSilence("removed meanwhile", quietPeriod)
 				b.wantIndices("removed meanwhile", 0)
 			})
 		})
@@ -332,7 +332,7 @@ func TestP96WorkUnderWayEndsHarmlessly(t *testing.T) {
 				t.Fatal(err)
 			}
 			release()
-			b.far.wantSilence("removed meanwhile", aeon)
+			b.far.wantSilence("removed meanwhile", quietPeriod)
 			b.wantIndices("removed meanwhile", 0)
 		})
 	})
@@ -351,7 +351,7 @@ func TestP96WorkUnderWayEndsHarmlessly(t *testing.T) {
 				t.Fatal(err)
 			}
 			close(gate)
-			b.far.wantSilence("removed meanwhile", aeon)
+			b.far.wantSilence("removed meanwhile", quietPeriod)
 		})
 	})
 }

@@ -18,8 +18,6 @@ import (
 	"github.com/wgstack/wireguard/internal/simnet"
 )
 
-const aeon = 20 * time.Minute // longer than any timer
-
 func TestP91FailedStartLeavesNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		sim := simnet.New(1)
@@ -88,7 +86,7 @@ func TestP92ClosedDeviceFallsSilent(t *testing.T) {
 		b.far.writeMessage(s.Seal(packet(b.far.ip, devInner, "late")))
 		b.far.writeMessage(func() []byte { msg, _ := b.far.Initiation(fakepeer.InitiationOptions{}); return msg }())
 		b.stack.takeDelivered()
-		time.Sleep(aeon)
+		time.Sleep(quietPeriod)
 		b.wantDelivered("closed")
 		b.wantIndices("closed", 0)
 		for _, d := range trace.All() {
@@ -126,7 +124,8 @@ func TestP92LosingTheKeyKeepsConfigurationAndTimestamp(t *testing.T) {
 	})
 }
 
-// stuckStack delivers nothing until it is closed, which takes a while.
+// stuckStack blocks in Deliver until it is closed, and in Close for the given
+// delay.
 type stuckStack struct {
 	fakeStack
 	done  chan struct{}
@@ -159,7 +158,7 @@ func TestP97CloseUnblocksEverything(t *testing.T) {
 			b.far.sendData(s, "waits for the stack")
 		}
 		p := b.far.peer()
-		held := newSendBatch(p, maxMessage) // keeps the lane full
+		held := newSendBatch(p, maxMessage) // an incomplete batch that keeps the lane full
 		p.outbound.pushBatch(held, b.dev.outboundLaneLimit())
 		var ended atomic.Int32
 		for _, call := range []func(){
@@ -199,7 +198,7 @@ func TestP97CloseWaitsForTheStack(t *testing.T) {
 			t.Errorf("Close returned after %v", d)
 		}
 		b.far.sendKeepalive(s)
-		b.far.wantSilence("the stack takes its time, the sockets do not", aeon)
+		b.far.wantSilence("the stack takes its time, the sockets do not", quietPeriod)
 	})
 }
 
@@ -242,7 +241,7 @@ func TestP97ClosedDeviceRefuses(t *testing.T) {
 		}
 		b.dev.Stats()
 		b.outputPacket(packet(devInner, b.far.ip, "x"))
-		b.far.wantSilence("closed", aeon)
+		b.far.wantSilence("closed", quietPeriod)
 	})
 }
 
@@ -302,7 +301,7 @@ func TestP97NothingIsLeftOnTheHost(t *testing.T) {
 		}
 		return d
 	}
-	start().Close() // what is made once
+	start().Close() // allocates what is made once per process
 	before := runtime.NumGoroutine()
 	for range 3 {
 		d := start()

@@ -42,24 +42,24 @@ func TestEveryStatementIsTested(t *testing.T) {
 	}
 }
 
-// TestMutationsApply checks that the list is about the code that there is.
-// Whether the tests notice the mutations takes longer to find out.
+// TestMutationsApply checks that the code has every function and text that the
+// list mentions. Running the tests with the mutations takes longer.
 func TestMutationsApply(t *testing.T) {
 	mutations, err := readMutations(root)
 	if err != nil {
 		t.Fatal(err)
 	}
-	sources := make(map[string]*source)
+	packages := make(map[string]sources)
 	for i := range mutations {
 		m := &mutations[i]
-		if sources[m.file] == nil {
-			if sources[m.file], err = readSource(filepath.Join(root, filepath.FromSlash(m.file))); err != nil {
+		if packages[m.pkg()] == nil {
+			if packages[m.pkg()], err = readSources(filepath.Join(root, filepath.FromSlash(m.pkg()))); err != nil {
 				t.Fatal(err)
 			}
 		}
-		fn, _, err := sources[m.file].function(m)
+		s, fn, _, err := packages[m.pkg()].find(m)
 		if err == nil {
-			_, err = sources[m.file].callOf(fn, m)
+			_, err = s.callOf(fn, m)
 		}
 		if err != nil {
 			t.Error(err)
