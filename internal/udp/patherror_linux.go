@@ -92,7 +92,8 @@ func (c *conn) readPathErrors() {
 			(*handle)(e)
 		}
 	}
-	c.queued.Store(true)
+	// The kernel has made the next error in the queue the pending one, so the
+	// next receive returns here.
 }
 
 func (q *errorQueue) prepare() {

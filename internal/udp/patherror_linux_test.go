@@ -154,12 +154,55 @@ func TestPathErrorsConcernTheirDestinationOnly(t *testing.T) {
 			if blind != (n == 0) {
 				t.Errorf("%d path errors", n)
 			}
+			if blind != (s.handle.Load() == nil) {
+				t.Error("wrong whether the queue is in use")
+			}
 			for _, e := range l.all() {
 				if e.To != to || e.Errno != unix.ECONNREFUSED {
 					t.Fatalf("error %+v", e)
 				}
 			}
 		})
+	}
+}
+
+// While datagrams keep arriving the reader does not wait, so nothing wakes it
+// for an error. It must learn of one from the call that failed with it.
+func TestPathErrorsAreReportedWhileBusy(t *testing.T) {
+	for _, failing := range []string{"send", "receive"} {
+		t.Run(failing, func(t *testing.T) {
+			s, peer := openSocket(t, "udp4", "127.0.0.1:0"), openSocket(t, "udp4", "127.0.0.1:0")
+			l := logPathErrors(s)
+			writeAll(t, s, Message{Buf: []byte("to nobody"), Addr: closedPort(t, "udp4", loopback4)})
+			if failing == "send" {
+				writeAll(t, s, Message{Buf: []byte("from itself"), Addr: s.LocalAddr()})
+				readMessage(t, s)
+			} else {
+				for range 2 {
+					writeAll(t, peer, Message{Buf: []byte("from a peer"), Addr: s.LocalAddr()})
+					if readMessage(t, s); len(l.all()) > 1 {
+						t.Fatal("the error was reported twice")
+					}
+				}
+			}
+			if n := len(l.all()); n != 1 {
+				t.Errorf("%d path errors, want 1", n)
+			}
+		})
+	}
+}
+
+// A send that is too big for any path is no error of this path.
+func TestTooBigIsComparedWithTheMTU(t *testing.T) {
+	s := openSocket(t, "udp4", "127.0.0.1:0")
+	l := logPathErrors(s)
+	mtu, err := PathMTU(s, s.LocalAddr())
+	if err != nil || mtu < 1500 {
+		t.Fatalf("PathMTU of the loopback interface = %d, %v", mtu, err)
+	}
+	s.(*conn).tooBig(s.LocalAddr(), min(mtu, 65535)-28)
+	if len(l.all()) != 0 {
+		t.Errorf("errors %+v", l.all())
 	}
 }
 
