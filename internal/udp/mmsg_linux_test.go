@@ -61,8 +61,8 @@ func wantExchange(t *testing.T, a, b Socket, aAddr, bAddr Message) {
 	}
 }
 
-// forEachSocketPair calls f with two sockets of each family for all combinations
-// of offloads.
+// forEachSocketPair calls f with two sockets of each family for all
+// combinations of offloads.
 func forEachSocketPair(t *testing.T, f func(t *testing.T, a, b *conn, aAddr, bAddr Message)) {
 	for _, k := range socketKinds {
 		if k.name != "IPv4" && k.name != "IPv6 on dual-stack" {
@@ -119,7 +119,8 @@ func TestFallsBackToSingleMessages(t *testing.T) {
 								t.Errorf("sendmmsg given up: %v", got)
 							}
 						}
-						// The refused call and the probe; after that the refusal is remembered.
+						// The refused call and the probe; after that the
+						// refusal is remembered.
 						if recv != 0 && *recvs != allowed+2 || send != 0 && *sends != allowed+2 {
 							t.Errorf("%d calls of recvmmsg, %d of sendmmsg", *recvs, *sends)
 						}

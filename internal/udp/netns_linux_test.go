@@ -21,7 +21,8 @@ type namespace struct {
 }
 
 // newNamespace returns a namespace whose loopback interface is up. The calling
-// goroutine keeps its thread. It skips the test where namespaces cannot be made.
+// goroutine keeps its thread. It skips the test where namespaces cannot be
+// made.
 func newNamespace(t *testing.T) *namespace {
 	t.Helper()
 	if _, err := exec.LookPath("ip"); err != nil {
@@ -110,9 +111,9 @@ func (n *namespace) interfaceIndex(name string) (index int) {
 	return index
 }
 
-// twoUplinks joins a host and a router by eth0 (10.1.0.0/24, fd01::/64) and eth1
-// (10.2.0.0/24, fd02::/64). The host is .2, the router .1; its address beyond is
-// 192.0.2.1 and 2001:db8::1. The host's default route is by eth0.
+// twoUplinks joins a host and a router by eth0 (10.1.0.0/24, fd01::/64) and
+// eth1 (10.2.0.0/24, fd02::/64). The host is .2, the router .1; its address
+// beyond is 192.0.2.1 and 2001:db8::1. The host's default route is by eth0.
 func twoUplinks(t *testing.T) (host, router *namespace) {
 	host, router = newNamespace(t), newNamespace(t)
 	for _, n := range []*namespace{host, router} {

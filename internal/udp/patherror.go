@@ -12,7 +12,8 @@ import (
 //
 // It is a hint. Any host that knows or guesses the port of the socket can forge
 // an ICMP message, and many networks send none. A caller may report a PathError
-// or verify it, but must not give up a peer, or lower its MTU, on its authority.
+// or verify it, but must not give up a peer, or lower its MTU, on its
+// authority.
 type PathError struct {
 	// To is the destination of the datagram.
 	To netip.AddrPort

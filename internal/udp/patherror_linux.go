@@ -155,8 +155,8 @@ func (e *PathError) setFromExtended(data []byte) bool {
 func isPending(errno syscall.Errno) bool { return slices.Contains(perDatagramErrnos, errno) }
 
 // tooBig reports that the path to an address does not take datagrams of size
-// bytes, if this host knows a path MTU that says so. It does nothing if it asked
-// less than a second ago.
+// bytes, if this host knows a path MTU that says so. It does nothing if it
+// asked less than a second ago.
 func (c *conn) tooBig(to netip.AddrPort, size int) {
 	handle := c.handle.Load()
 	if handle == nil {
@@ -183,8 +183,8 @@ func headersOf(a netip.Addr) int {
 }
 
 // pathMTU returns the MTU that this host knows for the path to an address: of
-// the interface, or less as ICMP messages said. The kernel tells it to connected
-// sockets only.
+// the interface, or less as ICMP messages said. The kernel tells it to
+// connected sockets only.
 func (c *conn) pathMTU(to netip.AddrPort) (int, error) {
 	inet6 := to.Addr().Is6()
 	family, level, option := unix.AF_INET, unix.SOL_IP, unix.IP_MTU

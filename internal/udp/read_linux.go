@@ -104,9 +104,9 @@ func (c *conn) ReadBatch(ms []Message) (int, error) {
 	}
 }
 
-// receiveBatch receives without waiting. It returns false once, so that raw.Read
-// waits for the socket, if there is nothing to receive. If there is nothing
-// after that, what woke the reader is a path error.
+// receiveBatch receives without waiting. It returns false once, so that
+// raw.Read waits for the socket, if there is nothing to receive. If there is
+// nothing after that, what woke the reader is a path error.
 func (c *conn) receiveBatch(fd uintptr) bool {
 	r := &c.reader
 	r.n, r.errno = c.calls.receive(fd, r.headers[:r.size], unix.MSG_DONTWAIT)

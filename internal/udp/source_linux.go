@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 	"unsafe"
@@ -16,15 +17,17 @@ import (
 // sourceCache remembers which Locals are right sources for datagrams to an
 // address. A host with two uplinks must not send from the address of one by the
 // other: the network there drops such packets, or translates them wrongly. So
-// when the route moves to another interface, the address of the former interface
-// is no longer used. An address that is not of that interface, such as a service
-// address of the loopback interface, stays in use.
+// when the route moves to another interface, the address of the former
+// interface is no longer used. An address that is not of that interface, such
+// as a service address of the loopback interface, stays in use.
 //
-// The answer is asked of the kernel again every second, so a route that moves is
-// noticed within that time.
+// The kernel is asked again every second, so a route that moves is noticed
+// within that time, or later if there are more than 200 destinations.
 type sourceCache struct {
+	latest atomic.Pointer[sourceAnswer] // used last; nil: none
+
 	mu      sync.RWMutex
-	answers map[sourceKey]sourceAnswer // guarded by mu
+	answers map[sourceKey]*sourceAnswer // guarded by mu
 }
 
 type sourceKey struct {
@@ -32,18 +35,22 @@ type sourceKey struct {
 	local Local
 }
 
+// sourceAnswer is whether the local of a key is a right source. It never
+// changes.
 type sourceAnswer struct {
+	key     sourceKey
 	usable  bool
 	expires time.Time
 }
 
 const (
-	sourceLifetime = time.Second
-	maxSources     = 4096 // answers remembered
+	sourceLifetime   = time.Second
+	sourcesPerSecond = 200  // how many questions the kernel is asked at most
+	maxSourceAnswers = 4096 // answers remembered
 )
 
-// sourceFor returns the Local to send m from, the zero value if the kernel is to
-// choose.
+// sourceFor returns the Local to send m from, the zero value if the kernel is
+// to choose.
 func (c *conn) sourceFor(m *Message) Local {
 	local, to := m.Local, m.Addr.Addr()
 	if local.Addr.Is4() != to.Is4() {
@@ -54,12 +61,9 @@ func (c *conn) sourceFor(m *Message) Local {
 	}
 	key := sourceKey{to, local}
 	now := time.Now()
-	c.sources.mu.RLock()
-	answer, ok := c.sources.answers[key]
-	c.sources.mu.RUnlock()
-	if !ok || !now.Before(answer.expires) {
-		answer = sourceAnswer{c.isSource(to, local), now.Add(sourceLifetime)}
-		c.sources.put(key, answer)
+	answer := c.sources.answerFor(key)
+	if answer == nil || !now.Before(answer.expires) {
+		answer = c.sources.addAnswer(key, c.isSource(to, local), now)
 	}
 	if !answer.usable {
 		return Local{}
@@ -67,13 +71,32 @@ func (c *conn) sourceFor(m *Message) Local {
 	return local
 }
 
-func (s *sourceCache) put(key sourceKey, answer sourceAnswer) {
+// answerFor returns the answer for key, which may have expired, or nil.
+func (s *sourceCache) answerFor(key sourceKey) *sourceAnswer {
+	if a := s.latest.Load(); a != nil && a.key == key {
+		return a
+	}
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	a := s.answers[key]
+	if a != nil {
+		s.latest.Store(a)
+	}
+	return a
+}
+
+// addAnswer remembers an answer that the kernel gave now.
+func (s *sourceCache) addAnswer(key sourceKey, usable bool, now time.Time) *sourceAnswer {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.answers == nil || len(s.answers) >= maxSources {
-		s.answers = make(map[sourceKey]sourceAnswer)
+	if s.answers == nil || len(s.answers) >= maxSourceAnswers {
+		s.answers = make(map[sourceKey]*sourceAnswer)
 	}
-	s.answers[key] = answer
+	lifetime := max(sourceLifetime, time.Duration(len(s.answers))*time.Second/sourcesPerSecond)
+	a := &sourceAnswer{key, usable, now.Add(lifetime)}
+	s.answers[key] = a
+	s.latest.Store(a)
+	return a
 }
 
 // isSource asks the kernel whether local is a right source for datagrams to an

@@ -3,6 +3,7 @@ package udp
 import (
 	"net/netip"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -12,6 +13,7 @@ func forgetSources(s *conn) {
 	s.sources.mu.Lock()
 	defer s.sources.mu.Unlock()
 	s.sources.answers = nil
+	s.sources.latest.Store(nil)
 }
 
 // The default route moves to the other uplink while the old one stays up.
@@ -107,12 +109,22 @@ func TestRouteInterface(t *testing.T) {
 
 func TestSourcesAreBounded(t *testing.T) {
 	var s sourceCache
+	now := time.Now()
 	to := loopback4
-	for range maxSources + 10 {
-		s.put(sourceKey{to: to}, sourceAnswer{})
+	for i := range maxSourceAnswers + 10 {
+		a := s.addAnswer(sourceKey{to: to}, i%2 == 0, now)
+		if got := s.answerFor(sourceKey{to: to}); got != a || got.usable != (i%2 == 0) {
+			t.Fatalf("answer %d is %+v", i, got)
+		}
+		if lifetime, want := a.expires.Sub(now), max(time.Second, time.Duration(i%maxSourceAnswers)*5*time.Millisecond); lifetime != want {
+			t.Fatalf("answer %d lives for %v, want %v", i, lifetime, want)
+		}
 		to = to.Next()
 	}
 	if len(s.answers) != 10 {
 		t.Errorf("%d answers", len(s.answers))
+	}
+	if s.answerFor(sourceKey{to: loopback4}) != nil {
+		t.Error("a forgotten answer was found")
 	}
 }
