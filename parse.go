@@ -89,7 +89,7 @@ func ParseConfig(r io.Reader) (Config, error) {
 func checkEncoding(in *bufio.Reader) error {
 	head, _ := in.Peek(3) // a short file gives what there is; reading on gives the error
 	switch {
-	case bytes.Equal(head, []byte("\xef\xbb\xbf")):
+	case bytes.HasPrefix(head, []byte("\xef\xbb\xbf")):
 		return errors.New("file begins with a byte order mark: save it as UTF-8 without one")
 	case bytes.HasPrefix(head, []byte{0xff, 0xfe}), bytes.HasPrefix(head, []byte{0xfe, 0xff}),
 		len(head) > 1 && (head[0] == 0) != (head[1] == 0):
