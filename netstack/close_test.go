@@ -172,11 +172,11 @@ func TestCloseTwice(t *testing.T) {
 func TestCloseLate(t *testing.T) {
 	s := newStack(t, Config{Addresses: prefixes(a4), Output: func(*Packet) error { return nil }})
 	wq := new(waiter.Queue)
-	stream, err := s.gv.NewEndpoint(tcp.ProtocolNumber, protocolOf(a4), wq)
+	stream, err := s.gvisor.NewEndpoint(tcp.ProtocolNumber, networkProtocol(a4), wq)
 	if err != nil {
 		t.Fatal(err)
 	}
-	datagram, err := s.gv.NewEndpoint(udp.ProtocolNumber, protocolOf(a4), wq)
+	datagram, err := s.gvisor.NewEndpoint(udp.ProtocolNumber, networkProtocol(a4), wq)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -278,8 +278,8 @@ func TestDeliverFromSelf(t *testing.T) {
 	s := newStack(t, Config{Addresses: prefixes(b4), Output: func(*Packet) error { return nil }})
 	s.HandleTCP(func(f *TCPFlow) {})
 	var in sink
-	s.link.Attach(&in)
-	s.foreign.Attach(&in)
+	s.ownLink.Attach(&in)
+	s.foreignLink.Attach(&in)
 	for _, c := range []struct {
 		src  string
 		want int

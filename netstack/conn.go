@@ -14,10 +14,10 @@ import (
 	"gvisor.dev/gvisor/pkg/waiter"
 )
 
-// wakeup is a waiter's event listener that remembers one event.
-type wakeup chan struct{}
+// eventSignal is a waiter's event listener that remembers one event.
+type eventSignal chan struct{}
 
-func (w wakeup) NotifyEvent(waiter.EventMask) {
+func (w eventSignal) NotifyEvent(waiter.EventMask) {
 	select {
 	case w <- struct{}{}:
 	default:
@@ -26,15 +26,15 @@ func (w wakeup) NotifyEvent(waiter.EventMask) {
 
 // A socket is what all connections and listeners share: a gVisor endpoint, its events and deadlines, and closing.
 type socket struct {
-	stack   *Stack
-	ep      tcpip.Endpoint
-	wq      *waiter.Queue
-	network string // "tcp", "udp", as errors show it
-	local   net.Addr
-	remote  net.Addr // nil if not connected
+	stack     *Stack
+	endpoint  tcpip.Endpoint
+	waitQueue *waiter.Queue
+	network   string // "tcp", "udp", as errors show it
+	local     net.Addr
+	remote    net.Addr // nil if not connected
 
-	readable, writable   wakeup
-	readEntry, sendEntry waiter.Entry
+	readable, writable    eventSignal
+	readEntry, writeEntry waiter.Entry
 
 	readDeadline, writeDeadline deadline
 
@@ -44,43 +44,43 @@ type socket struct {
 	closed    chan struct{}
 }
 
-// init registers for the events of ep. The socket is not yet known to the stack.
-func (c *socket) init(s *Stack, network string, ep tcpip.Endpoint, wq *waiter.Queue) {
-	c.stack, c.network, c.ep, c.wq = s, network, ep, wq
+// initSocket registers for the events of ep. The socket is not yet known to the stack.
+func (c *socket) initSocket(s *Stack, network string, ep tcpip.Endpoint, wq *waiter.Queue) {
+	c.stack, c.network, c.endpoint, c.waitQueue = s, network, ep, wq
 	c.closed = make(chan struct{})
-	c.readable, c.writable = make(wakeup, 1), make(wakeup, 1)
+	c.readable, c.writable = make(eventSignal, 1), make(eventSignal, 1)
 	c.readEntry.Init(c.readable, waiter.ReadableEvents|waiter.EventHUp|waiter.EventErr)
-	c.sendEntry.Init(c.writable, waiter.WritableEvents|waiter.EventHUp|waiter.EventErr)
+	c.writeEntry.Init(c.writable, waiter.WritableEvents|waiter.EventHUp|waiter.EventErr)
 	wq.EventRegister(&c.readEntry)
-	wq.EventRegister(&c.sendEntry)
+	wq.EventRegister(&c.writeEntry)
 }
 
 // localAddrPort returns the address that the endpoint is bound to.
 func (c *socket) localAddrPort() netip.AddrPort {
-	a, err := c.ep.GetLocalAddress()
+	a, err := c.endpoint.GetLocalAddress()
 	if err != nil {
 		return netip.AddrPort{}
 	}
-	return addrPortOf(a)
+	return addrPortFromFull(a)
 }
 
-// shut marks the socket closed, once, and then calls end. It reports whether it was this call that did.
-func (c *socket) shut(end func()) bool {
+// closeWith marks the socket closed, once, and then calls end. It reports whether it was this call that did.
+func (c *socket) closeWith(end func()) bool {
 	first := false
 	c.closeOnce.Do(func() {
 		first = true
 		close(c.closed)
 		end()
-		c.wq.EventUnregister(&c.readEntry)
-		c.wq.EventUnregister(&c.sendEntry)
-		c.readDeadline.at(time.Time{})
-		c.writeDeadline.at(time.Time{})
+		c.waitQueue.EventUnregister(&c.readEntry)
+		c.waitQueue.EventUnregister(&c.writeEntry)
+		c.readDeadline.setTime(time.Time{})
+		c.writeDeadline.setTime(time.Time{})
 	})
 	return first
 }
 
-// begin returns an error if an operation with that deadline must not start.
-func (c *socket) begin(d <-chan struct{}) error {
+// checkStart returns an error if an operation with that deadline must not start.
+func (c *socket) checkStart(d <-chan struct{}) error {
 	if isDone(c.closed) {
 		return net.ErrClosed
 	}
@@ -90,8 +90,8 @@ func (c *socket) begin(d <-chan struct{}) error {
 	return nil
 }
 
-// block waits for an event.
-func (c *socket) block(event wakeup, d <-chan struct{}) error {
+// waitForEvent waits for an event.
+func (c *socket) waitForEvent(event eventSignal, d <-chan struct{}) error {
 	select {
 	case <-event:
 		return nil
@@ -102,12 +102,12 @@ func (c *socket) block(event wakeup, d <-chan struct{}) error {
 	}
 }
 
-// fail returns the error of a system call, which is net.ErrClosed if the socket was closed meanwhile.
-func (c *socket) fail(call string, err tcpip.Error) error {
+// endpointError returns the error of a system call, which is net.ErrClosed if the socket was closed meanwhile.
+func (c *socket) endpointError(call string, err tcpip.Error) error {
 	if isDone(c.closed) {
 		return net.ErrClosed
 	}
-	return errnoOf(call, err)
+	return syscallError(call, err)
 }
 
 func (c *socket) opError(op string, err error) error {
@@ -122,8 +122,8 @@ func (c *socket) SetDeadline(t time.Time) error {
 	if isDone(c.closed) {
 		return c.opError("set", net.ErrClosed)
 	}
-	c.readDeadline.at(t)
-	c.writeDeadline.at(t)
+	c.readDeadline.setTime(t)
+	c.writeDeadline.setTime(t)
 	return nil
 }
 
@@ -131,7 +131,7 @@ func (c *socket) SetReadDeadline(t time.Time) error {
 	if isDone(c.closed) {
 		return c.opError("set", net.ErrClosed)
 	}
-	c.readDeadline.at(t)
+	c.readDeadline.setTime(t)
 	return nil
 }
 
@@ -139,15 +139,15 @@ func (c *socket) SetWriteDeadline(t time.Time) error {
 	if isDone(c.closed) {
 		return c.opError("set", net.ErrClosed)
 	}
-	c.writeDeadline.at(t)
+	c.writeDeadline.setTime(t)
 	return nil
 }
 
 // A tcpConn is a TCP connection. It behaves as a *net.TCPConn.
 type tcpConn struct {
 	socket
-	reader tcpip.SliceWriter // guarded by readMu: what Read reads into, kept here as an argument would escape
-	writer bytes.Reader      // guarded by writeMu
+	readInto  tcpip.SliceWriter // guarded by readMu: what Read reads into, kept here as an argument would escape
+	writeFrom bytes.Reader      // guarded by writeMu
 }
 
 // Package net's defaults.
@@ -160,10 +160,10 @@ const (
 // newTCPConn takes over ep, a connected endpoint. It fails, and aborts ep, if the stack is closed.
 func (s *Stack) newTCPConn(ep tcpip.Endpoint, wq *waiter.Queue) (*tcpConn, error) {
 	c := &tcpConn{}
-	c.init(s, "tcp", ep, wq)
+	c.initSocket(s, "tcp", ep, wq)
 	c.local = net.TCPAddrFromAddrPort(c.localAddrPort())
 	if a, err := ep.GetRemoteAddress(); err == nil {
-		c.remote = net.TCPAddrFromAddrPort(addrPortOf(a))
+		c.remote = net.TCPAddrFromAddrPort(addrPortFromFull(a))
 	} else {
 		c.remote = &net.TCPAddr{} // reset in the meantime
 	}
@@ -174,22 +174,22 @@ func (s *Stack) newTCPConn(ep tcpip.Endpoint, wq *waiter.Queue) (*tcpConn, error
 	ep.SetSockOpt(&idle)
 	ep.SetSockOpt(&interval)
 	ep.SetSockOptInt(tcpip.KeepaliveCountOption, keepAliveCount)
-	tune(ep)
-	if !s.track(c) {
+	tuneForDistance(ep)
+	if !s.trackSocket(c) {
 		c.abort()
 		return nil, net.ErrClosed
 	}
 	return c, nil
 }
 
-// tune suits a fresh connection to how far away its other end is, by the round trip of the handshake: CUBIC, and a buffer
+// tuneForDistance suits a fresh connection to how far away its other end is, by the round trip of the handshake: CUBIC, and a buffer
 // that grows, are for the distance. With a near end CUBIC takes the jitter of a busy machine for a queue, and leaves slow
 // start with a window that keeps half the cores idle; and a buffer that grows does so until others wait for milliseconds
 // behind it. The stack's default is Reno, as to change it is dear for a short connection.
-func tune(ep tcpip.Endpoint) {
+func tuneForDistance(ep tcpip.Endpoint) {
 	var info tcpip.TCPInfoOption
 	if err := ep.GetSockOpt(&info); err == nil && info.RTT > 0 && info.RTT <= nearRTT {
-		ep.SocketOptions().SetSendBufferSize(nearSend, true)
+		ep.SocketOptions().SetSendBufferSize(nearSendBuffer, true)
 		return
 	}
 	cubic := tcpip.CongestionControlOption("cubic")
@@ -207,20 +207,20 @@ func (c *tcpConn) Read(b []byte) (int, error) {
 func (c *tcpConn) read(b []byte) (int, error) {
 	c.readMu.Lock()
 	defer c.readMu.Unlock()
-	passed := c.readDeadline.wait()
-	if err := c.begin(passed); err != nil || len(b) == 0 {
+	passed := c.readDeadline.passedChannel()
+	if err := c.checkStart(passed); err != nil || len(b) == 0 {
 		return 0, err
 	}
-	c.reader = b
-	defer func() { c.reader = nil }()
+	c.readInto = b
+	defer func() { c.readInto = nil }()
 	for {
-		res, err := c.ep.Read(&c.reader, tcpip.ReadOptions{})
+		res, err := c.endpoint.Read(&c.readInto, tcpip.ReadOptions{})
 		switch err.(type) {
 		case nil:
-			c.ep.ModerateRecvBuf(res.Count)
+			c.endpoint.ModerateRecvBuf(res.Count)
 			return res.Count, nil
 		case *tcpip.ErrWouldBlock:
-			if err := c.block(c.readable, passed); err != nil {
+			if err := c.waitForEvent(c.readable, passed); err != nil {
 				return 0, err
 			}
 		case *tcpip.ErrClosedForReceive:
@@ -229,12 +229,12 @@ func (c *tcpConn) read(b []byte) (int, error) {
 			}
 			// gVisor reports a reset once, to a read or to a write. To later
 			// reads it must not look like the end of the stream.
-			if tcp.EndpointState(c.ep.State()) == tcp.StateError {
-				return 0, c.fail("read", &tcpip.ErrConnectionReset{})
+			if tcp.EndpointState(c.endpoint.State()) == tcp.StateError {
+				return 0, c.endpointError("read", &tcpip.ErrConnectionReset{})
 			}
 			return 0, io.EOF
 		default:
-			return 0, c.fail("read", err)
+			return 0, c.endpointError("read", err)
 		}
 	}
 }
@@ -250,14 +250,14 @@ func (c *tcpConn) Write(b []byte) (int, error) {
 func (c *tcpConn) write(b []byte) (n int, err error) {
 	c.writeMu.Lock()
 	defer c.writeMu.Unlock()
-	passed := c.writeDeadline.wait()
-	defer c.writer.Reset(nil)
+	passed := c.writeDeadline.passedChannel()
+	defer c.writeFrom.Reset(nil)
 	for {
-		if err := c.begin(passed); err != nil || n == len(b) {
+		if err := c.checkStart(passed); err != nil || n == len(b) {
 			return n, err
 		}
-		c.writer.Reset(b[n:])
-		m, err := c.ep.Write(&c.writer, tcpip.WriteOptions{})
+		c.writeFrom.Reset(b[n:])
+		m, err := c.endpoint.Write(&c.writeFrom, tcpip.WriteOptions{})
 		n += int(m)
 		switch err.(type) {
 		case nil:
@@ -265,11 +265,11 @@ func (c *tcpConn) write(b []byte) (n int, err error) {
 				return n, nil
 			}
 		case *tcpip.ErrWouldBlock:
-			if err := c.block(c.writable, passed); err != nil {
+			if err := c.waitForEvent(c.writable, passed); err != nil {
 				return n, err
 			}
 		default:
-			return n, c.fail("write", err)
+			return n, c.endpointError("write", err)
 		}
 	}
 }
@@ -284,8 +284,8 @@ func (c *tcpConn) shutdown(how tcpip.ShutdownFlags) error {
 	if isDone(c.closed) {
 		return c.opError("close", net.ErrClosed)
 	}
-	if err := c.ep.Shutdown(how); err != nil {
-		return c.opError("close", c.fail("shutdown", err))
+	if err := c.endpoint.Shutdown(how); err != nil {
+		return c.opError("close", c.endpointError("shutdown", err))
 	}
 	return nil
 }
@@ -297,16 +297,16 @@ func (c *tcpConn) SetLinger(sec int) error {
 	if isDone(c.closed) {
 		return c.opError("set", net.ErrClosed)
 	}
-	c.ep.SocketOptions().SetLinger(tcpip.LingerOption{Enabled: sec >= 0, Timeout: time.Duration(sec) * time.Second})
+	c.endpoint.SocketOptions().SetLinger(tcpip.LingerOption{Enabled: sec >= 0, Timeout: time.Duration(sec) * time.Second})
 	return nil
 }
 
 func (c *tcpConn) Close() error {
-	if !c.shut(c.ep.Close) {
+	if !c.closeWith(c.endpoint.Close) {
 		return c.opError("close", net.ErrClosed)
 	}
-	c.stack.forget(c)
+	c.stack.forgetSocket(c)
 	return nil
 }
 
-func (c *tcpConn) abort() { c.shut(c.ep.Abort) }
+func (c *tcpConn) abort() { c.closeWith(c.endpoint.Abort) }

@@ -268,7 +268,7 @@ func TestDialNoFamily(t *testing.T) {
 	for _, network := range []string{"tcp", "udp"} {
 		_, err := p.a.DialContext(testContext(t), network, "[fd00::2]:80")
 		oe := wantOpError(t, err, "dial", network, syscall.ENETUNREACH)
-		if oe.Err.Error() != "the stack has no IPv6 address" {
+		if oe.Err.Error() != "no IPv6 address is configured (Address)" {
 			t.Errorf("error %q does not tell why", oe.Err)
 		}
 	}
@@ -363,7 +363,7 @@ func TestReach(t *testing.T) {
 		<-ctx.Done()
 		return cause
 	}
-	for _, life := range []time.Duration{reachAfter / 10, 2 * reachAfter} {
+	for _, life := range []time.Duration{reachDelay / 10, 2 * reachDelay} {
 		ctx, cancel = context.WithTimeout(t.Context(), life)
 		defer cancel()
 		_, err = s.DialContext(ctx, "tcp", "10.0.0.2:1")
@@ -590,7 +590,7 @@ func TestLossOfTheWholeFlight(t *testing.T) {
 func TestTune(t *testing.T) {
 	connect := func(p *pair) (cc tcpip.CongestionControlOption) {
 		from, to := p.connect(t, b4)
-		if err := from.(*tcpConn).ep.GetSockOpt(&cc); err != nil {
+		if err := from.(*tcpConn).endpoint.GetSockOpt(&cc); err != nil {
 			t.Fatal(err)
 		}
 		data := make([]byte, 100_000)

@@ -15,12 +15,12 @@ func (s *Stack) Deliver(packets [][]byte) {
 	if s.closed.Load() {
 		return
 	}
-	coalesce(packets, s.deliverOne)
+	coalesce(packets, s.deliverFunc)
 }
 
-// deliver hands one packet to the interface that its destination belongs to.
-func (s *Stack) deliver(j *joined) {
-	b := j.first
+// deliverPacket hands one packet to the interface that its destination belongs to.
+func (s *Stack) deliverPacket(j *coalescedPacket) {
+	b := j.firstPacket
 	var src, dst netip.Addr
 	var proto byte
 	switch {
@@ -31,41 +31,41 @@ func (s *Stack) deliver(j *joined) {
 	default:
 		return
 	}
-	if s.own[src] || src.IsLoopback() {
+	if s.ownAddrs[src] || src.IsLoopback() {
 		return
 	}
-	l := s.link
-	if !s.own[dst] {
-		if !s.forward.takes(dst, proto, b) {
+	l := s.ownLink
+	if !s.ownAddrs[dst] {
+		if !s.forwarder.mayReceive(dst, proto, b) {
 			return
 		}
-		l = s.foreign
+		l = s.foreignLink
 	}
 	if proto == protoICMP || proto == protoICMPv6 {
-		s.watchers.observe(b, nil)
+		s.watchers.reportError(b, nil)
 	}
-	l.receive(j)
+	l.receivePacket(j)
 }
 
-// receive copies a packet into the stack.
-func (l *link) receive(j *joined) {
+// receivePacket copies a packet into the stack.
+func (l *link) receivePacket(j *coalescedPacket) {
 	var payload buffer.Buffer
-	if n := j.headLen(); j.length > apartFrom {
+	if n := j.headLen(); j.length > splitAbove {
 		head, tail := buffer.NewViewSize(n), buffer.NewViewSize(j.length-n)
-		j.copyTo(head.AsSlice(), tail.AsSlice())
+		j.copyInto(head.AsSlice(), tail.AsSlice())
 		payload = buffer.MakeWithView(head)
 		payload.Append(tail)
 	} else {
 		v := buffer.NewViewSize(j.length)
 		b := v.AsSlice()
-		j.copyTo(b[:n], b[n:])
+		j.copyInto(b[:n], b[n:])
 		payload = buffer.MakeWithView(v)
 	}
 	pb := gstack.NewPacketBuffer(gstack.PacketBufferOptions{Payload: payload})
-	if j.first[0]>>4 == 4 {
-		l.deliver(header.IPv4ProtocolNumber, pb)
+	if j.firstPacket[0]>>4 == 4 {
+		l.dispatch(header.IPv4ProtocolNumber, pb)
 	} else {
-		l.deliver(header.IPv6ProtocolNumber, pb)
+		l.dispatch(header.IPv6ProtocolNumber, pb)
 	}
 	pb.DecRef()
 }

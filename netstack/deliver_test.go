@@ -32,8 +32,8 @@ func TestPayloadLiesApart(t *testing.T) {
 						views = append(views, bytes.Clone(v))
 					}
 				}))
-				coalesce(segmentsOf(splitPacket(t, packet, 1340)), l.receive)
-				if payload >= apartFrom-ipv4HeaderLen-tcpHeaderLen && len(views[0]) > 2*headRoom {
+				coalesce(segmentsOf(splitPacket(t, packet, 1340)), l.receivePacket)
+				if payload >= splitAbove-ipv4HeaderLen-tcpHeaderLen && len(views[0]) > 2*headRoom {
 					t.Errorf("headers share %d bytes", len(views[0]))
 				}
 				if payload <= 1300 && len(views) > 1 {

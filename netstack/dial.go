@@ -18,8 +18,8 @@ import (
 // attemptDelay is RFC 8305's Connection Attempt Delay.
 const attemptDelay = 250 * time.Millisecond
 
-// reachAfter is how long a connection attempt lasts until Config.Reach is asked: most are over sooner than one could ask.
-const reachAfter = 10 * time.Millisecond
+// reachDelay is how long a connection attempt lasts until Config.Reach is asked: most are over sooner than one could ask.
+const reachDelay = 10 * time.Millisecond
 
 // DialContext connects to address from the stack. The network is "tcp", "tcp4", "tcp6", "udp", "udp4" or "udp6"; the
 // address is host:port, where the host is an IP address or a name, looked up as LookupNetIP does. A name with several
@@ -73,18 +73,18 @@ func (s *Stack) dial(ctx context.Context, network, address string) (net.Conn, er
 	one := func(ctx context.Context, addr netip.Addr) (net.Conn, error) {
 		remote := netip.AddrPortFrom(addr, port)
 		if transport == "udp" {
-			return wrapDial(network, net.UDPAddrFromAddrPort(remote))(s.dialUDP(remote))
+			return addDialError(network, net.UDPAddrFromAddrPort(remote))(s.dialUDP(remote))
 		}
-		return wrapDial(network, net.TCPAddrFromAddrPort(remote))(s.dialTCP(ctx, remote))
+		return addDialError(network, net.TCPAddrFromAddrPort(remote))(s.dialTCP(ctx, remote))
 	}
 	if len(addrs) == 1 || transport == "udp" {
 		return one(ctx, addrs[0])
 	}
-	return race(ctx, addrs, one)
+	return raceDials(ctx, addrs, one)
 }
 
-// wrapDial returns a function that adds to an error which dial it is from.
-func wrapDial(network string, addr net.Addr) func(net.Conn, error) (net.Conn, error) {
+// addDialError returns a function that adds to an error which dial it is from.
+func addDialError(network string, addr net.Addr) func(net.Conn, error) (net.Conn, error) {
 	return func(c net.Conn, err error) (net.Conn, error) {
 		if err != nil {
 			return nil, &net.OpError{Op: "dial", Net: network, Addr: addr, Err: err}
@@ -104,10 +104,10 @@ func (s *Stack) dialOrder(addrs []netip.Addr) ([]netip.Addr, error) {
 		}
 	}
 	var missing *noAddressError
-	if len(v4) > 0 && !s.ip4.IsValid() {
+	if len(v4) > 0 && !s.firstIPv4.IsValid() {
 		v4, missing = nil, &noAddressError{"IPv4"}
 	}
-	if len(v6) > 0 && !s.ip6.IsValid() {
+	if len(v6) > 0 && !s.firstIPv6.IsValid() {
 		v6, missing = nil, &noAddressError{"IPv6"}
 	}
 	var order []netip.Addr
@@ -125,9 +125,9 @@ func (s *Stack) dialOrder(addrs []netip.Addr) ([]netip.Addr, error) {
 	return order, nil
 }
 
-// race dials the addresses in order, each when the one before has failed or attemptDelay has passed, and returns the
+// raceDials dials the addresses in order, each when the one before has failed or attemptDelay has passed, and returns the
 // first connection made. The others are over when it returns. If all fail it returns the first error.
-func race(ctx context.Context, addrs []netip.Addr, dial func(context.Context, netip.Addr) (net.Conn, error)) (net.Conn, error) {
+func raceDials(ctx context.Context, addrs []netip.Addr, dial func(context.Context, netip.Addr) (net.Conn, error)) (net.Conn, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	type result struct {
@@ -186,17 +186,17 @@ func race(ctx context.Context, addrs []netip.Addr, dial func(context.Context, ne
 // dialTCP connects to remote. Its errors carry no *net.OpError yet.
 func (s *Stack) dialTCP(ctx context.Context, remote netip.AddrPort) (net.Conn, error) {
 	wq := new(waiter.Queue)
-	ep, terr := s.gv.NewEndpoint(tcp.ProtocolNumber, protocolOf(remote.Addr()), wq)
+	ep, terr := s.gvisor.NewEndpoint(tcp.ProtocolNumber, networkProtocol(remote.Addr()), wq)
 	if terr != nil {
-		return nil, s.closedError(errnoOf("socket", terr))
+		return nil, s.closedError(syscallError("socket", terr))
 	}
-	connected := make(wakeup, 1)
+	connected := make(eventSignal, 1)
 	var entry waiter.Entry
 	entry.Init(connected, waiter.WritableEvents|waiter.EventHUp|waiter.EventErr)
 	wq.EventRegister(&entry)
 	defer wq.EventUnregister(&entry)
 
-	if err := s.connect(ctx, ep, remote, connected); err != nil {
+	if err := s.connectEndpoint(ctx, ep, remote, connected); err != nil {
 		ep.Abort()
 		return nil, s.closedError(err)
 	}
@@ -207,10 +207,10 @@ func (s *Stack) dialTCP(ctx context.Context, remote netip.AddrPort) (net.Conn, e
 	return c, nil
 }
 
-// connect connects ep, whose events go to connected.
-func (s *Stack) connect(ctx context.Context, ep tcpip.Endpoint, remote netip.AddrPort, connected wakeup) error {
+// connectEndpoint connects ep, whose events go to connected.
+func (s *Stack) connectEndpoint(ctx context.Context, ep tcpip.Endpoint, remote netip.AddrPort, connected eventSignal) error {
 	if ctx.Err() != nil {
-		return ctxError(ctx)
+		return contextError(ctx)
 	}
 	type icmpError struct {
 		local netip.AddrPort
@@ -218,21 +218,21 @@ func (s *Stack) connect(ctx context.Context, ep tcpip.Endpoint, remote netip.Add
 	}
 	// Errors may be about others that connect to remote, and come before the local port is known.
 	errs := make(chan icmpError, 16)
-	defer s.watchers.watch(flow{proto: protoTCP, remote: remote}, func(local netip.AddrPort, err error) {
+	defer s.watchers.watchFlow(flow{proto: protoTCP, remote: remote}, func(local netip.AddrPort, err error) {
 		select {
 		case errs <- icmpError{local, err}:
 		default:
 		}
 	})()
 
-	late := time.NewTimer(reachAfter)
+	late := time.NewTimer(reachDelay)
 	defer late.Stop()
 	var failed <-chan error
 	stop := func() {}
 	defer func() { stop() }()
-	if err := ep.Connect(full(remote)); err != nil {
+	if err := ep.Connect(fullAddress(remote)); err != nil {
 		if _, ok := err.(*tcpip.ErrConnectStarted); !ok {
-			return errnoOf("connect", err)
+			return syscallError("connect", err)
 		}
 	}
 	local, _ := ep.GetLocalAddress()
@@ -245,45 +245,45 @@ func (s *Stack) connect(ctx context.Context, ep tcpip.Endpoint, remote netip.Add
 			}
 			// gVisor may have seen the same ICMP error, but knows less.
 			for len(errs) > 0 {
-				if e := <-errs; e.local == addrPortOf(local) {
-					return callError("connect", e.err)
+				if e := <-errs; e.local == addrPortFromFull(local) {
+					return wrapErrno("connect", e.err)
 				}
 			}
-			return errnoOf("connect", err)
+			return syscallError("connect", err)
 		case e := <-errs:
-			if e.local == addrPortOf(local) {
-				return callError("connect", e.err)
+			if e.local == addrPortFromFull(local) {
+				return wrapErrno("connect", e.err)
 			}
 		case <-late.C:
-			failed, stop = s.reach(ctx, remote.Addr())
+			failed, stop = s.startReach(ctx, remote.Addr())
 		case err := <-failed:
 			return err
 		case <-ctx.Done():
 			if failed == nil {
-				failed, stop = s.reach(ctx, remote.Addr())
+				failed, stop = s.startReach(ctx, remote.Addr())
 			}
 			stop()
-			return whyEnded(ctx, failed)
+			return endReason(ctx, failed)
 		case <-s.done:
 			return net.ErrClosed
 		}
 	}
 }
 
-// whyEnded returns what Config.Reach, which has returned, knew to say of an attempt that ctx ended, or else the error
+// endReason returns what Config.Reach, which has returned, knew to say of an attempt that ctx ended, or else the error
 // of ctx.
-func whyEnded(ctx context.Context, failed <-chan error) error {
+func endReason(ctx context.Context, failed <-chan error) error {
 	select {
 	case err := <-failed:
 		return err
 	default:
-		return ctxError(ctx)
+		return contextError(ctx)
 	}
 }
 
-// reach runs Config.Reach for addr until stop is called. Its error, if it has one, is sent to the channel.
-func (s *Stack) reach(ctx context.Context, addr netip.Addr) (failed <-chan error, stop func()) {
-	if s.cfg.Reach == nil || s.own[addr] {
+// startReach runs Config.Reach for addr until stop is called. Its error, if it has one, is sent to the channel.
+func (s *Stack) startReach(ctx context.Context, addr netip.Addr) (failed <-chan error, stop func()) {
+	if s.cfg.Reach == nil || s.ownAddrs[addr] {
 		return nil, func() {}
 	}
 	attempt, cancel := context.WithCancel(ctx)
@@ -316,13 +316,13 @@ func (s *Stack) dialUDP(remote netip.AddrPort) (net.Conn, error) {
 
 func (s *Stack) newDialedUDP(remote netip.AddrPort) (*udpConn, error) {
 	wq := new(waiter.Queue)
-	ep, err := s.gv.NewEndpoint(udp.ProtocolNumber, protocolOf(remote.Addr()), wq)
+	ep, err := s.gvisor.NewEndpoint(udp.ProtocolNumber, networkProtocol(remote.Addr()), wq)
 	if err != nil {
-		return nil, s.closedError(errnoOf("socket", err))
+		return nil, s.closedError(syscallError("socket", err))
 	}
-	if err := ep.Connect(full(remote)); err != nil {
+	if err := ep.Connect(fullAddress(remote)); err != nil {
 		ep.Close()
-		return nil, s.closedError(errnoOf("connect", err))
+		return nil, s.closedError(syscallError("connect", err))
 	}
 	return s.newUDPConn(ep, wq, remote.Addr().Is4(), remote.Addr().Is6())
 }

@@ -18,11 +18,11 @@ import (
 // A stub resolver (RFC 1034, section 5.3.1) that asks recursive servers through the stack and never the host's.
 
 const (
-	dnsPort     = 53
-	dnsAttempts = 2 // rounds through the servers
-	dnsTimeout  = 5 * time.Second
-	dnsUDPSize  = 1232 // what EDNS(0) says we take: fits in IPv6's smallest MTU
-	maxCNAMEs   = 16
+	dnsPort    = 53
+	dnsRounds  = 2 // rounds through the servers
+	dnsTimeout = 5 * time.Second
+	dnsUDPSize = 1232 // what EDNS(0) says we take: fits in IPv6's smallest MTU
+	maxCNAMEs  = 16
 )
 
 // resolver holds what tests change.
@@ -31,7 +31,7 @@ type resolver struct {
 }
 
 var (
-	errNoServers   = errors.New("no DNS servers are configured for the stack")
+	errNoServers   = errors.New("no DNS server is configured (DNS)")
 	errNoSuchHost  = errors.New("no such host")
 	errMisbehaving = errors.New("server misbehaving")
 )
@@ -61,7 +61,7 @@ func (s *Stack) LookupNetIP(ctx context.Context, network, host string) ([]netip.
 
 	var failure *net.DNSError
 	for _, name := range s.searchNames(host) {
-		addrs, err := s.lookup(ctx, name, types)
+		addrs, err := s.lookupName(ctx, name, types)
 		if err == nil {
 			return addrs, nil
 		}
@@ -123,8 +123,8 @@ func validName(name string) bool {
 	return true
 }
 
-// lookup asks for all types of records at once.
-func (s *Stack) lookup(ctx context.Context, name string, types []dnsmessage.Type) ([]netip.Addr, *net.DNSError) {
+// lookupName asks for all types of records at once.
+func (s *Stack) lookupName(ctx context.Context, name string, types []dnsmessage.Type) ([]netip.Addr, *net.DNSError) {
 	type answer struct {
 		addrs []netip.Addr
 		err   *net.DNSError
@@ -133,7 +133,7 @@ func (s *Stack) lookup(ctx context.Context, name string, types []dnsmessage.Type
 	for i, typ := range types {
 		answers[i] = make(chan answer, 1)
 		go func() {
-			addrs, err := s.ask(ctx, name, typ)
+			addrs, err := s.askServers(ctx, name, typ)
 			answers[i] <- answer{addrs, err}
 		}()
 	}
@@ -152,13 +152,13 @@ func (s *Stack) lookup(ctx context.Context, name string, types []dnsmessage.Type
 	return nil, failure
 }
 
-// ask asks the servers in turn until one answers.
-func (s *Stack) ask(ctx context.Context, name string, typ dnsmessage.Type) ([]netip.Addr, *net.DNSError) {
+// askServers asks the servers in turn until one answers.
+func (s *Stack) askServers(ctx context.Context, name string, typ dnsmessage.Type) ([]netip.Addr, *net.DNSError) {
 	if len(s.cfg.DNS) == 0 {
 		return nil, &net.DNSError{Err: errNoServers.Error(), UnwrapErr: errNoServers}
 	}
 	var failure *net.DNSError
-	for range dnsAttempts {
+	for range dnsRounds {
 		for _, server := range s.cfg.DNS {
 			addrs, err := s.exchange(ctx, netip.AddrPortFrom(server.Unmap().WithZone(""), dnsPort), name, typ)
 			if err == nil {
@@ -264,8 +264,8 @@ type reply struct {
 	addrs     []netip.Addr
 }
 
-// parse returns the reply in b; ok is false if b is not an answer to q that can be understood.
-func (q *query) parse(b []byte) (r reply, ok bool) {
+// parseReply returns the reply in b; ok is false if b is not an answer to q that can be understood.
+func (q *query) parseReply(b []byte) (r reply, ok bool) {
 	var p dnsmessage.Parser
 	h, err := p.Start(b)
 	if err != nil || !h.Response || h.ID != q.id {
@@ -328,9 +328,9 @@ func (s *Stack) queryUDP(ctx context.Context, server netip.AddrPort, q *query) (
 		return r, err
 	}
 	defer c.Close()
-	failed, stop := s.reach(ctx, server.Addr())
+	failed, stop := s.startReach(ctx, server.Addr())
 	defer stop()
-	err = s.during(ctx, c, failed, func() error {
+	err = s.runQuery(ctx, c, failed, func() error {
 		if _, err := c.Write(q.message); err != nil {
 			return err
 		}
@@ -342,14 +342,14 @@ func (s *Stack) queryUDP(ctx context.Context, server netip.AddrPort, q *query) (
 			}
 			// Anything but the answer may be forged: wait for the true one.
 			var ok bool
-			if r, ok = q.parse(b[:n]); ok {
+			if r, ok = q.parseReply(b[:n]); ok {
 				return nil
 			}
 		}
 	})
 	if ctx.Err() != nil && err != nil {
 		stop()
-		err = whyEnded(ctx, failed)
+		err = endReason(ctx, failed)
 	}
 	return r, err
 }
@@ -360,7 +360,7 @@ func (s *Stack) queryTCP(ctx context.Context, server netip.AddrPort, q *query) (
 		return r, err
 	}
 	defer c.Close()
-	err = s.during(ctx, c, nil, func() error {
+	err = s.runQuery(ctx, c, nil, func() error {
 		if _, err := c.Write(append(binary.BigEndian.AppendUint16(nil, uint16(len(q.message))), q.message...)); err != nil {
 			return err
 		}
@@ -373,7 +373,7 @@ func (s *Stack) queryTCP(ctx context.Context, server netip.AddrPort, q *query) (
 			return err
 		}
 		var ok bool
-		if r, ok = q.parse(b); !ok || r.truncated {
+		if r, ok = q.parseReply(b); !ok || r.truncated {
 			return errMisbehaving
 		}
 		return nil
@@ -381,8 +381,8 @@ func (s *Stack) queryTCP(ctx context.Context, server netip.AddrPort, q *query) (
 	return r, err
 }
 
-// during runs talk, which uses c, until the context is done or failed says why it is no use.
-func (s *Stack) during(ctx context.Context, c net.Conn, failed <-chan error, talk func() error) error {
+// runQuery runs talk, which uses c, until the context is done or failed says why it is no use.
+func (s *Stack) runQuery(ctx context.Context, c net.Conn, failed <-chan error, talk func() error) error {
 	over := make(chan error, 1)
 	go func() { over <- talk() }()
 	select {
@@ -395,6 +395,6 @@ func (s *Stack) during(ctx context.Context, c net.Conn, failed <-chan error, tal
 	case <-ctx.Done():
 		c.Close()
 		<-over
-		return ctxError(ctx)
+		return contextError(ctx)
 	}
 }

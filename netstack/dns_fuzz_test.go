@@ -60,7 +60,7 @@ func FuzzDNSAnswer(f *testing.F) {
 		if len(b) >= 2 {
 			binary.BigEndian.PutUint16(b, q.id)
 		}
-		r, ok := q.parse(b)
+		r, ok := q.parseReply(b)
 		var m dnsmessage.Message
 		whole := m.Unpack(b) == nil
 		if !ok {

@@ -26,8 +26,8 @@ type nameServer struct {
 	code    map[string]dnsmessage.RCode
 	asked   []string // guarded by mu: "A name tcp"
 
-	// meddle, if not nil, sends whatever else it wants before the answer, and reports whether to send that.
-	meddle func(q dnsmessage.Message, send func([]byte)) bool
+	// intercept, if not nil, sends whatever else it wants before the answer, and reports whether to send that.
+	intercept func(q dnsmessage.Message, send func([]byte)) bool
 }
 
 func (n *nameServer) serve(t testing.TB, s *Stack) {
@@ -71,7 +71,7 @@ func (n *nameServer) answer(b []byte, transport string, send func([]byte)) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.asked = append(n.asked, strings.TrimPrefix(q.Type.String(), "Type")+" "+name+" "+transport)
-	if n.meddle != nil && !n.meddle(m, send) {
+	if n.intercept != nil && !n.intercept(m, send) {
 		return
 	}
 	r := dnsmessage.Message{Header: dnsmessage.Header{ID: m.ID, Response: true, RecursionAvailable: true}, Questions: m.Questions}
@@ -79,7 +79,7 @@ func (n *nameServer) answer(b []byte, transport string, send func([]byte)) {
 	if _, ok := n.records[name]; !ok && r.RCode == 0 {
 		r.RCode = dnsmessage.RCodeNameError
 	}
-	n.add(&r, name, q.Type)
+	n.addRecords(&r, name, q.Type)
 	b, err := r.Pack()
 	if err != nil {
 		panic(err)
@@ -91,12 +91,12 @@ func (n *nameServer) answer(b []byte, transport string, send func([]byte)) {
 	send(b)
 }
 
-// add appends what is known of name, and of its aliases.
-func (n *nameServer) add(r *dnsmessage.Message, name string, typ dnsmessage.Type) {
+// addRecords appends what is known of name, and of its aliases.
+func (n *nameServer) addRecords(r *dnsmessage.Message, name string, typ dnsmessage.Type) {
 	for _, body := range n.records[name] {
 		h := dnsmessage.ResourceHeader{Name: dnsmessage.MustNewName(name), Class: dnsmessage.ClassINET}
 		if alias, ok := body.(*dnsmessage.CNAMEResource); ok {
-			n.add(r, alias.CNAME.String(), typ) // aliases last: order must not matter
+			n.addRecords(r, alias.CNAME.String(), typ) // aliases last: order must not matter
 			r.Answers = append(r.Answers, dnsmessage.Resource{Header: h, Body: body})
 			continue
 		}
@@ -129,7 +129,7 @@ func (n *nameServer) questions() []string {
 	return q
 }
 
-func (n *nameServer) set(f func()) {
+func (n *nameServer) change(f func()) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	f()
@@ -255,7 +255,7 @@ func TestLookup(t *testing.T) {
 // TestLookupForged sends all kinds of wrong answers before the right one.
 func TestLookupForged(t *testing.T) {
 	n := &nameServer{records: map[string][]dnsmessage.ResourceBody{"host.example.": {record("192.0.2.1")}}}
-	n.meddle = func(q dnsmessage.Message, send func([]byte)) bool {
+	n.intercept = func(q dnsmessage.Message, send func([]byte)) bool {
 		forge := func(f func(m *dnsmessage.Message)) {
 			m := dnsmessage.Message{Header: dnsmessage.Header{ID: q.ID, Response: true}, Questions: slices.Clone(q.Questions)}
 			m.Answers = []dnsmessage.Resource{{
@@ -290,7 +290,7 @@ func TestLookupForged(t *testing.T) {
 // TestLookupUnrelated answers with records for a name that was not asked for.
 func TestLookupUnrelated(t *testing.T) {
 	n := &nameServer{}
-	n.meddle = func(q dnsmessage.Message, send func([]byte)) bool {
+	n.intercept = func(q dnsmessage.Message, send func([]byte)) bool {
 		m := dnsmessage.Message{Header: dnsmessage.Header{ID: q.ID, Response: true}, Questions: q.Questions}
 		m.Answers = []dnsmessage.Resource{{
 			Header: dnsmessage.ResourceHeader{Name: dnsmessage.MustNewName("other.example."), Class: dnsmessage.ClassINET},
@@ -315,7 +315,7 @@ func TestLookupUnrelated(t *testing.T) {
 func TestLookupNoEDNS(t *testing.T) {
 	for _, code := range []dnsmessage.RCode{dnsmessage.RCodeFormatError, dnsmessage.RCodeNotImplemented} {
 		n := &nameServer{records: map[string][]dnsmessage.ResourceBody{"host.example.": {record("192.0.2.1")}}}
-		n.meddle = func(q dnsmessage.Message, send func([]byte)) bool {
+		n.intercept = func(q dnsmessage.Message, send func([]byte)) bool {
 			if len(q.Additionals) == 0 {
 				return true
 			}
@@ -352,15 +352,15 @@ func TestLookupServers(t *testing.T) {
 	}
 
 	// The good one loses the first question.
-	n.set(func() {
-		n.meddle = func(dnsmessage.Message, func([]byte)) bool { return lost.Add(1) > 1 }
+	n.change(func() {
+		n.intercept = func(dnsmessage.Message, func([]byte)) bool { return lost.Add(1) > 1 }
 	})
 	got, err = p.a.LookupNetIP(testContext(t), "ip4", "host.example")
 	if err != nil || !slices.Equal(got, addrs("192.0.2.1")) {
 		t.Errorf("LookupNetIP = %v, %v", got, err)
 	}
 
-	n.set(func() { n.meddle = func(dnsmessage.Message, func([]byte)) bool { return false } })
+	n.change(func() { n.intercept = func(dnsmessage.Message, func([]byte)) bool { return false } })
 	p.a.dns.timeout = 10 * time.Millisecond
 	_, err = p.a.LookupNetIP(testContext(t), "ip", "host.example")
 	var de *net.DNSError
@@ -468,13 +468,13 @@ func TestDialOrder(t *testing.T) {
 	}
 }
 
-// entrant is a connection in a race.
-type entrant struct {
+// raceConn is a connection in a race.
+type raceConn struct {
 	net.Conn
 	closed bool
 }
 
-func (c *entrant) Close() error {
+func (c *raceConn) Close() error {
 	c.closed = true
 	return nil
 }
@@ -482,8 +482,8 @@ func (c *entrant) Close() error {
 // TestRaceClosesTheLosers has connections come about after the race is won.
 func TestRaceClosesTheLosers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		conns := map[netip.Addr]*entrant{a4: {}, a6: {}, b4: {}}
-		c, err := race(t.Context(), []netip.Addr{a4, a6, b4}, func(ctx context.Context, addr netip.Addr) (net.Conn, error) {
+		conns := map[netip.Addr]*raceConn{a4: {}, a6: {}, b4: {}}
+		c, err := raceDials(t.Context(), []netip.Addr{a4, a6, b4}, func(ctx context.Context, addr netip.Addr) (net.Conn, error) {
 			if addr != b4 {
 				<-ctx.Done()
 			}

@@ -10,8 +10,8 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip"
 )
 
-// errnoOf returns what package net would report for err, with the name of the system call it would name.
-func errnoOf(call string, err tcpip.Error) error {
+// syscallError returns what package net would report for err, with the name of the system call it would name.
+func syscallError(call string, err tcpip.Error) error {
 	var errno syscall.Errno
 	switch err.(type) {
 	case *tcpip.ErrConnectionRefused:
@@ -63,16 +63,16 @@ type unreachableError struct {
 func (e *unreachableError) Error() string   { return e.cause.Error() }
 func (e *unreachableError) Unwrap() []error { return []error{e.errno, e.cause} }
 
-// callError names the system call that would have failed with err, if that is an errno.
-func callError(call string, err error) error {
+// wrapErrno names the system call that would have failed with err, if that is an errno.
+func wrapErrno(call string, err error) error {
 	if _, ok := err.(syscall.Errno); ok {
 		return os.NewSyscallError(call, err)
 	}
 	return err
 }
 
-// ctxError returns the error of a context that is done, as package net reports it: a deadline is a timeout.
-func ctxError(ctx context.Context) error {
+// contextError returns the error of a context that is done, as package net reports it: a deadline is a timeout.
+func contextError(ctx context.Context) error {
 	if err := ctx.Err(); err != context.DeadlineExceeded {
 		return err
 	}
@@ -92,7 +92,7 @@ func (timeoutError) Is(err error) bool {
 // noAddressError says that the stack cannot reach a family of addresses, having none of its own.
 type noAddressError struct{ family string }
 
-func (e *noAddressError) Error() string { return "the stack has no " + e.family + " address" }
+func (e *noAddressError) Error() string { return "no " + e.family + " address is configured (Address)" }
 func (e *noAddressError) Unwrap() error { return syscall.ENETUNREACH }
 
 // closedError returns err, or net.ErrClosed if the stack is closed, whatever that made of err.

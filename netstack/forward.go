@@ -13,9 +13,9 @@ import (
 )
 
 const (
-	maxForwardTCP = 4096 // connections that handlers have neither accepted nor rejected
-	maxForwardUDP = 4096 // the same for UDP flows
-	maxEarly      = 64   // datagrams kept per flow until it is accepted
+	maxUndecidedTCP       = 4096 // connections that handlers have neither accepted nor rejected
+	maxUndecidedUDP       = 4096 // the same for UDP flows
+	maxUndecidedDatagrams = 64   // datagrams kept per flow until it is accepted
 )
 
 // HandleTCP has handler called, in a goroutine of its own, for every connection from the link to an address and port
@@ -23,18 +23,18 @@ const (
 // handler accepts or rejects the flow; returning without either rejects it. nil uninstalls the handler; connections to
 // the stack's own addresses are then refused and others' ignored.
 func (s *Stack) HandleTCP(handler func(*TCPFlow)) {
-	s.forward.tcpHandler.Store(&handler)
+	s.forwarder.tcpHandler.Store(&handler)
 	if handler != nil {
-		s.forward.tcpOn.Store(true)
+		s.forwarder.tcpUsed.Store(true)
 	}
 }
 
 // HandleUDP is HandleTCP for UDP: a flow begins with the first datagram between two addresses and ports that no socket
 // in the stack takes.
 func (s *Stack) HandleUDP(handler func(*UDPFlow)) {
-	s.forward.udpHandler.Store(&handler)
+	s.forwarder.udpHandler.Store(&handler)
 	if handler != nil {
-		s.forward.udpOn.Store(true)
+		s.forwarder.udpUsed.Store(true)
 	}
 }
 
@@ -46,31 +46,31 @@ type forwarder struct {
 	udpHandler atomic.Pointer[func(*UDPFlow)]
 
 	// A handler was installed once, so there may be flows to foreign addresses.
-	tcpOn, udpOn atomic.Bool
+	tcpUsed, udpUsed atomic.Bool
 
-	mu    sync.Mutex
-	early map[gstack.TransportEndpointID]*UDPFlow // guarded by mu: flows that handlers have yet to decide on
+	mu        sync.Mutex
+	undecided map[gstack.TransportEndpointID]*UDPFlow // guarded by mu: flows that handlers have yet to decide on
 }
 
-func (f *forwarder) init(s *Stack) {
+func (f *forwarder) initForwarder(s *Stack) {
 	f.stack = s
-	f.tcp = tcp.NewForwarder(s.gv, 0, maxForwardTCP, f.runTCP)
-	f.early = make(map[gstack.TransportEndpointID]*UDPFlow)
+	f.tcp = tcp.NewForwarder(s.gvisor, 0, maxUndecidedTCP, f.runTCP)
+	f.undecided = make(map[gstack.TransportEndpointID]*UDPFlow)
 }
 
-// close rejects what waits for a handler.
-func (f *forwarder) close() {
+// dropUndecided rejects what waits for a handler.
+func (f *forwarder) dropUndecided() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for _, u := range f.early {
-		u.drop()
+	for _, u := range f.undecided {
+		u.releasePackets()
 	}
-	clear(f.early)
+	clear(f.undecided)
 }
 
-// takes reports whether packet, to the foreign address dst, may be part of a handler's flow. The interface it would go
+// mayReceive reports whether packet, to the foreign address dst, may be part of a handler's flow. The interface it would go
 // to answers for every address, so nothing else must reach it, least of all echo requests.
-func (f *forwarder) takes(dst netip.Addr, proto uint8, packet []byte) bool {
+func (f *forwarder) mayReceive(dst netip.Addr, proto uint8, packet []byte) bool {
 	if dst.IsMulticast() || dst.IsLoopback() || dst.IsUnspecified() || dst == netip.AddrFrom4([4]byte{255, 255, 255, 255}) {
 		return false
 	}
@@ -79,14 +79,14 @@ func (f *forwarder) takes(dst netip.Addr, proto uint8, packet []byte) bool {
 	}
 	switch proto {
 	case protoTCP:
-		return f.tcpOn.Load()
+		return f.tcpUsed.Load()
 	case protoUDP:
-		return f.udpOn.Load()
+		return f.udpUsed.Load()
 	case protoICMP:
 		ihl := int(packet[0]&15) * 4
-		return dst.Is4() && len(packet) > ihl && packet[ihl] == icmp4Unreachable && (f.tcpOn.Load() || f.udpOn.Load())
+		return dst.Is4() && len(packet) > ihl && packet[ihl] == icmp4Unreachable && (f.tcpUsed.Load() || f.udpUsed.Load())
 	case protoICMPv6:
-		return dst.Is6() && len(packet) > ipv6HeaderLen && packet[ipv6HeaderLen] < 128 && (f.tcpOn.Load() || f.udpOn.Load())
+		return dst.Is6() && len(packet) > ipv6HeaderLen && packet[ipv6HeaderLen] < 128 && (f.tcpUsed.Load() || f.udpUsed.Load())
 	}
 	return false
 }
@@ -103,8 +103,8 @@ func (f *forwarder) handleTCP(id gstack.TransportEndpointID, pb *gstack.PacketBu
 func (f *forwarder) runTCP(r *tcp.ForwarderRequest) {
 	id := r.ID()
 	t := &TCPFlow{
-		Source:      flowAddr(id.RemoteAddress.AsSlice(), id.RemotePort),
-		Destination: flowAddr(id.LocalAddress.AsSlice(), id.LocalPort),
+		Source:      addrPortFromSlice(id.RemoteAddress.AsSlice(), id.RemotePort),
+		Destination: addrPortFromSlice(id.LocalAddress.AsSlice(), id.LocalPort),
 		stack:       f.stack,
 		request:     r,
 	}
@@ -114,7 +114,7 @@ func (f *forwarder) runTCP(r *tcp.ForwarderRequest) {
 	}
 }
 
-func flowAddr(addr []byte, port uint16) netip.AddrPort {
+func addrPortFromSlice(addr []byte, port uint16) netip.AddrPort {
 	a, _ := netip.AddrFromSlice(addr)
 	return netip.AddrPortFrom(a, port)
 }
@@ -129,8 +129,8 @@ type TCPFlow struct {
 	request *tcp.ForwarderRequest // guarded by mu; nil once decided
 }
 
-// take returns the request if the flow is undecided, and decides it.
-func (t *TCPFlow) take() *tcp.ForwarderRequest {
+// takeRequest returns the request if the flow is undecided, and decides it.
+func (t *TCPFlow) takeRequest() *tcp.ForwarderRequest {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	r := t.request
@@ -150,7 +150,7 @@ func (t *TCPFlow) Accept() (net.Conn, error) {
 }
 
 func (t *TCPFlow) accept() (*tcpConn, error) {
-	r := t.take()
+	r := t.takeRequest()
 	if r == nil || t.stack.closed.Load() {
 		if r != nil {
 			r.Complete(false)
@@ -161,14 +161,14 @@ func (t *TCPFlow) accept() (*tcpConn, error) {
 	ep, err := r.CreateEndpoint(wq)
 	r.Complete(false)
 	if err != nil {
-		return nil, t.stack.closedError(errnoOf("accept", err))
+		return nil, t.stack.closedError(syscallError("accept", err))
 	}
 	return t.stack.newTCPConn(ep, wq)
 }
 
 // Reject refuses the connection with a reset. It does nothing if the flow was accepted or rejected before.
 func (t *TCPFlow) Reject() {
-	if r := t.take(); r != nil {
+	if r := t.takeRequest(); r != nil {
 		r.Complete(true)
 	}
 }
@@ -185,23 +185,23 @@ func (f *forwarder) handleUDP(id gstack.TransportEndpointID, pb *gstack.PacketBu
 	if f.stack.closed.Load() {
 		return true
 	}
-	if u := f.early[id]; u != nil {
-		if len(u.packets) < maxEarly {
+	if u := f.undecided[id]; u != nil {
+		if len(u.packets) < maxUndecidedDatagrams {
 			u.packets = append(u.packets, pb.Clone())
 		}
 		return true
 	}
-	if len(f.early) == maxForwardUDP {
+	if len(f.undecided) == maxUndecidedUDP {
 		return true
 	}
 	u := &UDPFlow{
-		Source:      flowAddr(id.RemoteAddress.AsSlice(), id.RemotePort),
-		Destination: flowAddr(id.LocalAddress.AsSlice(), id.LocalPort),
+		Source:      addrPortFromSlice(id.RemoteAddress.AsSlice(), id.RemotePort),
+		Destination: addrPortFromSlice(id.LocalAddress.AsSlice(), id.LocalPort),
 		stack:       f.stack,
 		id:          id,
 		packets:     []*gstack.PacketBuffer{pb.Clone()},
 	}
-	f.early[id] = u
+	f.undecided[id] = u
 	go func() {
 		defer u.Reject()
 		(*h)(u)
@@ -220,20 +220,20 @@ type UDPFlow struct {
 	packets []*gstack.PacketBuffer // guarded by forwarder.mu: what has come so far
 }
 
-// take decides the flow, unless it is, and returns what has come. The caller holds forwarder.mu.
-func (u *UDPFlow) take() []*gstack.PacketBuffer {
-	f := &u.stack.forward
-	if f.early[u.id] != u {
+// takePackets decides the flow, unless it is, and returns what has come. The caller holds forwarder.mu.
+func (u *UDPFlow) takePackets() []*gstack.PacketBuffer {
+	f := &u.stack.forwarder
+	if f.undecided[u.id] != u {
 		return nil
 	}
-	delete(f.early, u.id)
+	delete(f.undecided, u.id)
 	packets := u.packets
 	u.packets = nil
 	return packets
 }
 
-// drop releases what has come. The caller holds forwarder.mu.
-func (u *UDPFlow) drop() {
+// releasePackets releases what has come. The caller holds forwarder.mu.
+func (u *UDPFlow) releasePackets() {
 	for _, pb := range u.packets {
 		pb.DecRef()
 	}
@@ -254,10 +254,10 @@ func (u *UDPFlow) Accept() (net.Conn, error) {
 
 func (u *UDPFlow) accept() (*udpConn, error) {
 	// Until the socket exists, more of the flow must find the flow; hence the lock throughout.
-	f := &u.stack.forward
+	f := &u.stack.forwarder
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	packets := u.take()
+	packets := u.takePackets()
 	if packets == nil {
 		return nil, net.ErrClosed
 	}
@@ -267,9 +267,9 @@ func (u *UDPFlow) accept() (*udpConn, error) {
 		}
 	}()
 	wq := new(waiter.Queue)
-	ep, err := udp.NewForwarderRequest(u.stack.gv, u.id, packets[0]).CreateEndpoint(wq)
+	ep, err := udp.NewForwarderRequest(u.stack.gvisor, u.id, packets[0]).CreateEndpoint(wq)
 	if err != nil {
-		return nil, u.stack.closedError(errnoOf("accept", err))
+		return nil, u.stack.closedError(syscallError("accept", err))
 	}
 	for _, pb := range packets[1:] {
 		ep.(gstack.TransportEndpoint).HandlePacket(u.id, pb)
@@ -280,9 +280,9 @@ func (u *UDPFlow) accept() (*udpConn, error) {
 // Reject drops what has come, and answers that the port is unreachable. It does nothing if the flow was accepted or
 // rejected before.
 func (u *UDPFlow) Reject() {
-	f := &u.stack.forward
+	f := &u.stack.forwarder
 	f.mu.Lock()
-	packets := u.take()
+	packets := u.takePackets()
 	f.mu.Unlock()
 	if packets == nil {
 		return
@@ -291,6 +291,6 @@ func (u *UDPFlow) Reject() {
 	for _, pb := range packets {
 		pb.DecRef()
 	}
-	u.stack.portUnreachable(first.AsSlice())
+	u.stack.answerPortUnreachable(first.AsSlice())
 	first.Release()
 }

@@ -13,7 +13,7 @@ import (
 )
 
 // Addresses that belong to neither stack.
-var foreigners = []string{"192.0.2.7", "2001:db8::7"}
+var foreignHosts = []string{"192.0.2.7", "2001:db8::7"}
 
 func TestHandleTCP(t *testing.T) {
 	p := join(t, nil)
@@ -42,7 +42,7 @@ func TestHandleTCP(t *testing.T) {
 		io.WriteString(c, f.Destination.String()+"\n")
 		io.Copy(c, c)
 	})
-	for _, host := range foreigners {
+	for _, host := range foreignHosts {
 		address := net.JoinHostPort(host, "80")
 		c := dial(t, p.a, "tcp", address)
 		data := append([]byte(address+"\n"), bytes.Repeat([]byte("echo"), 50000)...)
@@ -60,14 +60,14 @@ func TestHandleTCP(t *testing.T) {
 		_, err := p.a.DialContext(testContext(t), "tcp", netip.AddrPortFrom(host, 81).String())
 		wantOpError(t, err, "dial", "tcp", syscall.ECONNREFUSED)
 	}
-	for _, host := range foreigners {
+	for _, host := range foreignHosts {
 		_, err := p.a.DialContext(testContext(t), "tcp", net.JoinHostPort(host, "81"))
 		wantOpError(t, err, "dial", "tcp", syscall.ECONNREFUSED)
 	}
 }
 
-// silent checks that the stack does not answer what a sends to a foreigner.
-func silent(t *testing.T, p *pair, send func()) {
+// wantNoAnswer checks that the stack does not answer what a sends to a foreigner.
+func wantNoAnswer(t *testing.T, p *pair, send func()) {
 	t.Helper()
 	before := p.fromB.count.Load()
 	send()
@@ -84,9 +84,9 @@ func TestForeignDropped(t *testing.T) {
 	p := join(t, nil)
 	listen(t, p.b, "tcp", ":80")
 	udp := listenPacket(t, p.b, "udp", ":80")
-	for _, host := range foreigners {
+	for _, host := range foreignHosts {
 		c := dial(t, p.a, "udp", net.JoinHostPort(host, "80"))
-		silent(t, p, func() { c.Write([]byte("x")) })
+		wantNoAnswer(t, p, func() { c.Write([]byte("x")) })
 	}
 	udp.SetReadDeadline(time.Now())
 	if _, from, err := udp.ReadFrom(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
@@ -97,20 +97,20 @@ func TestForeignDropped(t *testing.T) {
 	p.b.HandleTCP(func(*TCPFlow) {})
 	p.b.HandleUDP(func(*UDPFlow) {})
 	ping := func() {
-		for _, host := range foreigners {
+		for _, host := range foreignHosts {
 			ctx, cancel := contextWithTimeout(t, 10*time.Millisecond)
 			p.a.Ping(ctx, netip.MustParseAddr(host))
 			cancel()
 		}
 	}
-	silent(t, p, ping)
+	wantNoAnswer(t, p, ping)
 	p.b.HandleTCP(nil)
 	p.b.HandleUDP(nil)
-	silent(t, p, ping)
-	for _, host := range foreigners {
+	wantNoAnswer(t, p, ping)
+	for _, host := range foreignHosts {
 		c := dial(t, p.a, "udp", net.JoinHostPort(host, "80"))
-		silent(t, p, func() { c.Write([]byte("x")) })
-		silent(t, p, func() {
+		wantNoAnswer(t, p, func() { c.Write([]byte("x")) })
+		wantNoAnswer(t, p, func() {
 			ctx, cancel := contextWithTimeout(t, 10*time.Millisecond)
 			defer cancel()
 			p.a.DialContext(ctx, "tcp", net.JoinHostPort(host, "80"))
@@ -149,7 +149,7 @@ func TestHandleUDP(t *testing.T) {
 			c.Write(append([]byte(f.Destination.String()+" "), buf[:n]...))
 		}
 	})
-	for _, host := range foreigners {
+	for _, host := range foreignHosts {
 		address := net.JoinHostPort(host, "53")
 		c := dial(t, p.a, "udp", address)
 		c.SetDeadline(time.Now().Add(5 * time.Second))

@@ -28,7 +28,7 @@ const (
 	icmpQuote6 = 1280 - ipv6HeaderLen - 8
 
 	icmpHopLimit = 64
-	minMTU6      = 1280
+	MinMTUIPv6   = 1280
 )
 
 // TooBig tells the sender in the stack of packet, an IP packet from CopySegment, that it did not fit: the path carries
@@ -39,55 +39,55 @@ func (s *Stack) TooBig(packet []byte, mtu int) {
 	}
 	var b []byte
 	if packet[0]>>4 == 4 {
-		b = icmpError(packet, netip.Addr{}, icmp4Unreachable, icmp4TooBigCode, uint32(min(max(mtu, minMTU), maxMTU)))
+		b = icmpError(packet, netip.Addr{}, icmp4Unreachable, icmp4TooBigCode, uint32(min(max(mtu, MinMTU), MaxMTU)))
 	} else {
-		b = icmpError(packet, netip.Addr{}, icmp6TooBig, 0, uint32(min(max(mtu, minMTU6), maxMTU)))
+		b = icmpError(packet, netip.Addr{}, icmp6TooBig, 0, uint32(min(max(mtu, MinMTUIPv6), MaxMTU)))
 	}
-	s.post(b, nil)
+	s.postICMP(b, nil)
 }
 
-// unreachable tells the sender in the stack of p that its destination cannot be reached, and why.
-func (s *Stack) unreachable(p *Packet, cause error) {
+// postUnreachable tells the sender in the stack of p that its destination cannot be reached, and why.
+func (s *Stack) postUnreachable(p *Packet, cause error) {
 	packet := make([]byte, p.SegmentLen(0))
 	p.CopySegment(packet, 0)
 	if packet[0]>>4 == 4 {
-		s.post(icmpError(packet, netip.Addr{}, icmp4Unreachable, icmp4HostCode, 0), cause)
+		s.postICMP(icmpError(packet, netip.Addr{}, icmp4Unreachable, icmp4HostCode, 0), cause)
 	} else {
-		s.post(icmpError(packet, netip.Addr{}, icmp6Unreachable, icmp6AddressCode, 0), cause)
+		s.postICMP(icmpError(packet, netip.Addr{}, icmp6Unreachable, icmp6AddressCode, 0), cause)
 	}
 }
 
 // A notice is an ICMP packet for a sender in the stack, and what led to it, if known.
-type notice struct {
+type icmpNotice struct {
 	packet []byte
 	cause  error
 }
 
-// post queues an ICMP packet for the injector; nil is dropped, as is what does not fit. Whoever calls may hold the
+// postICMP queues an ICMP packet for the injector; nil is dropped, as is what does not fit. Whoever calls may hold the
 // lock of the very socket that the message is for, so it cannot be delivered here.
-func (s *Stack) post(b []byte, cause error) {
+func (s *Stack) postICMP(b []byte, cause error) {
 	if b == nil {
 		return
 	}
 	select {
-	case s.inject <- notice{b, cause}:
+	case s.icmpNotices <- icmpNotice{b, cause}:
 	default:
 	}
 }
 
-// injector delivers posted packets until the stack is closed.
-func (s *Stack) injector() {
+// injectICMP delivers posted packets until the stack is closed.
+func (s *Stack) injectICMP() {
 	for {
 		select {
 		case <-s.done:
 			return
-		case n := <-s.inject:
-			s.watchers.observe(n.packet, n.cause)
-			l := s.foreign
-			if s.own[NewPacket(n.packet).Destination()] {
-				l = s.link
+		case n := <-s.icmpNotices:
+			s.watchers.reportError(n.packet, n.cause)
+			l := s.foreignLink
+			if s.ownAddrs[NewPacket(n.packet).Destination()] {
+				l = s.ownLink
 			}
-			l.receive(&joined{first: n.packet, length: len(n.packet)})
+			l.receivePacket(&coalescedPacket{firstPacket: n.packet, length: len(n.packet)})
 		}
 	}
 }
@@ -96,7 +96,7 @@ func (s *Stack) injector() {
 // ICMP error itself, is not the first fragment, or has no unicast source. An invalid from stands for the source too.
 func icmpError(packet []byte, from netip.Addr, typ, code uint8, info uint32) []byte {
 	p := Packet{parts: [][]byte{packet}, length: len(packet)}
-	if !p.parse() {
+	if !p.parseHeader() {
 		return nil
 	}
 	to := p.Source()
@@ -164,12 +164,12 @@ type watchers struct {
 
 // A watcher is told of ICMP errors: what they mean and the local address of the flow. tell must not block.
 type watcher struct {
-	tell func(local netip.AddrPort, err error)
+	notify func(local netip.AddrPort, err error)
 }
 
-// watch has tell called for every ICMP error about f until stop is called. If f has no local address, it stands for
+// watchFlow has tell called for every ICMP error about f until stop is called. If f has no local address, it stands for
 // all flows to its remote one: a socket that connects learns its port too late to watch for that.
-func (w *watchers) watch(f flow, tell func(netip.AddrPort, error)) (stop func()) {
+func (w *watchers) watchFlow(f flow, tell func(netip.AddrPort, error)) (stop func()) {
 	me := &watcher{tell}
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -188,9 +188,9 @@ func (w *watchers) watch(f flow, tell func(netip.AddrPort, error)) (stop func())
 	}
 }
 
-// observe tells the watchers of the ICMP packet b, which cause, if not nil, led to.
-func (w *watchers) observe(b []byte, cause error) {
-	f, errno := unreachableFlow(b)
+// reportError tells the watchers of the ICMP packet b, which cause, if not nil, led to.
+func (w *watchers) reportError(b []byte, cause error) {
+	f, errno := parseUnreachable(b)
 	if errno == 0 {
 		return
 	}
@@ -203,15 +203,15 @@ func (w *watchers) observe(b []byte, cause error) {
 	defer w.mu.RUnlock()
 	for range 2 {
 		for _, o := range w.flows[f] {
-			o.tell(local, err)
+			o.notify(local, err)
 		}
 		f.local = netip.AddrPort{}
 	}
 }
 
-// unreachableFlow returns the flow of the packet that b, an ICMP "destination unreachable", quotes, and its meaning;
+// parseUnreachable returns the flow of the packet that b, an ICMP "destination unreachable", quotes, and its meaning;
 // 0 if b is something else.
-func unreachableFlow(b []byte) (f flow, errno syscall.Errno) {
+func parseUnreachable(b []byte) (f flow, errno syscall.Errno) {
 	v4 := b[0]>>4 == 4
 	hdr := ipv6HeaderLen
 	if v4 {
@@ -249,7 +249,7 @@ func unreachableFlow(b []byte) (f flow, errno syscall.Errno) {
 	}
 
 	p := Packet{parts: [][]byte{m[8:]}}
-	if !p.parse() || p.src.Is4() != v4 {
+	if !p.parseHeader() || p.src.Is4() != v4 {
 		return f, 0
 	}
 	q := p.parts[0]
@@ -279,10 +279,10 @@ func unreachableFlow(b []byte) (f flow, errno syscall.Errno) {
 	return f, errno
 }
 
-// portUnreachable answers packet, which came from the link, in the name of its destination.
-func (s *Stack) portUnreachable(packet []byte) {
+// answerPortUnreachable answers packet, which came from the link, in the name of its destination.
+func (s *Stack) answerPortUnreachable(packet []byte) {
 	p := Packet{parts: [][]byte{packet}}
-	if s.closed.Load() || !p.parse() || !s.gv.AllowICMPMessage() {
+	if s.closed.Load() || !p.parseHeader() || !s.gvisor.AllowICMPMessage() {
 		return
 	}
 	var b []byte
@@ -294,8 +294,8 @@ func (s *Stack) portUnreachable(packet []byte) {
 	if b == nil {
 		return
 	}
-	if s.own[p.src] {
-		s.post(b, nil)
+	if s.ownAddrs[p.src] {
+		s.postICMP(b, nil)
 	} else {
 		s.cfg.Output(NewPacket(b))
 	}

@@ -60,7 +60,7 @@ func TestICMPError(t *testing.T) {
 		if c.packet[0]>>4 == 6 {
 			header = ipv6HeaderLen
 		}
-		if len(b) < header+8 || totalLen(b) != len(b) {
+		if len(b) < header+8 || statedLength(b) != len(b) {
 			t.Errorf("%s: %d bytes", c.name, len(b))
 			continue
 		}
@@ -80,13 +80,13 @@ func TestICMPError(t *testing.T) {
 }
 
 func TestTooBigNamesAnMTUThatMayBe(t *testing.T) {
-	s := &Stack{inject: make(chan notice, 1)}
+	s := &Stack{icmpNotices: make(chan icmpNotice, 1)}
 	for _, c := range []struct {
 		v6        bool
 		mtu, want int
-	}{{false, 1300, 1300}, {false, 0, minMTU}, {false, 1 << 20, maxMTU}, {true, 1300, 1300}, {true, 600, 1280}, {true, 1 << 20, maxMTU}} {
+	}{{false, 1300, 1300}, {false, 0, MinMTU}, {false, 1 << 20, MaxMTU}, {true, 1300, 1300}, {true, 600, 1280}, {true, 1 << 20, MaxMTU}} {
 		s.TooBig(largeTCP(c.v6, 0, 0, 1400, 0), c.mtu)
-		b := (<-s.inject).packet
+		b := (<-s.icmpNotices).packet
 		header := ipv4HeaderLen
 		if c.v6 {
 			header = ipv6HeaderLen

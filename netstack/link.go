@@ -11,9 +11,9 @@ import (
 
 // A link joins one interface of the gVisor stack to Output and Deliver.
 type link struct {
-	stack *Stack
-	mtu   uint32
-	gso   uint32
+	stack      *Stack
+	mtu        uint32
+	gsoMaxSize uint32
 
 	// dispatcher is the interface; nil before it is attached and after it is removed.
 	dispatcher atomic.Pointer[gstack.NetworkDispatcher]
@@ -31,15 +31,15 @@ func (l *link) WritePackets(list gstack.PacketBufferList) (int, tcpip.Error) {
 	packets := list.AsSlice()
 	for _, pb := range packets {
 		p := packetPool.Get().(*Packet)
-		if p.fill(pb) {
+		if p.setFromBuffer(pb) {
 			switch dst := p.Destination(); {
-			case s.own[dst]:
-				s.loop(pb)
+			case s.ownAddrs[dst]:
+				s.deliverToSelf(pb)
 			case dst.IsLoopback() || dst.IsUnspecified():
-				s.unreachable(p, ErrNoRoute)
+				s.postUnreachable(p, ErrNoRoute)
 			default:
 				if err := s.cfg.Output(p); errors.Is(err, ErrNoRoute) {
-					s.unreachable(p, err)
+					s.postUnreachable(p, err)
 				}
 			}
 		}
@@ -48,16 +48,16 @@ func (l *link) WritePackets(list gstack.PacketBufferList) (int, tcpip.Error) {
 	return len(packets), nil
 }
 
-// loop delivers a packet to the stack's own address. As in gVisor's own loopback this happens in the caller's
+// deliverToSelf delivers a packet to the stack's own address. As in gVisor's own loopback this happens in the caller's
 // goroutine, and segments stay whole.
-func (s *Stack) loop(pb *gstack.PacketBuffer) {
+func (s *Stack) deliverToSelf(pb *gstack.PacketBuffer) {
 	in := pb.CloneToInbound()
-	s.link.deliver(pb.NetworkProtocolNumber, in)
+	s.ownLink.dispatch(pb.NetworkProtocolNumber, in)
 	in.DecRef()
 }
 
-// deliver hands an inbound packet to the interface. The caller keeps its reference.
-func (l *link) deliver(protocol tcpip.NetworkProtocolNumber, pb *gstack.PacketBuffer) {
+// dispatch hands an inbound packet to the interface. The caller keeps its reference.
+func (l *link) dispatch(protocol tcpip.NetworkProtocolNumber, pb *gstack.PacketBuffer) {
 	if d := l.dispatcher.Load(); d != nil {
 		(*d).DeliverNetworkPacket(protocol, pb)
 	}
@@ -75,10 +75,10 @@ func (l *link) IsAttached() bool { return l.dispatcher.Load() != nil }
 
 func (l *link) MTU() uint32 { return l.mtu }
 
-func (l *link) GSOMaxSize() uint32 { return l.gso }
+func (l *link) GSOMaxSize() uint32 { return l.gsoMaxSize }
 
 func (l *link) SupportedGSO() gstack.SupportedGSO {
-	if l.gso == 0 {
+	if l.gsoMaxSize == 0 {
 		return gstack.GSONotSupported
 	}
 	return gstack.HostGSOSupported

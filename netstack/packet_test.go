@@ -113,7 +113,7 @@ func splitPacket(t testing.TB, b []byte, mss int, at ...int) *Packet {
 		p.parts = append(p.parts, b[from:to])
 		from = to
 	}
-	if !p.parse() || !p.cut(mss) {
+	if !p.parseHeader() || !p.cutIntoSegments(mss) {
 		t.Fatal("not a packet that can be cut")
 	}
 	return p

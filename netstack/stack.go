@@ -35,13 +35,13 @@ const (
 
 const (
 	defaultMTU = 1420
-	minMTU     = 576
-	maxMTU     = 65535
+	MinMTU     = 576
+	MaxMTU     = 65535
 
 	// Of the size that a link states for packets to be cut, gVisor sets gsoReserve aside for headers and fills the rest
 	// with payload; of the MTU it sets aside what the longest TCP header takes.
-	gsoReserve    = header.TCPTotalHeaderMaximumSize + 1
-	maxGSOPayload = 65535 - gsoReserve
+	gsoHeaderReserve = header.TCPTotalHeaderMaximumSize + 1
+	maxGSOPayload    = 65535 - gsoHeaderReserve
 
 	tcpDefaultBuffer = 1 << 20
 	tcpMaxReceive    = 8 << 20
@@ -49,8 +49,8 @@ const (
 	udpBuffer        = 1 << 20
 
 	// What is within nearRTT has a send buffer of nearSend.
-	nearRTT  = 2 * time.Millisecond
-	nearSend = 2 << 20
+	nearRTT        = 2 * time.Millisecond
+	nearSendBuffer = 2 << 20
 
 	timeWait = 30 * time.Second
 )
@@ -93,27 +93,27 @@ type Config struct {
 
 // A Stack is a TCP/IP stack on one link. Its methods may be called concurrently.
 type Stack struct {
-	cfg Config
-	own map[netip.Addr]bool // constant
-	ip4 netip.Addr          // constant: the first own address of each family, if any
-	ip6 netip.Addr
+	cfg       Config
+	ownAddrs  map[netip.Addr]bool // constant
+	firstIPv4 netip.Addr          // constant: the first own address of each family, if any
+	firstIPv6 netip.Addr
 
-	gv      *gstack.Stack
-	link    *link // of ownNIC
-	foreign *link // of foreignNIC
+	gvisor      *gstack.Stack
+	ownLink     *link // of ownNIC
+	foreignLink *link // of foreignNIC
 
-	deliverOne func(*joined) // constant: deliver
+	deliverFunc func(*coalescedPacket) // constant: deliver
 
-	dns      resolver
-	forward  forwarder
-	handlers *atomic.Pointer[forwarder] // what gVisor has of forward; holds nil once closed
-	watchers watchers
+	dns             resolver
+	forwarder       forwarder
+	gvisorForwarder *atomic.Pointer[forwarder] // what gVisor has of forward; holds nil once closed
+	watchers        watchers
 
-	closing sync.Once
-	done    chan struct{} // closed by Close
-	closed  atomic.Bool
-	inject  chan notice    // on their way to senders in the stack
-	wg      sync.WaitGroup // of the injector
+	closeOnce    sync.Once
+	done         chan struct{} // closed by Close
+	closed       atomic.Bool
+	icmpNotices  chan icmpNotice // on their way to senders in the stack
+	injectorDone sync.WaitGroup  // of the injector
 
 	listenMu sync.Mutex // orders those who begin to listen; before mu
 
@@ -135,34 +135,34 @@ func New(cfg Config) (*Stack, error) {
 	if cfg.MTU == 0 {
 		cfg.MTU = defaultMTU
 	}
-	if cfg.MTU < minMTU || cfg.MTU > maxMTU {
-		return nil, fmt.Errorf("netstack: MTU %d is not between %d and %d", cfg.MTU, minMTU, maxMTU)
+	if cfg.MTU < MinMTU || cfg.MTU > MaxMTU {
+		return nil, fmt.Errorf("netstack: MTU %d is not between %d and %d", cfg.MTU, MinMTU, MaxMTU)
 	}
 	cfg.Addresses = slices.Clone(cfg.Addresses)
 	cfg.DNS = slices.Clone(cfg.DNS)
 	cfg.Search = slices.Clone(cfg.Search)
 
 	s := &Stack{
-		cfg:     cfg,
-		own:     make(map[netip.Addr]bool),
-		done:    make(chan struct{}),
-		inject:  make(chan notice, 64),
-		sockets: make(map[aborter]struct{}),
+		cfg:         cfg,
+		ownAddrs:    make(map[netip.Addr]bool),
+		done:        make(chan struct{}),
+		icmpNotices: make(chan icmpNotice, 64),
+		sockets:     make(map[aborter]struct{}),
 
-		handlers: new(atomic.Pointer[forwarder]),
+		gvisorForwarder: new(atomic.Pointer[forwarder]),
 	}
-	s.deliverOne = s.deliver
-	s.link = &link{stack: s, mtu: uint32(cfg.MTU), gso: gsoSize(cfg.MTU, cfg.MaxSegments)}
-	s.foreign = &link{stack: s, mtu: uint32(cfg.MTU), gso: gsoSize(cfg.MTU, cfg.MaxSegments)}
-	s.gv = gstack.New(gstack.Options{
+	s.deliverFunc = s.deliverPacket
+	s.ownLink = &link{stack: s, mtu: uint32(cfg.MTU), gsoMaxSize: gsoSize(cfg.MTU, cfg.MaxSegments)}
+	s.foreignLink = &link{stack: s, mtu: uint32(cfg.MTU), gsoMaxSize: gsoSize(cfg.MTU, cfg.MaxSegments)}
+	s.gvisor = gstack.New(gstack.Options{
 		NetworkProtocols:   []gstack.NetworkProtocolFactory{ipv4.NewProtocol, ipv6.NewProtocol},
 		TransportProtocols: []gstack.TransportProtocolFactory{tcp.NewProtocol, udp.NewProtocol, icmp.NewProtocol4, icmp.NewProtocol6},
 	})
-	if err := s.configure(); err != nil {
-		s.gv.Destroy()
+	if err := s.configureGVisor(); err != nil {
+		s.gvisor.Destroy()
 		return nil, fmt.Errorf("netstack: %w", err)
 	}
-	s.wg.Go(s.injector)
+	s.injectorDone.Go(s.injectICMP)
 	return s, nil
 }
 
@@ -174,11 +174,11 @@ func gsoSize(mtu, n int) uint32 {
 	if n < 2 {
 		return 0
 	}
-	return uint32(n*mss + gsoReserve)
+	return uint32(n*mss + gsoHeaderReserve)
 }
 
-// configure sets up the fresh gVisor stack.
-func (s *Stack) configure() error {
+// configureGVisor sets up the fresh gVisor stack.
+func (s *Stack) configureGVisor() error {
 	sack := tcpip.TCPSACKEnabled(true)
 	// gVisor's RACK is left out: when a timeout finds many segments lost, it takes the others for still on their way, so
 	// that one segment goes out for each further timeout. The price is its tail loss probe, which finds the loss of the
@@ -190,41 +190,41 @@ func (s *Stack) configure() error {
 	wait := tcpip.TCPTimeWaitTimeoutOption(timeWait)
 	reuse := tcpip.TCPTimeWaitReuseGlobal
 	for _, opt := range []tcpip.SettableTransportProtocolOption{&sack, &recovery, &moderate, &receive, &send, &wait, &reuse} {
-		if err := s.gv.SetTransportProtocolOption(tcp.ProtocolNumber, opt); err != nil {
+		if err := s.gvisor.SetTransportProtocolOption(tcp.ProtocolNumber, opt); err != nil {
 			return fmt.Errorf("TCP option %T: %v", opt, err)
 		}
 	}
-	if err := s.gv.SetOption(tcpip.ReceiveBufferSizeOption{Min: 4096, Default: udpBuffer, Max: tcpMaxReceive}); err != nil {
+	if err := s.gvisor.SetOption(tcpip.ReceiveBufferSizeOption{Min: 4096, Default: udpBuffer, Max: tcpMaxReceive}); err != nil {
 		return fmt.Errorf("receive buffer: %v", err)
 	}
-	if err := s.gv.SetOption(tcpip.SendBufferSizeOption{Min: 4096, Default: udpBuffer, Max: tcpMaxSend}); err != nil {
+	if err := s.gvisor.SetOption(tcpip.SendBufferSizeOption{Min: 4096, Default: udpBuffer, Max: tcpMaxSend}); err != nil {
 		return fmt.Errorf("send buffer: %v", err)
 	}
 
-	s.forward.init(s)
-	s.handlers.Store(&s.forward)
-	handlers := s.handlers
-	s.gv.SetTransportProtocolHandler(tcp.ProtocolNumber, func(id gstack.TransportEndpointID, pb *gstack.PacketBuffer) bool {
+	s.forwarder.initForwarder(s)
+	s.gvisorForwarder.Store(&s.forwarder)
+	handlers := s.gvisorForwarder
+	s.gvisor.SetTransportProtocolHandler(tcp.ProtocolNumber, func(id gstack.TransportEndpointID, pb *gstack.PacketBuffer) bool {
 		f := handlers.Load()
 		return f != nil && f.handleTCP(id, pb)
 	})
-	s.gv.SetTransportProtocolHandler(udp.ProtocolNumber, func(id gstack.TransportEndpointID, pb *gstack.PacketBuffer) bool {
+	s.gvisor.SetTransportProtocolHandler(udp.ProtocolNumber, func(id gstack.TransportEndpointID, pb *gstack.PacketBuffer) bool {
 		f := handlers.Load()
 		return f != nil && f.handleUDP(id, pb)
 	})
 
-	for id, l := range map[tcpip.NICID]*link{ownNIC: s.link, foreignNIC: s.foreign} {
-		if err := s.gv.CreateNIC(id, l); err != nil {
+	for id, l := range map[tcpip.NICID]*link{ownNIC: s.ownLink, foreignNIC: s.foreignLink} {
+		if err := s.gvisor.CreateNIC(id, l); err != nil {
 			return fmt.Errorf("interface: %v", err)
 		}
 	}
-	if err := s.gv.SetPromiscuousMode(foreignNIC, true); err != nil {
+	if err := s.gvisor.SetPromiscuousMode(foreignNIC, true); err != nil {
 		return fmt.Errorf("promiscuous mode: %v", err)
 	}
-	if err := s.gv.SetSpoofing(foreignNIC, true); err != nil {
+	if err := s.gvisor.SetSpoofing(foreignNIC, true); err != nil {
 		return fmt.Errorf("spoofing: %v", err)
 	}
-	s.gv.SetRouteTable([]tcpip.Route{
+	s.gvisor.SetRouteTable([]tcpip.Route{
 		{Destination: header.IPv4EmptySubnet, NIC: ownNIC},
 		{Destination: header.IPv6EmptySubnet, NIC: ownNIC},
 		{Destination: header.IPv4EmptySubnet, NIC: foreignNIC},
@@ -242,23 +242,23 @@ func (s *Stack) addAddress(addr netip.Addr) error {
 	if !addr.IsValid() || addr.IsUnspecified() || addr.IsMulticast() || addr.IsLoopback() {
 		return fmt.Errorf("address %v cannot be the stack's own", addr)
 	}
-	if s.own[addr] {
+	if s.ownAddrs[addr] {
 		return nil
 	}
-	err := s.gv.AddProtocolAddress(ownNIC, tcpip.ProtocolAddress{
-		Protocol: protocolOf(addr),
+	err := s.gvisor.AddProtocolAddress(ownNIC, tcpip.ProtocolAddress{
+		Protocol: networkProtocol(addr),
 		// A host prefix: a tunnel has no broadcast address.
-		AddressWithPrefix: addressOf(addr).WithPrefix(),
+		AddressWithPrefix: tcpipAddress(addr).WithPrefix(),
 	}, gstack.AddressProperties{})
 	if err != nil {
 		return fmt.Errorf("address %v: %v", addr, err)
 	}
-	s.own[addr] = true
+	s.ownAddrs[addr] = true
 	switch {
-	case addr.Is4() && !s.ip4.IsValid():
-		s.ip4 = addr
-	case addr.Is6() && !s.ip6.IsValid():
-		s.ip6 = addr
+	case addr.Is4() && !s.firstIPv4.IsValid():
+		s.firstIPv4 = addr
+	case addr.Is6() && !s.firstIPv6.IsValid():
+		s.firstIPv6 = addr
 	}
 	return nil
 }
@@ -267,11 +267,11 @@ func (s *Stack) addAddress(addr netip.Addr) error {
 // which errors.Is(err, net.ErrClosed) holds. It returns when no goroutine of the stack is left, except those in which
 // handlers of HandleTCP and HandleUDP run. Closing again does nothing.
 func (s *Stack) Close() error {
-	s.closing.Do(s.close)
+	s.closeOnce.Do(s.closeNow)
 	return nil
 }
 
-func (s *Stack) close() {
+func (s *Stack) closeNow() {
 	s.closed.Store(true)
 	s.mu.Lock()
 	sockets := s.sockets
@@ -281,21 +281,21 @@ func (s *Stack) close() {
 	for socket := range sockets {
 		socket.abort()
 	}
-	s.forward.close()
-	s.destroy()
+	s.forwarder.dropUndecided()
+	s.destroyGVisor()
 	// Timers of the gVisor stack, such as those of packets half put together, outlive it by up to a minute, and would
 	// keep all that s leads to in memory.
-	s.handlers.Store(nil)
-	s.wg.Wait()
+	s.gvisorForwarder.Store(nil)
+	s.injectorDone.Wait()
 }
 
-// destroy ends the gVisor stack and takes its interfaces away. Waiting for that also waits for endpoints that came into
+// destroyGVisor ends the gVisor stack and takes its interfaces away. Waiting for that also waits for endpoints that came into
 // being after the others were aborted, and those would take minutes to give up on their own.
-func (s *Stack) destroy() {
-	s.gv.Close()
+func (s *Stack) destroyGVisor() {
+	s.gvisor.Close()
 	over := make(chan struct{})
 	go func() {
-		s.gv.Wait()
+		s.gvisor.Wait()
 		close(over)
 	}()
 	again := time.NewTicker(5 * time.Millisecond)
@@ -306,14 +306,14 @@ func (s *Stack) destroy() {
 			waiting = false
 		case <-again.C:
 		}
-		for _, ep := range append(s.gv.RegisteredEndpoints(), s.gv.CleanupEndpoints()...) {
+		for _, ep := range append(s.gvisor.RegisteredEndpoints(), s.gvisor.CleanupEndpoints()...) {
 			ep.Abort()
 		}
 	}
 }
 
-// track makes Close end socket. It reports false if the stack is closed.
-func (s *Stack) track(socket aborter) bool {
+// trackSocket makes Close end socket. It reports false if the stack is closed.
+func (s *Stack) trackSocket(socket aborter) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.sockets == nil {
@@ -323,13 +323,13 @@ func (s *Stack) track(socket aborter) bool {
 	return true
 }
 
-func (s *Stack) forget(socket aborter) {
+func (s *Stack) forgetSocket(socket aborter) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.sockets, socket)
 }
 
-func addressOf(addr netip.Addr) tcpip.Address {
+func tcpipAddress(addr netip.Addr) tcpip.Address {
 	switch {
 	case !addr.IsValid():
 		return tcpip.Address{}
@@ -339,20 +339,20 @@ func addressOf(addr netip.Addr) tcpip.Address {
 	return tcpip.AddrFrom16(addr.As16())
 }
 
-func protocolOf(addr netip.Addr) tcpip.NetworkProtocolNumber {
+func networkProtocol(addr netip.Addr) tcpip.NetworkProtocolNumber {
 	if addr.Is4() {
 		return ipv4.ProtocolNumber
 	}
 	return ipv6.ProtocolNumber
 }
 
-// full returns ap as an address reached through, or bound on, the interface of the stack's own sockets.
-func full(ap netip.AddrPort) tcpip.FullAddress {
-	return tcpip.FullAddress{NIC: ownNIC, Addr: addressOf(ap.Addr()), Port: ap.Port()}
+// fullAddress returns ap as an address reached through, or bound on, the interface of the stack's own sockets.
+func fullAddress(ap netip.AddrPort) tcpip.FullAddress {
+	return tcpip.FullAddress{NIC: ownNIC, Addr: tcpipAddress(ap.Addr()), Port: ap.Port()}
 }
 
-// addrPortOf is the inverse of full; an address of no family yields an invalid one.
-func addrPortOf(a tcpip.FullAddress) netip.AddrPort {
+// addrPortFromFull is the inverse of full; an address of no family yields an invalid one.
+func addrPortFromFull(a tcpip.FullAddress) netip.AddrPort {
 	var addr netip.Addr
 	switch a.Addr.Len() {
 	case 4:
