@@ -2,10 +2,8 @@ package netstack
 
 import (
 	"context"
-	"errors"
 	"net"
 	"net/netip"
-	"strconv"
 	"strings"
 	"time"
 
@@ -14,12 +12,6 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
 	"gvisor.dev/gvisor/pkg/waiter"
 )
-
-// attemptDelay is RFC 8305's Connection Attempt Delay.
-const attemptDelay = 250 * time.Millisecond
-
-// reachDelay is how long a connection attempt lasts until Config.Reach is asked: most are over sooner than one could ask.
-const reachDelay = 10 * time.Millisecond
 
 // DialContext connects to address from the stack. The network is "tcp", "tcp4", "tcp6", "udp", "udp4" or "udp6"; the
 // address is host:port, where the host is an IP address or a name, looked up as LookupNetIP does. A name with several
@@ -91,96 +83,6 @@ func addDialError(network string, addr net.Addr) func(net.Conn, error) (net.Conn
 		}
 		return c, nil
 	}
-}
-
-// dialOrder returns the addresses that the stack can dial, alternating between the families, IPv6 first.
-func (s *Stack) dialOrder(addrs []netip.Addr) ([]netip.Addr, error) {
-	var v4, v6 []netip.Addr
-	for _, addr := range addrs {
-		if addr.Is4() {
-			v4 = append(v4, addr)
-		} else {
-			v6 = append(v6, addr)
-		}
-	}
-	var missing *noAddressError
-	if len(v4) > 0 && !s.firstIPv4.IsValid() {
-		v4, missing = nil, &noAddressError{"IPv4"}
-	}
-	if len(v6) > 0 && !s.firstIPv6.IsValid() {
-		v6, missing = nil, &noAddressError{"IPv6"}
-	}
-	var order []netip.Addr
-	for i := range max(len(v4), len(v6)) {
-		if i < len(v6) {
-			order = append(order, v6[i])
-		}
-		if i < len(v4) {
-			order = append(order, v4[i])
-		}
-	}
-	if len(order) == 0 {
-		return nil, missing
-	}
-	return order, nil
-}
-
-// raceDials dials the addresses in order, each when the one before has failed or attemptDelay has passed, and returns the
-// first connection made. The others are over when it returns. If all fail it returns the first error.
-func raceDials(ctx context.Context, addrs []netip.Addr, dial func(context.Context, netip.Addr) (net.Conn, error)) (net.Conn, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	type result struct {
-		conn net.Conn
-		err  error
-	}
-	results := make(chan result)
-	delay := time.NewTimer(attemptDelay)
-	defer delay.Stop()
-
-	var conn net.Conn
-	var first error
-	running := 0
-	start := func() {
-		addr := addrs[0]
-		addrs = addrs[1:]
-		running++
-		go func() {
-			c, err := dial(ctx, addr)
-			results <- result{c, err}
-		}()
-		delay.Reset(attemptDelay)
-	}
-	for start(); running > 0; {
-		next := delay.C
-		if len(addrs) == 0 {
-			next = nil
-		}
-		select {
-		case <-next:
-			start()
-		case r := <-results:
-			running--
-			switch {
-			case r.err == nil && conn == nil:
-				conn, addrs = r.conn, nil
-				cancel()
-			case r.err == nil:
-				r.conn.Close()
-			default:
-				if first == nil {
-					first = r.err
-				}
-				if len(addrs) > 0 && ctx.Err() == nil {
-					start()
-				}
-			}
-		}
-	}
-	if conn != nil {
-		return conn, nil
-	}
-	return nil, first
 }
 
 // dialTCP connects to remote. Its errors carry no *net.OpError yet.
@@ -270,41 +172,6 @@ func (s *Stack) connectEndpoint(ctx context.Context, ep tcpip.Endpoint, remote n
 	}
 }
 
-// endReason returns what Config.Reach, which has returned, knew to say of an attempt that ctx ended, or else the error
-// of ctx.
-func endReason(ctx context.Context, failed <-chan error) error {
-	select {
-	case err := <-failed:
-		return err
-	default:
-		return contextError(ctx)
-	}
-}
-
-// startReach runs Config.Reach for addr until stop is called. Its error, if it has one, is sent to the channel.
-func (s *Stack) startReach(ctx context.Context, addr netip.Addr) (failed <-chan error, stop func()) {
-	if s.cfg.Reach == nil || s.ownAddrs[addr] {
-		return nil, func() {}
-	}
-	attempt, cancel := context.WithCancel(ctx)
-	c := make(chan error, 1)
-	over := make(chan struct{})
-	go func() {
-		defer close(over)
-		// The end of its context is no news.
-		if err := s.cfg.Reach(attempt, addr); err != nil && err != attempt.Err() {
-			c <- err
-		}
-	}()
-	return c, func() {
-		if ctx.Err() == nil { // else attempt is to end, or has ended, with the reason of ctx
-			cancel()
-		}
-		<-over
-		cancel()
-	}
-}
-
 // dialUDP connects a UDP socket to remote.
 func (s *Stack) dialUDP(remote netip.AddrPort) (net.Conn, error) {
 	c, err := s.newDialedUDP(remote)
@@ -325,19 +192,4 @@ func (s *Stack) newDialedUDP(remote netip.AddrPort) (*udpConn, error) {
 		return nil, s.closedError(syscallError("connect", err))
 	}
 	return s.newUDPConn(ep, wq, remote.Addr().Is4(), remote.Addr().Is6())
-}
-
-// lookupPort returns the number of a port given as such or as the name of a service.
-func lookupPort(ctx context.Context, network, service string) (uint16, error) {
-	if n, err := strconv.ParseUint(service, 10, 16); err == nil {
-		return uint16(n), nil
-	}
-	n, err := net.DefaultResolver.LookupPort(ctx, network, service)
-	if err != nil {
-		return 0, err
-	}
-	if n < 0 || n > 65535 {
-		return 0, errors.New("invalid port")
-	}
-	return uint16(n), nil
 }

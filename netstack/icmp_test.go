@@ -96,3 +96,26 @@ func TestTooBigNamesAnMTUThatMayBe(t *testing.T) {
 		}
 	}
 }
+
+// Covers P103, M39.
+func TestTooBig(t *testing.T) {
+	const mtu = 1300
+	for _, host := range []netip.Addr{b4, b6} {
+		p := join(t, nil)
+		var large int
+		p.fromA.setFilter(func(b []byte) bool {
+			if len(b) > mtu {
+				large++
+				p.a.TooBig(b, mtu)
+				return false
+			}
+			return true
+		})
+		a, b := p.connect(t, host)
+		transfer(t, a, b, 1<<20)
+		// Everything in flight before the first message arrived may be dropped, but nothing later.
+		if large == 0 || large > 100 {
+			t.Errorf("%d packets were too big", large)
+		}
+	}
+}

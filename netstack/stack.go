@@ -6,7 +6,6 @@
 package netstack
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -54,42 +53,6 @@ const (
 
 	timeWait = 30 * time.Second
 )
-
-// Config describes a Stack. New copies what it keeps.
-type Config struct {
-	// Addresses are the stack's own. The prefix lengths are informative: every destination but these leaves by the link.
-	Addresses []netip.Prefix
-
-	// DNS lists the servers asked for names, through the stack, in this order. Without any, looking up names fails.
-	DNS []netip.Addr
-
-	// Search lists the domains tried for names that contain no dot.
-	Search []string
-
-	// MTU is the size in bytes of the largest IP packet the link carries: 576 to 65535, 0 means 1420.
-	// Below 1280 only IPv4 works.
-	MTU int
-
-	// MaxSegments is how many packets of the MTU a TCP packet handed to Output may have to be cut into, as far as an IP
-	// packet can hold them. Less than 2 means that every packet arrives segmented.
-	MaxSegments int
-
-	// Output is called for every outbound IP packet. It may block, which holds back the sender; it must return soon after
-	// Close was called. The packet is valid only during the call. Output may be called concurrently, and from inside
-	// Deliver, but the packets of one flow come one at a time, in order.
-	//
-	// If it returns an error that wraps ErrNoRoute, the packet's sender in the stack is told by ICMP that the host is
-	// unreachable; what it was waiting for, a connection say, fails with an error that wraps Output's and EHOSTUNREACH.
-	// The packet counts as lost with any other error.
-	Output func(*Packet) error
-
-	// Reach, if not nil, runs beside every echo and DNS query to addr, and beside every connection attempt that is not
-	// over within 10 ms or the life of its context. If it returns an error, that ends the attempt and is wrapped in its
-	// error; nil means that it has nothing to say. Its context is cancelled when the attempt ends, which waits for Reach
-	// to return. If it was the context that ended the attempt, what Reach returns then, other than the context's error,
-	// explains it.
-	Reach func(ctx context.Context, addr netip.Addr) error
-}
 
 // A Stack is a TCP/IP stack on one link. Its methods may be called concurrently.
 type Stack struct {
@@ -327,38 +290,4 @@ func (s *Stack) forgetSocket(socket aborter) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.sockets, socket)
-}
-
-func tcpipAddress(addr netip.Addr) tcpip.Address {
-	switch {
-	case !addr.IsValid():
-		return tcpip.Address{}
-	case addr.Is4():
-		return tcpip.AddrFrom4(addr.As4())
-	}
-	return tcpip.AddrFrom16(addr.As16())
-}
-
-func networkProtocol(addr netip.Addr) tcpip.NetworkProtocolNumber {
-	if addr.Is4() {
-		return ipv4.ProtocolNumber
-	}
-	return ipv6.ProtocolNumber
-}
-
-// fullAddress returns ap as an address reached through, or bound on, the interface of the stack's own sockets.
-func fullAddress(ap netip.AddrPort) tcpip.FullAddress {
-	return tcpip.FullAddress{NIC: ownNIC, Addr: tcpipAddress(ap.Addr()), Port: ap.Port()}
-}
-
-// addrPortFromFull is the inverse of full; an address of no family yields an invalid one.
-func addrPortFromFull(a tcpip.FullAddress) netip.AddrPort {
-	var addr netip.Addr
-	switch a.Addr.Len() {
-	case 4:
-		addr = netip.AddrFrom4(a.Addr.As4())
-	case 16:
-		addr = netip.AddrFrom16(a.Addr.As16()).Unmap()
-	}
-	return netip.AddrPortFrom(addr, a.Port)
 }

@@ -45,13 +45,6 @@ func (s *Stack) newUDPConn(ep tcpip.Endpoint, wq *waiter.Queue, v4, v6 bool) (*u
 	return c, nil
 }
 
-func unspecifiedAddr(v6 bool) netip.Addr {
-	if v6 {
-		return netip.IPv6Unspecified()
-	}
-	return netip.IPv4Unspecified()
-}
-
 // noteICMPError notes an ICMP error for the next call. gVisor reports a closed port by itself.
 func (c *udpConn) noteICMPError(_ netip.AddrPort, err error) {
 	if err == syscall.ECONNREFUSED {
