@@ -2,7 +2,19 @@ package netstack
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"net/netip"
+	"slices"
+)
+
+// The limits of [Config.MTU], in bytes.
+const (
+	MinMTU     = 576   // the datagram that every IPv4 host accepts (RFC 791)
+	MinMTUIPv6 = 1280  // the smallest MTU of an IPv6 link (RFC 8200)
+	MaxMTU     = 65535 // the largest IP packet
+
+	defaultMTU = 1420
 )
 
 // Config describes a Stack. New copies what it keeps.
@@ -39,4 +51,52 @@ type Config struct {
 	// to return. If it was the context that ended the attempt, what Reach returns then, other than the context's error,
 	// explains it.
 	Reach func(ctx context.Context, addr netip.Addr) error
+}
+
+// canonical returns a copy of c that shares nothing with it, with defaults
+// filled in and addresses in canonical form.
+func (c Config) canonical() (Config, error) {
+	if c.Output == nil {
+		return c, errors.New("no Output")
+	}
+	if c.MTU == 0 {
+		c.MTU = defaultMTU
+	}
+	if c.MTU < MinMTU || c.MTU > MaxMTU {
+		return c, fmt.Errorf("MTU %d is not %d to %d", c.MTU, MinMTU, MaxMTU)
+	}
+	c.Addresses = slices.Clone(c.Addresses)
+	for i, prefix := range c.Addresses {
+		var err error
+		if c.Addresses[i], err = CanonicalAddress(prefix); err != nil {
+			return c, fmt.Errorf("address %v: %w", prefix, err)
+		}
+	}
+	c.DNS = slices.Clone(c.DNS)
+	c.Search = slices.Clone(c.Search)
+	return c, nil
+}
+
+// CanonicalAddress returns p in the form in which a stack uses it as one of
+// [Config.Addresses]: an IPv4-mapped address becomes an IPv4 address. Host bits
+// stay. It fails if p is not valid, and if its address cannot belong to a stack:
+// an unspecified, multicast or loopback address, or an IPv4-mapped one with a
+// mask shorter than 96 bits.
+func CanonicalAddress(p netip.Prefix) (netip.Prefix, error) {
+	if !p.IsValid() {
+		return p, errors.New("not a valid prefix")
+	}
+	if p.Addr().Is4In6() {
+		if p.Bits() < 96 {
+			return p, errors.New("IPv4-mapped, with a mask shorter than 96 bits")
+		}
+		p = netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96)
+	}
+	switch addr := p.Addr(); {
+	case addr.IsUnspecified() || addr.IsMulticast():
+		return p, errors.New("not a unicast address")
+	case addr.IsLoopback():
+		return p, errors.New("a loopback address")
+	}
+	return p, nil
 }

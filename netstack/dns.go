@@ -14,17 +14,12 @@ import (
 // A stub resolver (RFC 1034, section 5.3.1) that asks recursive servers through the stack and never the host's.
 
 const (
-	dnsPort    = 53
-	dnsRounds  = 2 // rounds through the servers
-	dnsTimeout = 5 * time.Second
-	dnsUDPSize = 1232 // what EDNS(0) says we take: fits in IPv6's smallest MTU
-	maxCNAMEs  = 16
+	dnsPort           = 53
+	dnsRounds         = 2 // rounds through the servers
+	defaultDNSTimeout = 5 * time.Second
+	dnsUDPSize        = 1232 // what EDNS(0) says we take: fits in IPv6's smallest MTU
+	maxCNAMEs         = 16
 )
-
-// resolver holds what tests change.
-type resolver struct {
-	timeout time.Duration // of one query; 0 means dnsTimeout
-}
 
 var (
 	errNoServers   = errors.New("no DNS server is configured (DNS)")

@@ -15,11 +15,7 @@ import (
 // exchange asks one server once: by UDP, by TCP if the answer does not fit, and without EDNS(0) if the server does not
 // know that.
 func (s *Stack) exchange(ctx context.Context, server netip.AddrPort, name string, typ dnsmessage.Type) ([]netip.Addr, error) {
-	timeout := s.dns.timeout
-	if timeout == 0 {
-		timeout = dnsTimeout
-	}
-	ctx, cancel := context.WithTimeout(ctx, timeout)
+	ctx, cancel := context.WithTimeout(ctx, s.dnsTimeout)
 	defer cancel()
 	for _, edns := range []bool{true, false} {
 		q, err := newQuery(name, typ, edns)

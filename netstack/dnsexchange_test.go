@@ -48,7 +48,7 @@ func TestLookupServers(t *testing.T) {
 			return output(p)
 		}
 	})
-	p.a.dns.timeout = 50 * time.Millisecond
+	p.a.dnsTimeout = 50 * time.Millisecond
 	got, err := p.a.LookupNetIP(testContext(t), "ip4", "host.example")
 	if err != nil || !slices.Equal(got, addrs("192.0.2.1")) {
 		t.Errorf("LookupNetIP = %v, %v", got, err)
@@ -64,7 +64,7 @@ func TestLookupServers(t *testing.T) {
 	}
 
 	n.change(func() { n.intercept = func(dnsmessage.Message, func([]byte)) bool { return false } })
-	p.a.dns.timeout = 10 * time.Millisecond
+	p.a.dnsTimeout = 10 * time.Millisecond
 	_, err = p.a.LookupNetIP(testContext(t), "ip", "host.example")
 	var de *net.DNSError
 	if !errors.As(err, &de) || !de.IsTimeout || !de.IsTemporary || de.IsNotFound {
@@ -77,7 +77,7 @@ func TestLookupServers(t *testing.T) {
 	}
 
 	p.a.cfg.DNS = addrs("10.0.0.8")
-	p.a.dns.timeout = 0
+	p.a.dnsTimeout = defaultDNSTimeout
 	if _, err = p.a.LookupNetIP(testContext(t), "ip", "host.example"); !errors.Is(err, syscall.EHOSTUNREACH) || !errors.As(err, &de) {
 		t.Errorf("unreachable: %v, want EHOSTUNREACH", err)
 	}

@@ -21,11 +21,10 @@ const (
 	icmp6TooBig      = 2
 
 	// icmpQuote4 and icmpQuote6 bound how much of a packet an error about it quotes.
-	icmpQuote4 = 576 - ipv4HeaderLen - 8
-	icmpQuote6 = 1280 - ipv6HeaderLen - 8
+	icmpQuote4 = MinMTU - ipv4HeaderLen - 8
+	icmpQuote6 = MinMTUIPv6 - ipv6HeaderLen - 8
 
 	icmpHopLimit = 64
-	MinMTUIPv6   = 1280
 )
 
 // TooBig tells the sender in the stack of packet, an IP packet from CopySegment, that it did not fit: the path carries

@@ -18,7 +18,6 @@ const (
 	ipv4HeaderLen = 20
 	ipv6HeaderLen = 40
 	tcpHeaderLen  = 20
-	udpHeaderLen  = 8
 
 	// maxHeaders holds an IPv4 header with options, or an IPv6 header, and a TCP header with options.
 	maxHeaders = 60 + 60

@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -33,10 +32,6 @@ const (
 )
 
 const (
-	defaultMTU = 1420
-	MinMTU     = 576
-	MaxMTU     = 65535
-
 	// Of the size that a link states for packets to be cut, gVisor sets gsoReserve aside for headers and fills the rest
 	// with payload; of the MTU it sets aside what the longest TCP header takes.
 	gsoHeaderReserve = header.TCPTotalHeaderMaximumSize + 1
@@ -67,7 +62,7 @@ type Stack struct {
 
 	deliverFunc func(*coalescedPacket) // constant: deliver
 
-	dns             resolver
+	dnsTimeout      time.Duration // of one query; tests shorten it
 	forwarder       forwarder
 	gvisorForwarder *atomic.Pointer[forwarder] // what gVisor has of forward; holds nil once closed
 	watchers        watchers
@@ -92,25 +87,17 @@ var ErrNoRoute = errors.New("no route to destination")
 
 // New returns a running stack. It fails if the configuration is not usable.
 func New(cfg Config) (*Stack, error) {
-	if cfg.Output == nil {
-		return nil, errors.New("netstack: no Output")
+	cfg, err := cfg.canonical()
+	if err != nil {
+		return nil, fmt.Errorf("netstack: %w", err)
 	}
-	if cfg.MTU == 0 {
-		cfg.MTU = defaultMTU
-	}
-	if cfg.MTU < MinMTU || cfg.MTU > MaxMTU {
-		return nil, fmt.Errorf("netstack: MTU %d is not between %d and %d", cfg.MTU, MinMTU, MaxMTU)
-	}
-	cfg.Addresses = slices.Clone(cfg.Addresses)
-	cfg.DNS = slices.Clone(cfg.DNS)
-	cfg.Search = slices.Clone(cfg.Search)
-
 	s := &Stack{
 		cfg:         cfg,
 		ownAddrs:    make(map[netip.Addr]bool),
 		done:        make(chan struct{}),
 		icmpNotices: make(chan icmpNotice, 64),
 		sockets:     make(map[aborter]struct{}),
+		dnsTimeout:  defaultDNSTimeout,
 
 		gvisorForwarder: new(atomic.Pointer[forwarder]),
 	}
@@ -194,7 +181,7 @@ func (s *Stack) configureGVisor() error {
 		{Destination: header.IPv6EmptySubnet, NIC: foreignNIC},
 	})
 	for _, prefix := range s.cfg.Addresses {
-		if err := s.addAddress(prefix.Addr().Unmap().WithZone("")); err != nil {
+		if err := s.addAddress(prefix.Addr()); err != nil {
 			return err
 		}
 	}
@@ -202,9 +189,6 @@ func (s *Stack) configureGVisor() error {
 }
 
 func (s *Stack) addAddress(addr netip.Addr) error {
-	if !addr.IsValid() || addr.IsUnspecified() || addr.IsMulticast() || addr.IsLoopback() {
-		return fmt.Errorf("address %v cannot be the stack's own", addr)
-	}
 	if s.ownAddrs[addr] {
 		return nil
 	}
