@@ -12,6 +12,11 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/network/ipv6"
 )
 
+// Addresses in the types of net/netip and of gVisor. A netip.Addr in this
+// package has no zone and is never IPv4-mapped.
+
+// tcpipAddress returns addr as a gVisor address; the zero address if it is not
+// valid.
 func tcpipAddress(addr netip.Addr) tcpip.Address {
 	switch {
 	case !addr.IsValid():
@@ -22,6 +27,7 @@ func tcpipAddress(addr netip.Addr) tcpip.Address {
 	return tcpip.AddrFrom16(addr.As16())
 }
 
+// networkProtocol returns the protocol number of the family of addr.
 func networkProtocol(addr netip.Addr) tcpip.NetworkProtocolNumber {
 	if addr.Is4() {
 		return ipv4.ProtocolNumber
@@ -29,12 +35,13 @@ func networkProtocol(addr netip.Addr) tcpip.NetworkProtocolNumber {
 	return ipv6.ProtocolNumber
 }
 
-// fullAddress returns ap as an address reached through, or bound on, the interface of the stack's own sockets.
+// fullAddress returns ap as a gVisor address, on any interface.
 func fullAddress(ap netip.AddrPort) tcpip.FullAddress {
 	return tcpip.FullAddress{NIC: ownNIC, Addr: tcpipAddress(ap.Addr()), Port: ap.Port()}
 }
 
-// addrPortFromFull is the inverse of full; an address of no family yields an invalid one.
+// addrPortFromFull returns a as a netip.AddrPort, whose address is not valid if
+// a has none.
 func addrPortFromFull(a tcpip.FullAddress) netip.AddrPort {
 	var addr netip.Addr
 	switch a.Addr.Len() {
@@ -46,11 +53,13 @@ func addrPortFromFull(a tcpip.FullAddress) netip.AddrPort {
 	return netip.AddrPortFrom(addr, a.Port)
 }
 
+// addrPortFromSlice returns the address and port of a transport endpoint.
 func addrPortFromSlice(addr []byte, port uint16) netip.AddrPort {
 	a, _ := netip.AddrFromSlice(addr)
 	return netip.AddrPortFrom(a, port)
 }
 
+// unspecifiedAddr returns the unspecified address of a family.
 func unspecifiedAddr(v6 bool) netip.Addr {
 	if v6 {
 		return netip.IPv6Unspecified()
@@ -58,7 +67,8 @@ func unspecifiedAddr(v6 bool) netip.Addr {
 	return netip.IPv4Unspecified()
 }
 
-// lookupPort returns the number of a port given as such or as the name of a service.
+// lookupPort returns the number of a port, given as a number or as the name of
+// a service, which it looks up in the host's table of services.
 func lookupPort(ctx context.Context, network, service string) (uint16, error) {
 	if n, err := strconv.ParseUint(service, 10, 16); err == nil {
 		return uint16(n), nil

@@ -6,25 +6,32 @@ import (
 	"sync"
 )
 
-// Coalescing joins the TCP segments of a flow that arrive together into one large packet, as Linux GRO does, before a
-// gVisor packet is made of it: the stack then works once per tens of kilobytes. The rules are those of Linux: same
-// addresses, ports, traffic class, hop limit, acknowledgement, window and options, consecutive sequence numbers, plain
-// ACK or ACK and PSH, and the payload of the first but in the last segment. PSH or a shorter segment ends the run.
+// Coalescing makes one coalesced packet of the segments of a flow that arrive
+// together, as Linux GRO does, before gVisor sees them: the stack then works
+// once per tens of kilobytes.
+//
+// The rules are those of Linux. All segments of a coalesced packet have the
+// same addresses, ports, traffic class, hop limit, acknowledgement, window and
+// TCP options, consecutive sequence numbers, and no flag but ACK and PSH. All
+// payloads are as long as the first, only the last may be shorter. PSH or a
+// shorter payload ends the packet.
 
 const (
-	maxRuns      = 8     // flows joined at a time
+	maxRuns      = 8     // flows that a coalescer joins segments of at a time
 	maxCoalesced = 65535 // bytes of an IP packet
 )
 
-// A segment is where the parts of a packet are.
+// A segment is an inbound TCP segment with its IP header.
 type segment struct {
 	packet      []byte
 	ipHeaderLen int // IP header
 	headersLen  int // IP and TCP header
 }
 
-// parseSegment reports whether b is a TCP segment that may be joined with others, and where its parts are.
-// flow is true if it is at least a TCP segment whose ports can be read.
+// parseSegment finds the headers of b. joinable reports whether b is a TCP
+// segment that can be joined with others. flow reports whether b has TCP ports:
+// a segment that cannot be joined still ends the run of its flow, or it would
+// overtake it.
 func parseSegment(b []byte) (seg segment, joinable, flow bool) {
 	var ipLen int
 	switch {
@@ -55,13 +62,15 @@ func (s *segment) addresses() []byte { // source and destination address
 	return s.packet[12:20]
 }
 
-// sameFlow reports whether both segments belong to the same direction of one connection.
+// sameFlow reports whether both segments belong to the same direction of one
+// connection.
 func (s *segment) sameFlow(o *segment) bool {
 	return s.ipHeaderLen == o.ipHeaderLen && bytes.Equal(s.ports(), o.ports()) && bytes.Equal(s.addresses(), o.addresses())
 }
 
-// sameHeaders reports whether o, of the same flow, may be joined to s: everything but lengths, the IPv4
-// identification, sequence number, PSH and checksums is equal.
+// sameHeaders reports whether o, of the same flow, differs from s only in what
+// joining may lose or computes anew: lengths, IPv4 identification, sequence
+// number, PSH and checksums.
 func (s *segment) sameHeaders(o *segment) bool {
 	a, b := s.packet, o.packet
 	if s.headersLen != o.headersLen {
@@ -80,7 +89,8 @@ func (s *segment) sameHeaders(o *segment) bool {
 		bytes.Equal(t[18:], u[18:]) // urgent pointer, options
 }
 
-// A run is a sequence of segments to be joined.
+// A run is a sequence of segments of one flow that are to be joined. The
+// indices are those of coalescer.packets.
 type run struct {
 	first        segment
 	lastIndex    int // index of the last packet
@@ -91,7 +101,8 @@ type run struct {
 	hasPush      bool
 }
 
-// A coalescer joins the packets of one batch.
+// A coalescer joins the segments of one batch. It is pooled: nothing in it
+// outlives the call of coalesce.
 type coalescer struct {
 	packets   [][]byte
 	nextInRun []int // by packet: the one that continues its run
@@ -104,8 +115,9 @@ type coalescer struct {
 
 var coalescers = sync.Pool{New: func() any { return new(coalescer) }}
 
-// coalesce calls emit for every packet in packets, in the order of each flow, with runs of segments joined. What emit
-// gets is valid during the call.
+// coalesce calls emit for each packet of a batch, in the order of its flow,
+// with runs of segments joined. The argument of emit is valid only during the
+// call. A packet that is joined with nothing is emitted as it is.
 func coalesce(packets [][]byte, emit func(j *coalescedPacket)) {
 	c := coalescers.Get().(*coalescer)
 	c.packets, c.emit = packets, emit
@@ -123,6 +135,8 @@ func coalesce(packets [][]byte, emit func(j *coalescedPacket)) {
 	coalescers.Put(c)
 }
 
+// addPacket appends packet i of the batch, b, to the run of its flow, or begins
+// a run. A packet that cannot be joined follows the run of its flow at once.
 func (c *coalescer) addPacket(i int, b []byte) {
 	seg, joinable, flow := parseSegment(b)
 	if !flow {
@@ -166,7 +180,8 @@ func (r *run) accepts(seg *segment) bool {
 		r.first.sameHeaders(seg)
 }
 
-// emitRun emits run k and removes it.
+// emitRun emits run k and removes it. The others keep their order, so that run
+// 0 is the oldest.
 func (c *coalescer) emitRun(k int) {
 	r := c.runs[k]
 	copy(c.runs[k:c.runCount], c.runs[k+1:c.runCount])
@@ -176,35 +191,44 @@ func (c *coalescer) emitRun(k int) {
 		count: r.count, firstIndex: r.firstIndex, coalescer: c})
 }
 
+// emitPacket emits a packet. It passes the address of a field, as that of a
+// local variable would be an allocation per packet.
 func (c *coalescer) emitPacket(j coalescedPacket) {
 	c.emitted = j
 	c.emit(&c.emitted)
 }
 
-// coalescedPacket is a packet that coalesce emits: the segment first, and the payload of those that continue it.
+// A coalescedPacket is a packet that coalesce emits: the first segment, and the
+// payload of those that continue it. The segments stay where they are until
+// copyInto puts them together.
 type coalescedPacket struct {
 	firstPacket []byte
 	length      int
 
-	// Only if count > 1.
+	// Set only if count > 1.
 	ipHeaderLen, headersLen int
 	hasPush                 bool
 	count, firstIndex       int
 	coalescer               *coalescer
 }
 
-// headRoom is more than the headers of a packet take. gVisor copies the memory that they lie in, which therefore is not
-// that of a large payload.
+// headRoom is enough for the headers of any packet. gVisor copies the memory
+// that holds the headers when it shares a packet, so they must not lie with a
+// large payload.
 const headRoom = 128
 
-// splitAbove is the length from which it pays to keep them apart.
+// splitAbove is the length in bytes above which a packet has its headers and
+// its payload in memory of their own. Below, copying costs less than a second
+// allocation.
 const splitAbove = 2048
 
-// headLen is how much of the packet lies where its headers do.
+// headLen returns how many bytes of the packet lie in the same memory as its
+// headers.
 func (j *coalescedPacket) headLen() int { return min(headRoom, len(j.firstPacket)) }
 
-// copyInto writes the packet to head and tail, of headLen bytes and the others. The checksums of a joined packet are not
-// made.
+// copyInto writes the packet to head, of headLen bytes, and tail, of the
+// others. It leaves the checksums of a coalesced packet as they are, since
+// gVisor does not verify them; see link.Capabilities.
 func (j *coalescedPacket) copyInto(head, tail []byte) {
 	n := copy(head, j.firstPacket)
 	tail = tail[copy(tail, j.firstPacket[n:]):]

@@ -19,7 +19,8 @@ func coalesceAll(packets [][]byte) (out [][]byte) {
 	return out
 }
 
-// withoutChecksums returns a packet without what coalescing does not keep: checksums.
+// withoutChecksums returns a packet without what coalescing does not keep:
+// checksums.
 func withoutChecksums(b []byte) []byte {
 	b = slices.Clone(b)
 	hdr := 40
@@ -176,7 +177,8 @@ func TestCoalesceManyFlows(t *testing.T) {
 	checkCoalesced(t, in, coalesceAll(in))
 }
 
-// checkCoalesced checks that out, which came of in, says the same to every flow: it cuts the joined packets again.
+// checkCoalesced checks that out, which came of in, says the same to every
+// flow: it cuts the joined packets again.
 func checkCoalesced(t testing.TB, in, out [][]byte) {
 	t.Helper()
 	describe := func(packets [][]byte) map[string]string {
@@ -226,7 +228,8 @@ func checkCoalesced(t testing.TB, in, out [][]byte) {
 	}
 }
 
-// FuzzCoalesce builds a batch of segments from the fuzzer's bytes, four a segment, and compares with not joining them.
+// FuzzCoalesce builds a batch of segments from the fuzzer's bytes, four a
+// segment, and compares with not joining them.
 func FuzzCoalesce(f *testing.F) {
 	f.Add([]byte{0, 0, 0, 4, 0, 0, 4, 4, 0, 0, 8, 3})
 	f.Add([]byte{1, 0, 0, 4, 1, 8, 4, 4, 1, 0, 8, 3})

@@ -8,6 +8,8 @@ import (
 	"slices"
 )
 
+// The configuration of a stack, and what is valid in it.
+
 // The limits of [Config.MTU], in bytes.
 const (
 	MinMTU     = 576   // the datagram that every IPv4 host accepts (RFC 791)
@@ -17,39 +19,53 @@ const (
 	defaultMTU = 1420
 )
 
-// Config describes a Stack. New copies what it keeps.
+// A Config describes a [Stack]. [New] copies it. All sizes are in bytes.
 type Config struct {
-	// Addresses are the stack's own. The prefix lengths are informative: every destination but these leaves by the link.
+	// Addresses are the stack's own addresses: unicast, not loopback; see
+	// [CanonicalAddress]. The prefix lengths have no effect: packets to every
+	// other address leave through Output. The stack cannot dial in a family of
+	// which it has no address.
 	Addresses []netip.Prefix
 
-	// DNS lists the servers asked for names, through the stack, in this order. Without any, looking up names fails.
+	// DNS lists the name servers, in the order in which they are asked. The stack
+	// reaches them through Output. Without a server every lookup fails.
 	DNS []netip.Addr
 
-	// Search lists the domains tried for names that contain no dot.
+	// Search lists the domains that are appended to names without a dot, in the
+	// order in which they are tried.
 	Search []string
 
-	// MTU is the size in bytes of the largest IP packet the link carries: 576 to 65535, 0 means 1420.
-	// Below 1280 only IPv4 works.
+	// MTU is the size of the largest IP packet that the link carries: [MinMTU] to
+	// [MaxMTU]. 0 means 1420. Below [MinMTUIPv6] only IPv4 works.
 	MTU int
 
-	// MaxSegments is how many packets of the MTU a TCP packet handed to Output may have to be cut into, as far as an IP
-	// packet can hold them. Less than 2 means that every packet arrives segmented.
+	// MaxSegments limits the segments of a TCP [Packet] that Output gets. The
+	// more there are, the less work is done for each. An IP packet holds at most
+	// 65535 bytes, which may limit the number further. Less than 2 means that
+	// each Packet is one segment.
 	MaxSegments int
 
-	// Output is called for every outbound IP packet. It may block, which holds back the sender; it must return soon after
-	// Close was called. The packet is valid only during the call. Output may be called concurrently, and from inside
-	// Deliver, but the packets of one flow come one at a time, in order.
+	// Output sends an IP packet. It is required. The packet is valid only during
+	// the call. Output may be called concurrently, and from within
+	// [Stack.Deliver], but the packets of one flow come one at a time, in order.
+	// It may block, which slows the sender down. After [Stack.Close] was called
+	// it must return soon.
 	//
-	// If it returns an error that wraps ErrNoRoute, the packet's sender in the stack is told by ICMP that the host is
-	// unreachable; what it was waiting for, a connection say, fails with an error that wraps Output's and EHOSTUNREACH.
-	// The packet counts as lost with any other error.
+	// If the error wraps [ErrNoRoute], the stack tells the sender of the packet
+	// by ICMP that the host is unreachable. What the sender waits for, such as a
+	// connection, fails with an error that wraps both the error of Output and
+	// EHOSTUNREACH. With any other error the packet counts as lost.
 	Output func(*Packet) error
 
-	// Reach, if not nil, runs beside every echo and DNS query to addr, and beside every connection attempt that is not
-	// over within 10 ms or the life of its context. If it returns an error, that ends the attempt and is wrapped in its
-	// error; nil means that it has nothing to say. Its context is cancelled when the attempt ends, which waits for Reach
-	// to return. If it was the context that ended the attempt, what Reach returns then, other than the context's error,
-	// explains it.
+	// Reach reports why addr cannot be reached; nil means that nothing does. It
+	// runs concurrently with each echo and DNS query to addr, and with each
+	// connection attempt that has not ended after 10 ms or by the end of its
+	// context. An error ends the attempt, whose error wraps it. Returning nil has
+	// no effect.
+	//
+	// The context of Reach ends with the attempt, and the attempt waits for Reach
+	// to return. If the context of the attempt ended it, an error of Reach other
+	// than that of the context explains why, and takes its place.
 	Reach func(ctx context.Context, addr netip.Addr) error
 }
 
@@ -79,9 +95,9 @@ func (c Config) canonical() (Config, error) {
 
 // CanonicalAddress returns p in the form in which a stack uses it as one of
 // [Config.Addresses]: an IPv4-mapped address becomes an IPv4 address. Host bits
-// stay. It fails if p is not valid, and if its address cannot belong to a stack:
-// an unspecified, multicast or loopback address, or an IPv4-mapped one with a
-// mask shorter than 96 bits.
+// stay. It fails if p is not valid, and if its address cannot belong to a
+// stack: an unspecified, multicast or loopback address, or an IPv4-mapped one
+// with a mask shorter than 96 bits.
 func CanonicalAddress(p netip.Prefix) (netip.Prefix, error) {
 	if !p.IsValid() {
 		return p, errors.New("not a valid prefix")

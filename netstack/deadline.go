@@ -5,7 +5,10 @@ import (
 	"time"
 )
 
-// A deadline is one of the two deadlines of a connection. The zero value never passes.
+// Deadlines of connections, as channels that a select can wait for.
+
+// A deadline is one of the two deadlines of a connection. The zero value never
+// passes.
 type deadline struct {
 	mu         sync.Mutex
 	timer      *time.Timer   // guarded by mu
@@ -13,13 +16,17 @@ type deadline struct {
 	generation uint64        // guarded by mu: counts calls of at, so that a timer of an earlier one does nothing
 }
 
-// passedChannel returns a channel that is closed when the deadline passes.
+// passedChannel returns a channel that is closed when the deadline passes. A
+// call that waits on it does not see a later setTime that moves a deadline that
+// has passed.
 func (d *deadline) passedChannel() <-chan struct{} {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.passedChannelLocked()
 }
 
+// passedChannelLocked returns the channel that is closed when the deadline
+// passes. d.mu is held.
 func (d *deadline) passedChannelLocked() chan struct{} {
 	if d.passed == nil {
 		d.passed = make(chan struct{})
@@ -57,6 +64,7 @@ func (d *deadline) setTime(t time.Time) {
 	})
 }
 
+// isDone reports whether c is closed.
 func isDone(c <-chan struct{}) bool {
 	select {
 	case <-c:

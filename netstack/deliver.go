@@ -8,9 +8,20 @@ import (
 	gstack "gvisor.dev/gvisor/pkg/tcpip/stack"
 )
 
-// Deliver hands inbound IP packets, each whole and of the length that its header states, to the stack, in order, and
-// keeps none of them. Their checksums are taken as verified. Packets from an own address are dropped, as are those to
-// another's unless a handler takes them. It may be called concurrently; only the packets of one call are kept in order.
+// The way of inbound packets into gVisor.
+
+// Deliver hands inbound IP packets to the stack. Each must be a whole packet
+// whose header states its length; others are dropped. Checksums are not
+// verified: the caller must have authenticated the packets. The packets of one
+// flow stay in order. Deliver copies what it needs, and does nothing on a
+// closed stack.
+//
+// Dropped are also packets from one of the stack's own addresses, and packets
+// to an address that is not its own, unless a handler of [Stack.HandleTCP] or
+// [Stack.HandleUDP] may accept their flow.
+//
+// Deliver may be called concurrently; the packets of different calls have no
+// order.
 func (s *Stack) Deliver(packets [][]byte) {
 	if s.closed.Load() {
 		return
@@ -18,7 +29,8 @@ func (s *Stack) Deliver(packets [][]byte) {
 	coalesce(packets, s.deliverFunc)
 }
 
-// deliverPacket hands one packet to the interface that its destination belongs to.
+// deliverPacket hands one packet to the interface that its destination belongs
+// to, and reports ICMP errors to those who wait for them.
 func (s *Stack) deliverPacket(j *coalescedPacket) {
 	b := j.firstPacket
 	var src, dst netip.Addr
@@ -47,7 +59,7 @@ func (s *Stack) deliverPacket(j *coalescedPacket) {
 	l.receivePacket(j)
 }
 
-// receivePacket copies a packet into the stack.
+// receivePacket copies a packet into memory of gVisor's and delivers it.
 func (l *link) receivePacket(j *coalescedPacket) {
 	var payload buffer.Buffer
 	if n := j.headLen(); j.length > splitAbove {

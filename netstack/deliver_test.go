@@ -19,8 +19,9 @@ func (f dispatcherFunc) DeliverNetworkPacket(_ tcpip.NetworkProtocolNumber, pb *
 
 func (f dispatcherFunc) DeliverLinkPacket(tcpip.NetworkProtocolNumber, *gstack.PacketBuffer) {}
 
-// TestPayloadLiesApart looks at the memory that packets have in gVisor. Whoever looks at a header there while another
-// reference to it exists, as gVisor does with each packet, copies the memory that the header lies in.
+// TestPayloadLiesApart looks at the memory that packets have in gVisor. Whoever
+// looks at a header there while another reference to it exists, as gVisor does
+// with each packet, copies the memory that the header lies in.
 func TestPayloadLiesApart(t *testing.T) {
 	for _, v6 := range []bool{false, true} {
 		for _, payload := range []int{0, 100, 1300, 2000, 60_000} {

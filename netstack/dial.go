@@ -13,13 +13,31 @@ import (
 	"gvisor.dev/gvisor/pkg/waiter"
 )
 
-// DialContext connects to address from the stack. The network is "tcp", "tcp4", "tcp6", "udp", "udp4" or "udp6"; the
-// address is host:port, where the host is an IP address or a name, looked up as LookupNetIP does. A name with several
-// addresses is dialled as RFC 8305 says ("Happy Eyeballs"). The context covers everything until DialContext returns.
+// Connecting to an address or name.
+
+// DialContext connects to address from the stack. The network is "tcp", "tcp4",
+// "tcp6", "udp", "udp4" or "udp6". The address is host:port. The host is an IP
+// address, or a name that [Stack.LookupNetIP] looks up; 4 and 6 restrict its
+// family. The port is a number or the name of a service, such as http. If a
+// name has several addresses, TCP connects to the first that answers, as in RFC
+// 8305 ("Happy Eyeballs"), and UDP uses the first.
 //
-// Errors are of type *net.OpError and wrap what package net's would: a syscall.Errno such as ECONNREFUSED, a
-// *net.DNSError, the context's error, or that of Config.Reach. TCP connections have CloseRead and CloseWrite, no delay,
-// and keep-alive as with package net.
+// ctx limits the lookup and the attempt to connect. It has no effect on a
+// connection that was made.
+//
+// A TCP connection has the methods CloseRead, CloseWrite and SetLinger of
+// *net.TCPConn, sends small writes without delay, and keeps idle connections
+// alive as package net does.
+//
+// An error is a *net.OpError that wraps one of
+//
+//   - net.UnknownNetworkError or *net.AddrError, if an argument is not valid,
+//   - *net.DNSError, if the lookup fails,
+//   - a syscall.Errno: ENETUNREACH without an own address of the family,
+//     ECONNREFUSED, EHOSTUNREACH, ETIMEDOUT and others,
+//   - the error of [Config.Reach] or [Config.Output],
+//   - the error of ctx, whose deadline is also a timeout of net.Error,
+//   - [net.ErrClosed], if the stack is closed.
 func (s *Stack) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
 	c, err := s.dial(ctx, network, address)
 	if err != nil {
@@ -31,6 +49,8 @@ func (s *Stack) DialContext(ctx context.Context, network, address string) (net.C
 	return c, nil
 }
 
+// dial is DialContext. Its errors are those of package net: an error that
+// concerns one address is a *net.OpError already, others are not.
 func (s *Stack) dial(ctx context.Context, network, address string) (net.Conn, error) {
 	transport, family := strings.TrimRight(network, "46"), ""
 	if len(network) > 3 {
@@ -75,7 +95,8 @@ func (s *Stack) dial(ctx context.Context, network, address string) (net.Conn, er
 	return raceDials(ctx, addrs, one)
 }
 
-// addDialError returns a function that adds to an error which dial it is from.
+// addDialError returns a function that wraps an error in a *net.OpError with
+// the address that was dialled.
 func addDialError(network string, addr net.Addr) func(net.Conn, error) (net.Conn, error) {
 	return func(c net.Conn, err error) (net.Conn, error) {
 		if err != nil {
@@ -85,7 +106,7 @@ func addDialError(network string, addr net.Addr) func(net.Conn, error) (net.Conn
 	}
 }
 
-// dialTCP connects to remote. Its errors carry no *net.OpError yet.
+// dialTCP connects to remote. Its errors are not yet a *net.OpError.
 func (s *Stack) dialTCP(ctx context.Context, remote netip.AddrPort) (net.Conn, error) {
 	wq := new(waiter.Queue)
 	ep, terr := s.gvisor.NewEndpoint(tcp.ProtocolNumber, networkProtocol(remote.Addr()), wq)
@@ -109,7 +130,9 @@ func (s *Stack) dialTCP(ctx context.Context, remote netip.AddrPort) (net.Conn, e
 	return c, nil
 }
 
-// connectEndpoint connects ep, whose events go to connected.
+// connectEndpoint connects ep, whose events set connected. It listens for ICMP
+// errors itself, because gVisor does not report all of them, and starts
+// Config.Reach only if the attempt takes long or ends with its context.
 func (s *Stack) connectEndpoint(ctx context.Context, ep tcpip.Endpoint, remote netip.AddrPort, connected eventSignal) error {
 	if ctx.Err() != nil {
 		return contextError(ctx)
@@ -118,7 +141,8 @@ func (s *Stack) connectEndpoint(ctx context.Context, ep tcpip.Endpoint, remote n
 		local netip.AddrPort
 		err   error
 	}
-	// Errors may be about others that connect to remote, and come before the local port is known.
+	// Errors may be those of other connections to remote, and may come before the
+	// local port is known: compare it when it is.
 	errs := make(chan icmpError, 16)
 	defer s.watchers.watchFlow(flow{proto: protoTCP, remote: remote}, func(local netip.AddrPort, err error) {
 		select {
@@ -145,7 +169,7 @@ func (s *Stack) connectEndpoint(ctx context.Context, ep tcpip.Endpoint, remote n
 			if err == nil {
 				return nil
 			}
-			// gVisor may have seen the same ICMP error, but knows less.
+			// gVisor may have reported the same ICMP error, with less detail.
 			for len(errs) > 0 {
 				if e := <-errs; e.local == addrPortFromFull(local) {
 					return wrapErrno("connect", e.err)
@@ -172,7 +196,8 @@ func (s *Stack) connectEndpoint(ctx context.Context, ep tcpip.Endpoint, remote n
 	}
 }
 
-// dialUDP connects a UDP socket to remote.
+// dialUDP connects a UDP socket to remote. It returns no *udpConn, as a nil one
+// in a net.Conn would not be nil.
 func (s *Stack) dialUDP(remote netip.AddrPort) (net.Conn, error) {
 	c, err := s.newDialedUDP(remote)
 	if err != nil {
@@ -181,6 +206,7 @@ func (s *Stack) dialUDP(remote netip.AddrPort) (net.Conn, error) {
 	return c, nil
 }
 
+// newDialedUDP returns a UDP socket that is connected to remote.
 func (s *Stack) newDialedUDP(remote netip.AddrPort) (*udpConn, error) {
 	wq := new(waiter.Queue)
 	ep, err := s.gvisor.NewEndpoint(udp.ProtocolNumber, networkProtocol(remote.Addr()), wq)

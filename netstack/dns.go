@@ -11,7 +11,8 @@ import (
 	"golang.org/x/net/dns/dnsmessage"
 )
 
-// A stub resolver (RFC 1034, section 5.3.1) that asks recursive servers through the stack and never the host's.
+// A stub resolver (RFC 1034, section 5.3.1). It asks recursive servers through
+// the stack, and never uses the resolver of the host.
 
 const (
 	dnsPort           = 53
@@ -27,9 +28,19 @@ var (
 	errMisbehaving = errors.New("server misbehaving")
 )
 
-// LookupNetIP looks up the addresses of host by asking the servers of Config.DNS through the stack, and nobody else.
-// The network is "ip", "ip4" or "ip6". An IP address is returned as it is. There is no localhost: the stack has no
-// loopback addresses, and servers are not asked for it (RFC 6761). Errors are of type *net.DNSError.
+// LookupNetIP looks up the addresses of host with the servers of [Config.DNS].
+// The network is "ip", "ip4" or "ip6". An IP address is returned as it is. If
+// host has no dot, the domains of [Config.Search] are appended before it is
+// tried as it is, otherwise after. There is no localhost: the stack has no
+// loopback address, and RFC 6761 forbids asking servers for it.
+//
+// Each server has 5 seconds to answer a query, and is asked twice before the
+// lookup fails. ctx limits the whole lookup.
+//
+// An error is a *net.DNSError, which says whether the name does not exist
+// (IsNotFound) or the servers did not answer in time (IsTimeout). It wraps the
+// error of ctx, the error that a server could not be reached with, or
+// [net.ErrClosed].
 func (s *Stack) LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error) {
 	var types []dnsmessage.Type
 	switch network {
@@ -56,7 +67,8 @@ func (s *Stack) LookupNetIP(ctx context.Context, network, host string) ([]netip.
 		if err == nil {
 			return addrs, nil
 		}
-		// That one of the names does not exist says less than that a server could not answer for another.
+		// That a server could not answer for one name matters more than that
+		// another name does not exist.
 		if failure == nil || failure.IsNotFound {
 			failure = err
 		}
@@ -71,8 +83,9 @@ func (s *Stack) LookupNetIP(ctx context.Context, network, host string) ([]netip.
 	return nil, failure
 }
 
-// searchNames returns the names to ask for, each with its final dot, in order: none if host is not a domain name.
-// As with "ndots:1", a name with a dot is tried as it is first.
+// searchNames returns the names to ask for, in order, each with its final dot;
+// none if host is not a domain name. As with "ndots:1" in resolv.conf(5), a
+// name with a dot is first tried as it is.
 func (s *Stack) searchNames(host string) (names []string) {
 	add := func(name string) {
 		if validName(name) {
@@ -114,7 +127,8 @@ func validName(name string) bool {
 	return true
 }
 
-// lookupName asks for all types of records at once.
+// lookupName asks for all types of records at once. It succeeds if there is an
+// address of any type.
 func (s *Stack) lookupName(ctx context.Context, name string, types []dnsmessage.Type) ([]netip.Addr, *net.DNSError) {
 	type answer struct {
 		addrs []netip.Addr
@@ -143,7 +157,8 @@ func (s *Stack) lookupName(ctx context.Context, name string, types []dnsmessage.
 	return nil, failure
 }
 
-// askServers asks the servers in turn until one answers.
+// askServers asks the servers in turn until one answers, or says that the name
+// does not exist.
 func (s *Stack) askServers(ctx context.Context, name string, typ dnsmessage.Type) ([]netip.Addr, *net.DNSError) {
 	if len(s.cfg.DNS) == 0 {
 		return nil, &net.DNSError{Err: errNoServers.Error(), UnwrapErr: errNoServers}

@@ -21,7 +21,8 @@ type nameServer struct {
 	code    map[string]dnsmessage.RCode
 	asked   []string // guarded by mu: "A name tcp"
 
-	// intercept, if not nil, sends whatever else it wants before the answer, and reports whether to send that.
+	// intercept, if not nil, sends whatever else it wants before the answer, and
+	// reports whether to send that.
 	intercept func(q dnsmessage.Message, send func([]byte)) bool
 }
 

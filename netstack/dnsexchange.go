@@ -12,8 +12,10 @@ import (
 	"golang.org/x/net/dns/dnsmessage"
 )
 
-// exchange asks one server once: by UDP, by TCP if the answer does not fit, and without EDNS(0) if the server does not
-// know that.
+// A DNS query and its reply on the way, by UDP or TCP.
+
+// exchange asks one server once: by UDP, then by TCP if the reply was
+// truncated, then without EDNS(0) if the server does not know that.
 func (s *Stack) exchange(ctx context.Context, server netip.AddrPort, name string, typ dnsmessage.Type) ([]netip.Addr, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.dnsTimeout)
 	defer cancel()
@@ -45,6 +47,8 @@ func (s *Stack) exchange(ctx context.Context, server netip.AddrPort, name string
 	return nil, errMisbehaving
 }
 
+// queryUDP sends q by UDP. Config.Reach runs beside it, as no ICMP error may
+// come.
 func (s *Stack) queryUDP(ctx context.Context, server netip.AddrPort, q *query) (r reply, err error) {
 	c, err := s.newDialedUDP(server)
 	if err != nil {
@@ -77,6 +81,8 @@ func (s *Stack) queryUDP(ctx context.Context, server netip.AddrPort, q *query) (
 	return r, err
 }
 
+// queryTCP sends q by TCP, with the length before the message (RFC 1035,
+// section 4.2.2).
 func (s *Stack) queryTCP(ctx context.Context, server netip.AddrPort, q *query) (r reply, err error) {
 	c, err := s.dialTCP(ctx, server)
 	if err != nil {
@@ -104,7 +110,8 @@ func (s *Stack) queryTCP(ctx context.Context, server netip.AddrPort, q *query) (
 	return r, err
 }
 
-// runQuery runs talk, which uses c, until the context is done or failed says why it is no use.
+// runQuery runs talk, which uses c. When ctx ends or failed receives an error,
+// it closes c, which ends talk. It always waits for talk to return.
 func (s *Stack) runQuery(ctx context.Context, c net.Conn, failed <-chan error, talk func() error) error {
 	over := make(chan error, 1)
 	go func() { over <- talk() }()
@@ -122,6 +129,7 @@ func (s *Stack) runQuery(ctx context.Context, c net.Conn, failed <-chan error, t
 	}
 }
 
+// dnsError returns err as package net reports it.
 func dnsError(err error, server netip.Addr) *net.DNSError {
 	e := &net.DNSError{Err: err.Error(), Server: server.String(), UnwrapErr: err}
 	var ne net.Error

@@ -9,14 +9,20 @@ import (
 	"golang.org/x/net/dns/dnsmessage"
 )
 
-// A query is a question to a server, and how to know its answer.
+// The format of DNS messages (RFC 1035, section 4): what is asked, and which
+// messages count as an answer.
+
+// A query is a question to a server, with what a reply must repeat.
 type query struct {
 	message  []byte
 	id       uint16
 	question dnsmessage.Question
 }
 
-// parseReply returns the reply in b; ok is false if b is not an answer to q that can be understood.
+// parseReply returns the reply in b. ok is false if b is not a well-formed
+// answer to q: it may be forged, so only one with the identifier and the
+// question of q counts. Only records of the name that was asked for, or of its
+// aliases, count.
 func (q *query) parseReply(b []byte) (r reply, ok bool) {
 	var p dnsmessage.Parser
 	h, err := p.Start(b)
@@ -41,7 +47,7 @@ func (q *query) parseReply(b []byte) (r reply, ok bool) {
 	if err != nil {
 		return r, false
 	}
-	// Follow the aliases, which come in any order.
+	// Follow the aliases, which may come in any order.
 	name := q.question.Name
 	for range maxCNAMEs {
 		alias := false
@@ -72,6 +78,7 @@ func (q *query) parseReply(b []byte) (r reply, ok bool) {
 	return r, true
 }
 
+// newQuery returns a query with a random identifier.
 func newQuery(name string, typ dnsmessage.Type, edns bool) (*query, error) {
 	n, err := dnsmessage.NewName(name)
 	if err != nil {
@@ -95,11 +102,12 @@ func newQuery(name string, typ dnsmessage.Type, edns bool) (*query, error) {
 	return q, err
 }
 
-// A reply is what an answer says.
+// A reply is the content of an answer.
 type reply struct {
 	code      dnsmessage.RCode
 	truncated bool
 	addrs     []netip.Addr
 }
 
+// sameName compares names as DNS does, ignoring case.
 func sameName(a, b dnsmessage.Name) bool { return strings.EqualFold(a.String(), b.String()) }

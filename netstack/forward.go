@@ -9,16 +9,23 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 )
 
+// Flows that no socket in the stack receives, and the handlers that get them.
+
 const (
 	maxUndecidedTCP       = 4096 // connections that handlers have neither accepted nor rejected
 	maxUndecidedUDP       = 4096 // the same for UDP flows
 	maxUndecidedDatagrams = 64   // datagrams kept per flow until it is accepted
 )
 
-// HandleTCP has handler called, in a goroutine of its own, for every connection from the link to an address and port
-// that nobody in the stack listens on. The address need not be the stack's own: this is how to build an exit node. The
-// handler accepts or rejects the flow; returning without either rejects it. nil uninstalls the handler; connections to
-// the stack's own addresses are then refused and others' ignored.
+// HandleTCP sets the handler of connections from the link to an address and
+// port without a listener. The address need not be one of the stack's own: this
+// is how to build an exit node.
+//
+// Each call of handler has its own goroutine. The handler calls
+// [TCPFlow.Accept] or [TCPFlow.Reject]; a flow that it does neither to is
+// rejected when it returns. Up to 4096 flows wait for handlers; further ones
+// are dropped. nil removes the handler: connections to the stack's own
+// addresses are then refused, and those to others ignored.
 func (s *Stack) HandleTCP(handler func(*TCPFlow)) {
 	s.forwarder.tcpHandler.Store(&handler)
 	if handler != nil {
@@ -26,8 +33,10 @@ func (s *Stack) HandleTCP(handler func(*TCPFlow)) {
 	}
 }
 
-// HandleUDP is HandleTCP for UDP: a flow begins with the first datagram between two addresses and ports that no socket
-// in the stack takes.
+// HandleUDP sets the handler of UDP flows, as [Stack.HandleTCP] does for TCP
+// connections. A flow begins with the first datagram between two addresses and
+// ports that no socket in the stack receives. Up to 64 datagrams of a flow are
+// kept until the handler accepts it.
 func (s *Stack) HandleUDP(handler func(*UDPFlow)) {
 	s.forwarder.udpHandler.Store(&handler)
 	if handler != nil {
@@ -35,27 +44,30 @@ func (s *Stack) HandleUDP(handler func(*UDPFlow)) {
 	}
 }
 
-// forwarder passes flows that no socket takes to the handlers.
+// A forwarder passes flows that no socket receives to the handlers.
 type forwarder struct {
 	stack      *Stack
 	tcp        *tcp.Forwarder
 	tcpHandler atomic.Pointer[func(*TCPFlow)]
 	udpHandler atomic.Pointer[func(*UDPFlow)]
 
-	// A handler was installed once, so there may be flows to foreign addresses.
+	// Set when a handler is set for the first time, and never cleared: flows to
+	// addresses that are not the stack's own outlive their handler.
 	tcpUsed, udpUsed atomic.Bool
 
 	mu        sync.Mutex
 	undecided map[gstack.TransportEndpointID]*UDPFlow // guarded by mu: flows that handlers have yet to decide on
 }
 
+// initForwarder prepares f for the gVisor stack of s.
 func (f *forwarder) initForwarder(s *Stack) {
 	f.stack = s
 	f.tcp = tcp.NewForwarder(s.gvisor, 0, maxUndecidedTCP, f.runTCP)
 	f.undecided = make(map[gstack.TransportEndpointID]*UDPFlow)
 }
 
-// dropUndecided rejects what waits for a handler.
+// dropUndecided releases the datagrams of the UDP flows that handlers have not
+// decided on.
 func (f *forwarder) dropUndecided() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -65,8 +77,10 @@ func (f *forwarder) dropUndecided() {
 	clear(f.undecided)
 }
 
-// mayReceive reports whether packet, to the foreign address dst, may be part of a handler's flow. The interface it would go
-// to answers for every address, so nothing else must reach it, least of all echo requests.
+// mayReceive reports whether packet, to dst, which is not the stack's own, may
+// be part of a handler's flow. gVisor would answer everything else that the
+// foreign interface gets, for example an echo request, as if dst were the
+// stack's own.
 func (f *forwarder) mayReceive(dst netip.Addr, proto uint8, packet []byte) bool {
 	if dst.IsMulticast() || dst.IsLoopback() || dst.IsUnspecified() || dst == netip.AddrFrom4([4]byte{255, 255, 255, 255}) {
 		return false

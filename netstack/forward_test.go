@@ -12,7 +12,8 @@ import (
 // Addresses that belong to neither stack.
 var foreignHosts = []string{"192.0.2.7", "2001:db8::7"}
 
-// wantNoAnswer checks that the stack does not answer what a sends to a foreigner.
+// wantNoAnswer checks that the stack does not answer what a sends to a
+// foreigner.
 func wantNoAnswer(t *testing.T, p *pair, send func()) {
 	t.Helper()
 	before := p.fromB.count.Load()

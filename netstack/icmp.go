@@ -7,7 +7,8 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/checksum"
 )
 
-// ICMP errors about packets the stack sent: making them (RFC 792, RFC 4443), and noticing those that gVisor ignores.
+// ICMP errors that the stack makes about packets that it sent or received (RFC
+// 792, RFC 4443).
 
 const (
 	icmp4Unreachable = 3
@@ -20,15 +21,19 @@ const (
 	icmp6PortCode    = 4
 	icmp6TooBig      = 2
 
-	// icmpQuote4 and icmpQuote6 bound how much of a packet an error about it quotes.
+	// How much of a packet an error quotes, in bytes. The error then fits into
+	// any path: 576 bytes (RFC 1812, section 4.3.2.3) and 1280 (RFC 4443).
 	icmpQuote4 = MinMTU - ipv4HeaderLen - 8
 	icmpQuote6 = MinMTUIPv6 - ipv6HeaderLen - 8
 
 	icmpHopLimit = 64
 )
 
-// TooBig tells the sender in the stack of packet, an IP packet from CopySegment, that it did not fit: the path carries
-// at most mtu bytes. It keeps nothing of packet and may be called from Output.
+// TooBig tells the sender of packet, in the stack, that the path carries at
+// most mtu bytes. packet is an IP packet that [Packet.CopySegment] wrote;
+// TooBig does not keep it. An mtu that is not between [MinMTU], or [MinMTUIPv6]
+// for IPv6, and [MaxMTU] becomes the nearest of them. TooBig does not block,
+// and may be called from [Config.Output].
 func (s *Stack) TooBig(packet []byte, mtu int) {
 	if len(packet) == 0 {
 		return
@@ -42,7 +47,8 @@ func (s *Stack) TooBig(packet []byte, mtu int) {
 	s.postICMP(b, nil)
 }
 
-// postUnreachable tells the sender in the stack of p that its destination cannot be reached, and why.
+// postUnreachable tells the sender of p, in the stack, that its destination
+// cannot be reached, and why.
 func (s *Stack) postUnreachable(p *Packet, cause error) {
 	packet := make([]byte, p.SegmentLen(0))
 	p.CopySegment(packet, 0)
@@ -53,14 +59,16 @@ func (s *Stack) postUnreachable(p *Packet, cause error) {
 	}
 }
 
-// A notice is an ICMP packet for a sender in the stack, and what led to it, if known.
+// An icmpNotice is an ICMP error for a sender in the stack, with the error of
+// Output that caused it, if any. An IP packet has no room for that.
 type icmpNotice struct {
 	packet []byte
 	cause  error
 }
 
-// postICMP queues an ICMP packet for the injector; nil is dropped, as is what does not fit. Whoever calls may hold the
-// lock of the very socket that the message is for, so it cannot be delivered here.
+// postICMP queues an ICMP error for injectICMP. It drops nil, and the error if
+// the queue is full. The caller may hold the lock of the socket that the error
+// is for, so it must not be delivered here.
 func (s *Stack) postICMP(b []byte, cause error) {
 	if b == nil {
 		return
@@ -71,7 +79,7 @@ func (s *Stack) postICMP(b []byte, cause error) {
 	}
 }
 
-// injectICMP delivers posted packets until the stack is closed.
+// injectICMP delivers queued ICMP errors until the stack is closed.
 func (s *Stack) injectICMP() {
 	for {
 		select {
@@ -88,8 +96,11 @@ func (s *Stack) injectICMP() {
 	}
 }
 
-// icmpError returns the ICMP error about packet, to its source, or nil if none is due: packet is no IP packet, is an
-// ICMP error itself, is not the first fragment, or has no unicast source. An invalid from stands for the source too.
+// icmpError returns the ICMP error about packet, to its source. from is the
+// sender of the error; if it is not valid, the source is that too. icmpError
+// returns nil where the RFCs forbid an error: packet is not an IP packet, is an
+// ICMP error itself, is a fragment other than the first, or has no unicast source or
+// is a multicast packet.
 func icmpError(packet []byte, from netip.Addr, typ, code uint8, info uint32) []byte {
 	p := Packet{parts: [][]byte{packet}, length: len(packet)}
 	if !p.parseHeader() {
@@ -145,7 +156,8 @@ func icmpError(packet []byte, from netip.Addr, typ, code uint8, info uint32) []b
 	return b
 }
 
-// answerPortUnreachable answers packet, which came from the link, in the name of its destination.
+// answerPortUnreachable answers packet, which came from the link, with a port
+// unreachable error in the name of its destination.
 func (s *Stack) answerPortUnreachable(packet []byte) {
 	p := Packet{parts: [][]byte{packet}}
 	if s.closed.Load() || !p.parseHeader() || !s.gvisor.AllowICMPMessage() {

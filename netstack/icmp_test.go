@@ -113,7 +113,8 @@ func TestTooBig(t *testing.T) {
 		})
 		a, b := p.connect(t, host)
 		transfer(t, a, b, 1<<20)
-		// Everything in flight before the first message arrived may be dropped, but nothing later.
+		// Everything in flight before the first message arrived may be dropped, but
+		// nothing later.
 		if large == 0 || large > 100 {
 			t.Errorf("%d packets were too big", large)
 		}

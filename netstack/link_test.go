@@ -10,7 +10,8 @@ import (
 	"time"
 )
 
-// isLoopback reports whether the stack itself knows that there is no way to address.
+// isLoopback reports whether the stack itself knows that there is no way to
+// address.
 func isLoopback(address string) bool { return netip.MustParseAddrPort(address).Addr().IsLoopback() }
 
 func TestNoRoute(t *testing.T) {
@@ -38,8 +39,8 @@ func TestNoRoute(t *testing.T) {
 	}
 }
 
-// TestOutputFails has Output lose one packet before it says that there is no route: only the latter is an error of the
-// socket's.
+// TestOutputFails has Output lose one packet before it says that there is no
+// route: only the latter is an error of the socket's.
 func TestOutputFails(t *testing.T) {
 	cause := fmt.Errorf("no peer: %w", ErrNoRoute)
 	errs := []error{errors.New("lost"), cause}

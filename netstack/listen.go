@@ -15,12 +15,23 @@ import (
 	"gvisor.dev/gvisor/pkg/waiter"
 )
 
-// acceptBacklog is the number of connections that wait for Accept.
+// Listening for TCP connections and UDP datagrams.
+
+// acceptBacklog is how many connections may wait for Accept.
 const acceptBacklog = 4096
 
-// Listen listens for TCP connections to the stack's own addresses. The network is "tcp", "tcp4" or "tcp6"; the host in
-// address is an own address, or empty or unspecified for all of them, which with "tcp" means those of both families.
-// Port 0 means any free one. Errors are of type *net.OpError. The context plays no part once Listen has returned.
+// Listen listens for TCP connections to the stack's own addresses. The network
+// is "tcp", "tcp4" or "tcp6". The address is host:port. The host is one of the
+// stack's own addresses; empty or unspecified, it means all of them, of both
+// families with "tcp". Port 0, or an empty address, means any free port. ctx
+// limits only the call.
+//
+// An error is a *net.OpError that wraps one of
+//
+//   - net.UnknownNetworkError or *net.AddrError, if an argument is not valid,
+//   - EADDRNOTAVAIL, if the address is not one of the stack's own,
+//   - EADDRINUSE, if another listener has the port,
+//   - [net.ErrClosed], if the stack is closed.
 func (s *Stack) Listen(ctx context.Context, network, address string) (net.Listener, error) {
 	s.listenMu.Lock()
 	defer s.listenMu.Unlock()
@@ -42,9 +53,11 @@ func (s *Stack) Listen(ctx context.Context, network, address string) (net.Listen
 	return l, nil
 }
 
-// ListenPacket is Listen for UDP: the network is "udp", "udp4" or "udp6". The connection returned reads and writes
-// *net.UDPAddr addresses, never IPv4-mapped ones, and has the methods ReadFromUDPAddrPort and WriteToUDPAddrPort of
-// *net.UDPConn too.
+// ListenPacket opens a UDP socket. The network is "udp", "udp4" or "udp6". The
+// address and the errors are those of [Stack.Listen]. The connection reads and
+// writes addresses of type *net.UDPAddr, which are never IPv4-mapped. It also
+// has the methods ReadFromUDPAddrPort and WriteToUDPAddrPort of *net.UDPConn,
+// which do not allocate.
 func (s *Stack) ListenPacket(ctx context.Context, network, address string) (net.PacketConn, error) {
 	ep, wq, at, err := s.bindEndpoint(ctx, network, "udp", address)
 	if err != nil {
@@ -58,7 +71,9 @@ func (s *Stack) ListenPacket(ctx context.Context, network, address string) (net.
 	return c, nil
 }
 
-// bindEndpoint returns a bound endpoint and where it was asked to be bound.
+// bindEndpoint returns an endpoint bound as Listen describes, its queue of
+// events, and the address that it was asked to bind. Its errors are a
+// *net.OpError.
 func (s *Stack) bindEndpoint(ctx context.Context, network, transport, address string) (tcpip.Endpoint, *waiter.Queue, netip.AddrPort, error) {
 	fail := func(addr net.Addr, err error) (tcpip.Endpoint, *waiter.Queue, netip.AddrPort, error) {
 		return nil, nil, netip.AddrPort{}, &net.OpError{Op: "listen", Net: network, Addr: addr, Err: err}
@@ -80,7 +95,7 @@ func (s *Stack) bindEndpoint(ctx context.Context, network, transport, address st
 		addr, number = net.UDPAddrFromAddrPort(at), udp.ProtocolNumber
 	}
 
-	// gVisor binds any IPv4 address on a given interface.
+	// On a given interface, gVisor binds any IPv4 address.
 	if !at.Addr().IsUnspecified() && !s.ownAddrs[at.Addr()] {
 		return fail(addr, wrapErrno("bind", syscall.EADDRNOTAVAIL))
 	}
@@ -100,11 +115,12 @@ func (s *Stack) bindEndpoint(ctx context.Context, network, transport, address st
 	opts := ep.SocketOptions()
 	opts.SetV6Only(family == "6")
 	if transport == "tcp" {
-		// As package net: connections that a former listener accepted do not keep the port. gVisor then no longer keeps
-		// listeners apart, but listens does.
+		// As in package net, connections that a former listener accepted do not
+		// occupy the port. gVisor then allows two listeners on one port;
+		// hasListener does not.
 		opts.SetReuseAddress(true)
 	}
-	// Flows to foreign addresses come in by the other interface.
+	// Flows to addresses that are not the stack's own use the other interface.
 	if err := opts.SetBindToDevice(int32(ownNIC)); err != nil {
 		ep.Close()
 		return fail(addr, s.closedError(syscallError("setsockopt", err)))
@@ -120,8 +136,10 @@ func (s *Stack) bindEndpoint(ctx context.Context, network, transport, address st
 	return ep, wq, at, nil
 }
 
-// hasListener reports whether a listener has the given address, or one that listening there, if need be in both families,
-// would take too. s.listenMu is held.
+// hasListener reports whether a listener has the address at, or one that a
+// listener at at would have too. dual says that an unspecified at stands for
+// both families. s.listenMu is held, so that no listener appears before the
+// caller has added its own.
 func (s *Stack) hasListener(at netip.AddrPort, dual bool) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -145,12 +163,14 @@ func (s *Stack) hasListener(at netip.AddrPort, dual bool) bool {
 	return false
 }
 
-// wildcardCovers reports whether a listener on all addresses has any of the family of addr.
+// wildcardCovers reports whether a listener on all addresses of the family of
+// all, or of both families if dual, has addr.
 func wildcardCovers(all netip.Addr, dual bool, addr netip.Addr) bool {
 	return dual || all.Is4() == addr.Is4()
 }
 
-// parseListenAddress returns the address to bind; the unspecified IPv6 address stands for both families if family is "".
+// parseListenAddress returns the address to bind. If family is "", the
+// unspecified IPv6 address stands for both families.
 func parseListenAddress(ctx context.Context, network, family, address string) (netip.AddrPort, error) {
 	host, service := "", "0"
 	if address != "" {
@@ -179,7 +199,8 @@ func parseListenAddress(ctx context.Context, network, family, address string) (n
 	return netip.AddrPortFrom(addr, port), nil
 }
 
-// A listener accepts TCP connections. Its address is in socket.remote, which is where errors show it.
+// A listener accepts TCP connections. Its address is in socket.remote, as that
+// is what opError reports as the address of an error.
 type listener struct {
 	socket
 	dualStack bool // constant: if all addresses are bound, those of both families are
@@ -195,6 +216,7 @@ func (l *listener) Accept() (net.Conn, error) {
 	return c, nil
 }
 
+// accept is Accept with bare errors.
 func (l *listener) accept() (*tcpConn, error) {
 	l.readMu.Lock()
 	defer l.readMu.Unlock()

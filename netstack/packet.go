@@ -9,6 +9,8 @@ import (
 	gstack "gvisor.dev/gvisor/pkg/tcpip/stack"
 )
 
+// Outbound packets, and how large TCP packets are cut into segments.
+
 const (
 	protoICMP   = 1
 	protoTCP    = 6
@@ -19,7 +21,8 @@ const (
 	ipv6HeaderLen = 40
 	tcpHeaderLen  = 20
 
-	// maxHeaders holds an IPv4 header with options, or an IPv6 header, and a TCP header with options.
+	// maxHeaders is the length of the longest headers: IPv4 with options, which
+	// is longer than IPv6, and TCP with options.
 	maxHeaders = 60 + 60
 )
 
@@ -35,13 +38,16 @@ const (
 	flagCWR
 )
 
-// A Packet is an outbound IP packet: as it goes on the wire, or a TCP packet still to be cut into several. Its methods
-// must not be called concurrently.
+// A Packet is an outbound IP packet: one segment, which goes on the wire as it
+// is, or a TCP packet of several segments, still in one piece. Its methods must
+// not be called concurrently.
 type Packet struct {
 	parts  [][]byte // the packet, headers included; those that Output gets belong to gVisor
 	length int      // bytes in parts
 
-	// Of a packet to be cut: its headers, the payload of every segment but the last, and that the sum is to be made.
+	// Set only for a TCP packet that CopySegment must cut or compute checksums of:
+	// its headers in one piece, and the payload of each segment but the last.
+	// mss is 0 for other packets.
 	headers     [maxHeaders]byte
 	ipHeaderLen int // length of the IP header
 	headersLen  int // length of the IP and TCP header
@@ -51,14 +57,16 @@ type Packet struct {
 	src, dst netip.Addr
 	tos      uint8
 
-	// Where segment number next begins in parts. Copying in order need not search.
+	// Where the payload of segment nextSegment begins in parts, so that copying
+	// the segments in order needs no search.
 	nextSegment, partIndex, partOffset int
 }
 
 var packetPool = sync.Pool{New: func() any { return new(Packet) }}
 
-// NewPacket returns the IP packet b as one segment, without a copy. It returns nil if b is not an IP packet of the
-// length that its header states.
+// NewPacket returns the IP packet b as one segment. It does not copy b. It
+// returns nil if b is not an IP packet, or of another length than its header
+// states.
 func NewPacket(b []byte) *Packet {
 	p := &Packet{parts: [][]byte{b}, length: len(b)}
 	if !p.parseHeader() || statedLength(b) != len(b) {
@@ -67,7 +75,8 @@ func NewPacket(b []byte) *Packet {
 	return p
 }
 
-// setFromBuffer makes p the packet in pb. It reports false if that is not a packet for the link.
+// setFromBuffer makes p the packet in pb, whose memory p then shares. It
+// reports false if pb does not hold a packet for the link.
 func (p *Packet) setFromBuffer(pb *gstack.PacketBuffer) bool {
 	p.parts, p.length = p.parts[:0], 0
 	views, offset := pb.AsViewList()
@@ -89,14 +98,15 @@ func (p *Packet) setFromBuffer(pb *gstack.PacketBuffer) bool {
 	return true
 }
 
-// release returns p to the pool. Its parts are not to be kept alive by it.
+// release returns p to the pool, without the memory of its parts.
 func (p *Packet) release() {
 	clear(p.parts)
 	p.parts = p.parts[:0]
 	packetPool.Put(p)
 }
 
-// parseHeader reads the IP header, which lies in the first part.
+// parseHeader reads addresses and traffic class from the IP header, which lies
+// in the first part. It reports false if there is none.
 func (p *Packet) parseHeader() bool {
 	p.mss, p.segments = 0, 1
 	p.nextSegment, p.partIndex, p.partOffset = 0, 0, 0
@@ -125,7 +135,9 @@ func (p *Packet) parseHeader() bool {
 	return false
 }
 
-// cutIntoSegments has p, a TCP packet, sent as segments with at most mss bytes of payload, each with a sum of its own.
+// cutIntoSegments makes p, a TCP packet without checksums, one of segments with
+// at most mss bytes of payload each. It reports false if the headers are not
+// those of a TCP packet. They may lie in several parts.
 func (p *Packet) cutIntoSegments(mss int) bool {
 	n := 0
 	for _, part := range p.parts {
@@ -163,16 +175,19 @@ func (p *Packet) Source() netip.Addr { return p.src }
 // Destination returns the destination address.
 func (p *Packet) Destination() netip.Addr { return p.dst }
 
-// TOS returns the IPv4 type of service or IPv6 traffic class: DSCP in the upper six bits, ECN in the lower two.
+// TOS returns the type of service (IPv4) or traffic class (IPv6): DSCP in the
+// upper six bits, ECN in the lower two.
 func (p *Packet) TOS() uint8 { return p.tos }
 
-// Len returns the length of the packet in bytes, its headers counted once.
+// Len returns the length of the packet in bytes, before it is cut: with its
+// headers counted once.
 func (p *Packet) Len() int { return p.length }
 
-// Segments returns the number of IP packets that the packet is sent as, at least 1.
+// Segments returns the number of segments, at least 1.
 func (p *Packet) Segments() int { return p.segments }
 
-// SegmentLen returns the length in bytes of segment i as an IP packet: the same for all but the last.
+// SegmentLen returns the length in bytes of segment i, headers included. All
+// segments but the last have the same.
 func (p *Packet) SegmentLen(i int) int {
 	if p.mss == 0 {
 		return p.length
@@ -180,8 +195,10 @@ func (p *Packet) SegmentLen(i int) int {
 	return p.headersLen + min(p.mss, p.length-p.headersLen-i*p.mss)
 }
 
-// CopySegment writes segment i, an IP packet with correct lengths and checksums, to b, which must have room for
-// SegmentLen(i) bytes. It returns that number. Copying the segments in order is cheapest.
+// CopySegment writes segment i, an IP packet with its own lengths and
+// checksums, to b, which must have room for SegmentLen(i) bytes. It returns
+// that number. Copying the segments in order is fastest. It panics if there is
+// no segment i.
 func (p *Packet) CopySegment(b []byte, i int) int {
 	if i < 0 || i >= p.segments {
 		panic("netstack: segment out of range")
@@ -242,12 +259,14 @@ func (p *Packet) seekSegment(i int) {
 	}
 }
 
+// setIPv4Checksum computes the checksum of an IPv4 header.
 func setIPv4Checksum(header []byte) {
 	header[10], header[11] = 0, 0
 	binary.BigEndian.PutUint16(header[10:], ^checksum.Checksum(header, 0))
 }
 
-// statedLength returns the length that the IP header in b states, or -1 if b does not hold an IP header.
+// statedLength returns the length of the packet that the IP header in b states,
+// or -1 if b does not begin with an IP header.
 func statedLength(b []byte) int {
 	switch {
 	case len(b) >= ipv4HeaderLen && b[0]>>4 == 4:

@@ -27,7 +27,8 @@ func onesSum(parts ...[]byte) uint16 {
 	return ^uint16(sum)
 }
 
-// checkPacket checks the lengths and checksums of an IP packet, and returns its IP header's length.
+// checkPacket checks the lengths and checksums of an IP packet, and returns its
+// IP header's length.
 func checkPacket(t testing.TB, b []byte) int {
 	t.Helper()
 	var pseudo []byte

@@ -13,11 +13,23 @@ import (
 	"gvisor.dev/gvisor/pkg/waiter"
 )
 
-// echoDataLen is the payload of an echo request; with the headers it makes the customary 84 bytes of IPv4.
+// ICMP echo.
+
+// echoDataLen is the length of the data in an echo request, in bytes. With its
+// headers an IPv4 packet has the 84 bytes that ping(8) sends.
 const echoDataLen = 56
 
-// Ping sends one ICMP echo request to addr and returns the time until the answer. It is not repeated, so give ctx a
-// deadline. Errors are of type *net.OpError and wrap a syscall.Errno if the host was said to be unreachable.
+// Ping sends one ICMP echo request to addr and returns the round-trip time. It
+// does not repeat the request, and waits until ctx ends: give that a deadline.
+//
+// An error is a *net.OpError that wraps one of
+//
+//   - *net.AddrError, if addr is not valid,
+//   - a syscall.Errno: ENETUNREACH without an own address of the family, or the
+//     meaning of an ICMP error, such as EHOSTUNREACH,
+//   - the error of [Config.Reach] or [Config.Output],
+//   - the error of ctx, whose deadline is also a timeout of net.Error,
+//   - [net.ErrClosed], if the stack is closed.
 func (s *Stack) Ping(ctx context.Context, addr netip.Addr) (time.Duration, error) {
 	addr = addr.Unmap().WithZone("")
 	d, err := s.ping(ctx, addr)
@@ -27,6 +39,7 @@ func (s *Stack) Ping(ctx context.Context, addr netip.Addr) (time.Duration, error
 	return d, nil
 }
 
+// ping is Ping with bare errors.
 func (s *Stack) ping(ctx context.Context, addr netip.Addr) (time.Duration, error) {
 	if s.closed.Load() {
 		return 0, net.ErrClosed
@@ -74,8 +87,9 @@ func (s *Stack) ping(ctx context.Context, addr netip.Addr) (time.Duration, error
 	failed, stop := s.startReach(ctx, addr)
 	defer stop()
 
-	// gVisor fills in the identifier, by which answers find the endpoint, and the checksum. As the endpoint sends
-	// nothing else there is no need for a sequence number.
+	// gVisor sets the checksum, and the identifier, by which it finds the
+	// endpoint of a reply. The endpoint sends a single request, so the sequence
+	// number tells nothing apart.
 	var message [8 + echoDataLen]byte
 	message[0] = request
 	binary.BigEndian.PutUint16(message[6:], 1)

@@ -7,10 +7,13 @@ import (
 	"time"
 )
 
-// attemptDelay is RFC 8305's Connection Attempt Delay.
+// Dialling the addresses of a name (RFC 8305).
+
+// attemptDelay is the Connection Attempt Delay of RFC 8305, section 5.
 const attemptDelay = 250 * time.Millisecond
 
-// dialOrder returns the addresses that the stack can dial, alternating between the families, IPv6 first.
+// dialOrder returns those of addrs that the stack can dial, alternating between
+// the families, IPv6 first. It fails if there is none.
 func (s *Stack) dialOrder(addrs []netip.Addr) ([]netip.Addr, error) {
 	var v4, v6 []netip.Addr
 	for _, addr := range addrs {
@@ -42,8 +45,10 @@ func (s *Stack) dialOrder(addrs []netip.Addr) ([]netip.Addr, error) {
 	return order, nil
 }
 
-// raceDials dials the addresses in order, each when the one before has failed or attemptDelay has passed, and returns the
-// first connection made. The others are over when it returns. If all fail it returns the first error.
+// raceDials dials the addresses in order, each when the one before has failed
+// or attemptDelay has passed. It returns the first connection made, or the
+// first error if all fail. It waits for all attempts, and closes the
+// connections that they make after the first.
 func raceDials(ctx context.Context, addrs []netip.Addr, dial func(context.Context, netip.Addr) (net.Conn, error)) (net.Conn, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()

@@ -6,10 +6,15 @@ import (
 	"time"
 )
 
-// reachDelay is how long a connection attempt lasts until Config.Reach is asked: most are over sooner than one could ask.
+// Asking Config.Reach why an attempt does not succeed.
+
+// reachDelay is how long a connection attempt lasts before Config.Reach runs.
+// Most attempts end sooner, and need no goroutine.
 const reachDelay = 10 * time.Millisecond
 
-// startReach runs Config.Reach for addr until stop is called. Its error, if it has one, is sent to the channel.
+// startReach runs Config.Reach for addr. failed receives its error, if it
+// returns one. stop ends it and waits for it to return; calling stop again does
+// nothing.
 func (s *Stack) startReach(ctx context.Context, addr netip.Addr) (failed <-chan error, stop func()) {
 	if s.cfg.Reach == nil || s.ownAddrs[addr] {
 		return nil, func() {}
@@ -19,7 +24,7 @@ func (s *Stack) startReach(ctx context.Context, addr netip.Addr) (failed <-chan 
 	over := make(chan struct{})
 	go func() {
 		defer close(over)
-		// The end of its context is no news.
+		// The error of its own context says nothing about addr.
 		if err := s.cfg.Reach(attempt, addr); err != nil && err != attempt.Err() {
 			c <- err
 		}
@@ -33,8 +38,8 @@ func (s *Stack) startReach(ctx context.Context, addr netip.Addr) (failed <-chan 
 	}
 }
 
-// endReason returns what Config.Reach, which has returned, knew to say of an attempt that ctx ended, or else the error
-// of ctx.
+// endReason returns the error of an attempt that ended with ctx: that of
+// Config.Reach, which has returned, or else that of ctx.
 func endReason(ctx context.Context, failed <-chan error) error {
 	select {
 	case err := <-failed:

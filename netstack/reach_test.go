@@ -46,7 +46,8 @@ func TestReach(t *testing.T) {
 		t.Error("Reach runs on after the dial")
 	}
 
-	// An explanation of the end of the context stands for it, however soon that came.
+	// An explanation of the end of the context stands for it, however soon that
+	// came.
 	reach = func(ctx context.Context, addr netip.Addr) error {
 		<-ctx.Done()
 		return cause
@@ -73,14 +74,16 @@ func TestReach(t *testing.T) {
 // lateContext is a context whose children learn late of its end.
 type lateContext struct{ context.Context }
 
-// Value hides that the context is one of package context's, which would tell its children itself.
+// Value hides that the context is one of package context's, which would tell
+// its children itself.
 func (lateContext) Value(any) any { return nil }
 
 func (c lateContext) AfterFunc(f func()) (stop func() bool) {
 	return context.AfterFunc(c.Context, func() { time.AfterFunc(20*time.Millisecond, f) })
 }
 
-// TestReachDeadline has what runs beside a dial end for the reason for which the dial does.
+// TestReachDeadline has what runs beside a dial end for the reason for which
+// the dial does.
 func TestReachDeadline(t *testing.T) {
 	s := newStack(t, Config{
 		Addresses: prefixes(a4),

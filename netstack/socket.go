@@ -11,9 +11,13 @@ import (
 	"gvisor.dev/gvisor/pkg/waiter"
 )
 
-// eventSignal is a waiter's event listener that remembers one event.
+// What TCP connections, UDP sockets and listeners have in common.
+
+// An eventSignal is a listener for gVisor's events that remembers one event, so
+// that none is lost between an attempt and waiting for the next.
 type eventSignal chan struct{}
 
+// NotifyEvent implements waiter.EventListener.
 func (w eventSignal) NotifyEvent(waiter.EventMask) {
 	select {
 	case w <- struct{}{}:
@@ -21,7 +25,8 @@ func (w eventSignal) NotifyEvent(waiter.EventMask) {
 	}
 }
 
-// A socket is what all connections and listeners share: a gVisor endpoint, its events and deadlines, and closing.
+// A socket is a gVisor endpoint with its events, deadlines and addresses, and
+// the means to close it once.
 type socket struct {
 	stack     *Stack
 	endpoint  tcpip.Endpoint
@@ -41,7 +46,8 @@ type socket struct {
 	closed    chan struct{}
 }
 
-// initSocket registers for the events of ep. The socket is not yet known to the stack.
+// initSocket registers for the events of ep. The caller then registers the
+// socket with trackSocket.
 func (c *socket) initSocket(s *Stack, network string, ep tcpip.Endpoint, wq *waiter.Queue) {
 	c.stack, c.network, c.endpoint, c.waitQueue = s, network, ep, wq
 	c.closed = make(chan struct{})
@@ -52,7 +58,8 @@ func (c *socket) initSocket(s *Stack, network string, ep tcpip.Endpoint, wq *wai
 	wq.EventRegister(&c.writeEntry)
 }
 
-// localAddrPort returns the address that the endpoint is bound to.
+// localAddrPort returns the address that the endpoint is bound to, which is not
+// valid if it is not bound.
 func (c *socket) localAddrPort() netip.AddrPort {
 	a, err := c.endpoint.GetLocalAddress()
 	if err != nil {
@@ -61,7 +68,9 @@ func (c *socket) localAddrPort() netip.AddrPort {
 	return addrPortFromFull(a)
 }
 
-// closeWith marks the socket closed, once, and then calls end. It reports whether it was this call that did.
+// closeWith marks the socket closed and calls end. Only the first call does
+// that; it reports whether it is the first. The mark comes first, so that calls
+// that end interrupts report net.ErrClosed.
 func (c *socket) closeWith(end func()) bool {
 	first := false
 	c.closeOnce.Do(func() {
@@ -76,7 +85,9 @@ func (c *socket) closeWith(end func()) bool {
 	return first
 }
 
-// checkStart returns an error if an operation with that deadline must not start.
+// checkStart returns the error of an operation that must not start because the
+// socket is closed or the deadline, passed, has passed. An operation checks it
+// before it tries, as one with data at hand would otherwise never notice.
 func (c *socket) checkStart(d <-chan struct{}) error {
 	if isDone(c.closed) {
 		return net.ErrClosed
@@ -87,7 +98,7 @@ func (c *socket) checkStart(d <-chan struct{}) error {
 	return nil
 }
 
-// waitForEvent waits for an event.
+// waitForEvent waits until the operation may be tried again, or must fail.
 func (c *socket) waitForEvent(event eventSignal, d <-chan struct{}) error {
 	select {
 	case <-event:
@@ -99,7 +110,8 @@ func (c *socket) waitForEvent(event eventSignal, d <-chan struct{}) error {
 	}
 }
 
-// endpointError returns the error of a system call, which is net.ErrClosed if the socket was closed meanwhile.
+// endpointError returns the error of a system call, or net.ErrClosed if the
+// socket was closed meanwhile, which made the call fail.
 func (c *socket) endpointError(call string, err tcpip.Error) error {
 	if isDone(c.closed) {
 		return net.ErrClosed
@@ -107,6 +119,7 @@ func (c *socket) endpointError(call string, err tcpip.Error) error {
 	return syscallError(call, err)
 }
 
+// opError returns err as package net would.
 func (c *socket) opError(op string, err error) error {
 	return &net.OpError{Op: op, Net: c.network, Source: c.local, Addr: c.remote, Err: err}
 }

@@ -1,8 +1,32 @@
-// Package netstack is a TCP/IP stack in the process, built on gVisor and kept behind the interfaces of package net.
+// Package netstack is a TCP/IP stack inside the process. It is built on gVisor
+// and used through the interfaces of package net.
 //
-// A [Stack] owns some addresses and one link. What it sends leaves as IP packets through [Config.Output]; what arrives
-// enters through [Stack.Deliver]. It knows nothing of what carries the packets. Everything in between is dialled,
-// listened on and resolved as with package net, and no gVisor type shows, so that a user is not tied to its version.
+// A [Stack] has addresses and one link. IP packets that it sends leave through
+// [Config.Output], and IP packets for it enter through [Stack.Deliver]; what
+// carries them is up to the caller. On top of the link it dials, listens and
+// looks up names as package net does. No exported identifier has a gVisor type,
+// so that users do not depend on its version.
+//
+// # Units
+//
+// A packet is an IP packet. A segment is one that is as large as goes on the
+// wire: at most the MTU. A TCP packet of several segments has one header and
+// their payload in sequence.
+//
+//   - Outbound, Output gets a [Packet], of one segment or of up to
+//     [Config.MaxSegments]. [Packet.CopySegment] cuts it.
+//   - Inbound, Deliver gets segments, a batch at a time, and makes coalesced
+//     packets of the TCP segments that follow each other. gVisor gets those.
+//
+// # Goroutines and locks
+//
+// Outbound packets leave in the goroutine that wrote to a socket, that delivered
+// the packet they answer, or of a gVisor timer. One goroutine per stack delivers
+// the ICMP errors that the stack itself makes: their cause is often found while
+// gVisor holds the lock of the socket that must get them.
+//
+// Stack.listenMu is taken before Stack.mu, and both before the locks of gVisor.
+// Output is called with locks of gVisor held.
 package netstack
 
 import (
@@ -23,57 +47,66 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
 )
 
-// The stack has two interfaces on its one link. Sockets opened here live on ownNIC and see only the stack's own
-// addresses; flows to any other address, which only the handlers of HandleTCP and HandleUDP may take, live on
-// foreignNIC. One promiscuous interface would let a wildcard listener swallow the latter.
+// The stack has two gVisor interfaces on its one link. With a single
+// promiscuous interface, a listener on all addresses would also receive the
+// flows to addresses that are not the stack's own.
 const (
-	ownNIC     tcpip.NICID = 1
+	// The interface of sockets that are opened here. They see only packets to the
+	// stack's own addresses.
+	ownNIC tcpip.NICID = 1
+	// The interface of flows to any other address, which only handlers of
+	// HandleTCP and HandleUDP accept.
 	foreignNIC tcpip.NICID = 2
 )
 
 const (
-	// Of the size that a link states for packets to be cut, gVisor sets gsoReserve aside for headers and fills the rest
-	// with payload; of the MTU it sets aside what the longest TCP header takes.
+	// Of the size that a link states for large TCP packets, gVisor reserves
+	// gsoHeaderReserve bytes for headers and fills the rest with payload. Of the
+	// MTU it reserves the longest TCP header.
 	gsoHeaderReserve = header.TCPTotalHeaderMaximumSize + 1
 	maxGSOPayload    = 65535 - gsoHeaderReserve
 
+	// The sizes of socket buffers, in bytes.
 	tcpDefaultBuffer = 1 << 20
 	tcpMaxReceive    = 8 << 20
 	tcpMaxSend       = 6 << 20
 	udpBuffer        = 1 << 20
 
-	// What is within nearRTT has a send buffer of nearSend.
+	// A connection with a round-trip time of at most nearRTT has a send buffer of
+	// nearSendBuffer bytes; see tuneForDistance.
 	nearRTT        = 2 * time.Millisecond
 	nearSendBuffer = 2 << 20
 
+	// How long a closed TCP connection keeps its ports (TIME-WAIT).
 	timeWait = 30 * time.Second
 )
 
-// A Stack is a TCP/IP stack on one link. Its methods may be called concurrently.
+// A Stack is a TCP/IP stack on one link. Its methods may be called
+// concurrently.
 type Stack struct {
-	cfg       Config
-	ownAddrs  map[netip.Addr]bool // constant
-	firstIPv4 netip.Addr          // constant: the first own address of each family, if any
-	firstIPv6 netip.Addr
-
+	// Constant after New. A test may shorten dnsTimeout.
+	cfg         Config
+	ownAddrs    map[netip.Addr]bool
+	firstIPv4   netip.Addr // of ownAddrs; not valid if there is none
+	firstIPv6   netip.Addr
 	gvisor      *gstack.Stack
-	ownLink     *link // of ownNIC
-	foreignLink *link // of foreignNIC
+	ownLink     *link                  // of ownNIC
+	foreignLink *link                  // of foreignNIC
+	deliverFunc func(*coalescedPacket) // deliverPacket, bound once as that allocates
+	dnsTimeout  time.Duration          // of one query
 
-	deliverFunc func(*coalescedPacket) // constant: deliver
-
-	dnsTimeout      time.Duration // of one query; tests shorten it
 	forwarder       forwarder
-	gvisorForwarder *atomic.Pointer[forwarder] // what gVisor has of forward; holds nil once closed
+	gvisorForwarder *atomic.Pointer[forwarder] // forwarder for gVisor's handlers; nil once closed
 	watchers        watchers
 
-	closeOnce    sync.Once
-	done         chan struct{} // closed by Close
-	closed       atomic.Bool
-	icmpNotices  chan icmpNotice // on their way to senders in the stack
-	injectorDone sync.WaitGroup  // of the injector
+	closeOnce sync.Once
+	closed    atomic.Bool   // set first in closing
+	done      chan struct{} // closed after sockets was taken
 
-	listenMu sync.Mutex // orders those who begin to listen; before mu
+	icmpNotices  chan icmpNotice // queued for injectICMP
+	injectorDone sync.WaitGroup  // until injectICMP has returned
+
+	listenMu sync.Mutex // held from the search for other listeners until the new one is tracked
 
 	mu      sync.Mutex
 	sockets map[aborter]struct{} // guarded by mu; nil once closed
@@ -82,10 +115,13 @@ type Stack struct {
 // An aborter is a socket that Close ends.
 type aborter interface{ abort() }
 
-// ErrNoRoute is what Output returns, wrapped or not, for a packet whose destination it cannot reach.
+// ErrNoRoute is the error that [Config.Output] returns, wrapped or not, for a
+// packet whose destination it cannot reach.
 var ErrNoRoute = errors.New("no route to destination")
 
-// New returns a running stack. It fails if the configuration is not usable.
+// New returns a running stack. The caller closes it with [Stack.Close]. New
+// fails if cfg has no Output, or an MTU or an address that is not valid; the
+// error says which.
 func New(cfg Config) (*Stack, error) {
 	cfg, err := cfg.canonical()
 	if err != nil {
@@ -116,8 +152,9 @@ func New(cfg Config) (*Stack, error) {
 	return s, nil
 }
 
-// gsoSize returns the size that a link states for packets to be cut into n of the MTU. It is exact for IPv4, which has
-// the larger payload.
+// gsoSize returns the size that a link must state to get TCP packets of up to n
+// segments, or 0 for packets of one segment. The result is exact for IPv4. An
+// IPv6 segment has less payload, so that n are always enough.
 func gsoSize(mtu, n int) uint32 {
 	mss := mtu - ipv4HeaderLen - header.TCPHeaderMaximumSize
 	n = min(n, maxGSOPayload/mss)
@@ -127,12 +164,14 @@ func gsoSize(mtu, n int) uint32 {
 	return uint32(n*mss + gsoHeaderReserve)
 }
 
-// configureGVisor sets up the fresh gVisor stack.
+// configureGVisor sets options, interfaces and routes of the new gVisor stack.
 func (s *Stack) configureGVisor() error {
 	sack := tcpip.TCPSACKEnabled(true)
-	// gVisor's RACK is left out: when a timeout finds many segments lost, it takes the others for still on their way, so
-	// that one segment goes out for each further timeout. The price is its tail loss probe, which finds the loss of the
-	// last segments of a flight, if they are in small packets, before a timeout does.
+	// RACK is off: when a timeout finds that many segments are lost, gVisor's
+	// RACK counts the others as still in flight, so that each further timeout
+	// resends a single segment. The cost is its tail loss probe, which finds the
+	// loss of the last segments of a flight before a timeout does, if they are in
+	// small packets.
 	recovery := tcpip.TCPRecovery(0)
 	moderate := tcpip.TCPModerateReceiveBufferOption(true)
 	receive := tcpip.TCPReceiveBufferSizeRangeOption{Min: tcp.MinBufferSize, Default: tcpDefaultBuffer, Max: tcpMaxReceive}
@@ -151,6 +190,8 @@ func (s *Stack) configureGVisor() error {
 		return fmt.Errorf("send buffer: %v", err)
 	}
 
+	// gVisor keeps its handlers, and what they refer to, until its last timer has
+	// fired; see closeNow. Hence the indirection.
 	s.forwarder.initForwarder(s)
 	s.gvisorForwarder.Store(&s.forwarder)
 	handlers := s.gvisorForwarder
@@ -188,13 +229,14 @@ func (s *Stack) configureGVisor() error {
 	return nil
 }
 
+// addAddress makes addr, a valid address, one of the stack's own.
 func (s *Stack) addAddress(addr netip.Addr) error {
 	if s.ownAddrs[addr] {
 		return nil
 	}
 	err := s.gvisor.AddProtocolAddress(ownNIC, tcpip.ProtocolAddress{
 		Protocol: networkProtocol(addr),
-		// A host prefix: a tunnel has no broadcast address.
+		// A prefix of one host, as a tunnel has no broadcast address.
 		AddressWithPrefix: tcpipAddress(addr).WithPrefix(),
 	}, gstack.AddressProperties{})
 	if err != nil {
@@ -210,14 +252,18 @@ func (s *Stack) addAddress(addr netip.Addr) error {
 	return nil
 }
 
-// Close ends the stack and everything in it: connections are reset, and every call in progress returns an error for
-// which errors.Is(err, net.ErrClosed) holds. It returns when no goroutine of the stack is left, except those in which
-// handlers of HandleTCP and HandleUDP run. Closing again does nothing.
+// Close ends the stack: it resets all TCP connections, and every call in
+// progress returns an error that wraps [net.ErrClosed]. When it returns, no
+// goroutine of the stack is left, except those in which handlers of
+// [Stack.HandleTCP] and [Stack.HandleUDP] run. Further calls wait for the first
+// one and do nothing else. The error is always nil.
 func (s *Stack) Close() error {
 	s.closeOnce.Do(s.closeNow)
 	return nil
 }
 
+// closeNow marks the stack closed first, so that calls that fail meanwhile
+// report net.ErrClosed, and no socket is added to those that it aborts.
 func (s *Stack) closeNow() {
 	s.closed.Store(true)
 	s.mu.Lock()
@@ -230,14 +276,16 @@ func (s *Stack) closeNow() {
 	}
 	s.forwarder.dropUndecided()
 	s.destroyGVisor()
-	// Timers of the gVisor stack, such as those of packets half put together, outlive it by up to a minute, and would
-	// keep all that s leads to in memory.
+	// Timers of gVisor, such as those of reassembly, outlive its stack by up to a
+	// minute. They must not keep all that s refers to in memory.
 	s.gvisorForwarder.Store(nil)
 	s.injectorDone.Wait()
 }
 
-// destroyGVisor ends the gVisor stack and takes its interfaces away. Waiting for that also waits for endpoints that came into
-// being after the others were aborted, and those would take minutes to give up on their own.
+// destroyGVisor ends the gVisor stack and removes its interfaces. Endpoints
+// that appear after the others were aborted, for example of a handshake that
+// has just completed, would take minutes to time out. So it aborts what it
+// finds until nothing is left.
 func (s *Stack) destroyGVisor() {
 	s.gvisor.Close()
 	over := make(chan struct{})
@@ -259,7 +307,8 @@ func (s *Stack) destroyGVisor() {
 	}
 }
 
-// trackSocket makes Close end socket. It reports false if the stack is closed.
+// trackSocket registers a socket that Close ends. It reports false if the stack
+// is closed already; the caller then ends the socket itself.
 func (s *Stack) trackSocket(socket aborter) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -270,6 +319,7 @@ func (s *Stack) trackSocket(socket aborter) bool {
 	return true
 }
 
+// forgetSocket undoes trackSocket when the socket is closed.
 func (s *Stack) forgetSocket(socket aborter) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

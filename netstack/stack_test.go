@@ -18,7 +18,8 @@ import (
 	"gvisor.dev/gvisor/pkg/waiter"
 )
 
-// TestSilence checks that nothing leaves a stack that nobody uses: no neighbour discovery, no group membership.
+// TestSilence checks that nothing leaves a stack that nobody uses: no neighbour
+// discovery, no group membership.
 func TestSilence(t *testing.T) {
 	s := newStack(t, Config{Addresses: prefixes(a4, a6), Output: func(p *Packet) error {
 		t.Errorf("a packet to %v left the stack", p.Destination())
@@ -160,7 +161,8 @@ func TestClose(t *testing.T) {
 	}
 }
 
-// TestCloseTwice closes a stack while it is being closed, which Output holds up.
+// TestCloseTwice closes a stack while it is being closed, which Output holds
+// up.
 func TestCloseTwice(t *testing.T) {
 	p := join(t, nil)
 	p.connect(t, b4)
@@ -184,7 +186,8 @@ func TestCloseTwice(t *testing.T) {
 	wg.Wait()
 }
 
-// TestCloseLate makes sockets of endpoints that were there before the stack was closed.
+// TestCloseLate makes sockets of endpoints that were there before the stack was
+// closed.
 func TestCloseLate(t *testing.T) {
 	s := newStack(t, Config{Addresses: prefixes(a4), Output: func(*Packet) error { return nil }})
 	wq := new(waiter.Queue)

@@ -11,21 +11,26 @@ import (
 	"gvisor.dev/gvisor/pkg/waiter"
 )
 
-// A tcpConn is a TCP connection. It behaves as a *net.TCPConn.
+// TCP connections.
+
+// A tcpConn is a TCP connection. It behaves as a *net.TCPConn. The gVisor
+// endpoint gets pointers to readInto and writeFrom: as local variables they
+// would be an allocation per call.
 type tcpConn struct {
 	socket
 	readInto  tcpip.SliceWriter // guarded by readMu: what Read reads into, kept here as an argument would escape
 	writeFrom bytes.Reader      // guarded by writeMu
 }
 
-// Package net's defaults.
+// The keep-alive parameters that package net uses.
 const (
 	keepAliveIdle     = 15 * time.Second
 	keepAliveInterval = 15 * time.Second
 	keepAliveCount    = 9
 )
 
-// newTCPConn takes over ep, a connected endpoint. It fails, and aborts ep, if the stack is closed.
+// newTCPConn makes a connection of ep, a connected endpoint, with the options
+// of package net. It fails, and aborts ep, if the stack is closed.
 func (s *Stack) newTCPConn(ep tcpip.Endpoint, wq *waiter.Queue) (*tcpConn, error) {
 	c := &tcpConn{}
 	c.initSocket(s, "tcp", ep, wq)
@@ -50,10 +55,15 @@ func (s *Stack) newTCPConn(ep tcpip.Endpoint, wq *waiter.Queue) (*tcpConn, error
 	return c, nil
 }
 
-// tuneForDistance suits a fresh connection to how far away its other end is, by the round trip of the handshake: CUBIC, and a buffer
-// that grows, are for the distance. With a near end CUBIC takes the jitter of a busy machine for a queue, and leaves slow
-// start with a window that keeps half the cores idle; and a buffer that grows does so until others wait for milliseconds
-// behind it. The stack's default is Reno, as to change it is dear for a short connection.
+// tuneForDistance sets the congestion control and the send buffer of a new
+// connection by the round-trip time of its handshake.
+//
+// Far away, CUBIC and a send buffer that grows are right. At a short distance
+// CUBIC mistakes the jitter of a busy machine for a queue, and leaves slow
+// start with a window that keeps half of the cores idle; and a send buffer
+// grows until other traffic waits behind it for milliseconds. The default of
+// the stack is Reno, because changing the congestion control is expensive for a
+// short connection.
 func tuneForDistance(ep tcpip.Endpoint) {
 	var info tcpip.TCPInfoOption
 	if err := ep.GetSockOpt(&info); err == nil && info.RTT > 0 && info.RTT <= nearRTT {
@@ -72,6 +82,7 @@ func (c *tcpConn) Read(b []byte) (int, error) {
 	return n, err
 }
 
+// read is Read with bare errors.
 func (c *tcpConn) read(b []byte) (int, error) {
 	c.readMu.Lock()
 	defer c.readMu.Unlock()
@@ -115,6 +126,8 @@ func (c *tcpConn) Write(b []byte) (int, error) {
 	return n, err
 }
 
+// write is Write with bare errors. gVisor takes as much as its buffer holds, so
+// that writing b may take several attempts.
 func (c *tcpConn) write(b []byte) (n int, err error) {
 	c.writeMu.Lock()
 	defer c.writeMu.Unlock()
@@ -145,7 +158,7 @@ func (c *tcpConn) write(b []byte) (n int, err error) {
 // CloseRead ends reading: Read returns io.EOF.
 func (c *tcpConn) CloseRead() error { return c.shutdown(tcpip.ShutdownRead) }
 
-// CloseWrite ends writing, and the peer reads io.EOF once it has everything.
+// CloseWrite ends writing: the peer reads io.EOF after all data.
 func (c *tcpConn) CloseWrite() error { return c.shutdown(tcpip.ShutdownWrite) }
 
 func (c *tcpConn) shutdown(how tcpip.ShutdownFlags) error {
@@ -158,9 +171,9 @@ func (c *tcpConn) shutdown(how tcpip.ShutdownFlags) error {
 	return nil
 }
 
-// SetLinger sets what Close does with data that was not yet acknowledged, as
-// that of a *net.TCPConn: if sec is 0 it discards the data and resets the
-// connection, otherwise it sends the data in the background.
+// SetLinger sets what Close does with data that is not acknowledged, as the
+// method of *net.TCPConn does: if sec is 0, Close discards the data and resets
+// the connection; otherwise it sends the data in the background.
 func (c *tcpConn) SetLinger(sec int) error {
 	if isDone(c.closed) {
 		return c.opError("set", net.ErrClosed)

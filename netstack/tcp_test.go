@@ -100,8 +100,8 @@ func TestSetLinger(t *testing.T) {
 	}
 }
 
-// TestResetAfterFailedWrite checks that a read fails with the reset that a write
-// has reported before.
+// TestResetAfterFailedWrite checks that a read fails with the reset that a
+// write has reported before.
 func TestResetAfterFailedWrite(t *testing.T) {
 	a, b := join(t, nil).connect(t, b4)
 	a.(interface{ SetLinger(sec int) error }).SetLinger(0)
@@ -135,8 +135,8 @@ func TestTransfer(t *testing.T) {
 	}
 }
 
-// TestLossOfTheWholeFlight loses all that is on its way at one moment. What is left to do then is a matter of one
-// timeout, not of one for each segment.
+// TestLossOfTheWholeFlight loses all that is on its way at one moment. What is
+// left to do then is a matter of one timeout, not of one for each segment.
 func TestLossOfTheWholeFlight(t *testing.T) {
 	p := join(t, nil)
 	from, to := p.connect(t, b4)

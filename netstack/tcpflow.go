@@ -10,7 +10,10 @@ import (
 	"gvisor.dev/gvisor/pkg/waiter"
 )
 
-// handleTCP is called for every segment that no socket takes. It reports false if gVisor is to answer with a reset.
+// TCP connections that no listener receives.
+
+// handleTCP is called for every segment that no socket receives. It reports
+// false if gVisor must answer with a reset.
 func (f *forwarder) handleTCP(id gstack.TransportEndpointID, pb *gstack.PacketBuffer) bool {
 	if h := f.tcpHandler.Load(); h == nil || *h == nil {
 		return pb.NICID == foreignNIC
@@ -18,7 +21,8 @@ func (f *forwarder) handleTCP(id gstack.TransportEndpointID, pb *gstack.PacketBu
 	return f.tcp.HandlePacket(id, pb)
 }
 
-// runTCP runs the handler for a connection request, in a goroutine that gVisor started.
+// runTCP runs the handler for a connection request, in a goroutine that gVisor
+// started.
 func (f *forwarder) runTCP(r *tcp.ForwarderRequest) {
 	id := r.ID()
 	t := &TCPFlow{
@@ -33,7 +37,8 @@ func (f *forwarder) runTCP(r *tcp.ForwarderRequest) {
 	}
 }
 
-// A TCPFlow is a connection that somebody on the link asks for. Its methods may be called concurrently.
+// A TCPFlow is a connection that a host on the link requests; see
+// [Stack.HandleTCP]. Its methods may be called concurrently.
 type TCPFlow struct {
 	Source      netip.AddrPort // the peer
 	Destination netip.AddrPort // what the peer connects to
@@ -43,7 +48,8 @@ type TCPFlow struct {
 	request *tcp.ForwarderRequest // guarded by mu; nil once decided
 }
 
-// takeRequest returns the request if the flow is undecided, and decides it.
+// takeRequest returns the request and marks the flow as decided; nil if it was
+// decided before.
 func (t *TCPFlow) takeRequest() *tcp.ForwarderRequest {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -52,8 +58,10 @@ func (t *TCPFlow) takeRequest() *tcp.ForwarderRequest {
 	return r
 }
 
-// Accept completes the connection and returns it, as a listener on Destination would have. It fails with a
-// *net.OpError if the peer does not complete the connection, or if the flow was accepted or rejected before.
+// Accept completes the connection and returns it, as a listener on Destination
+// would. An error is a *net.OpError. It wraps [net.ErrClosed] if the flow was
+// accepted or rejected before or the stack is closed, and a syscall.Errno if
+// the other end does not complete the connection.
 func (t *TCPFlow) Accept() (net.Conn, error) {
 	c, err := t.accept()
 	if err != nil {
@@ -80,7 +88,8 @@ func (t *TCPFlow) accept() (*tcpConn, error) {
 	return t.stack.newTCPConn(ep, wq)
 }
 
-// Reject refuses the connection with a reset. It does nothing if the flow was accepted or rejected before.
+// Reject refuses the connection with a reset. It does nothing if the flow was
+// accepted or rejected before.
 func (t *TCPFlow) Reject() {
 	if r := t.takeRequest(); r != nil {
 		r.Complete(true)

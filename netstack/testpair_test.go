@@ -29,7 +29,8 @@ func prefixes(addrs ...netip.Addr) (p []netip.Prefix) {
 	return p
 }
 
-// A wire carries what one stack sends to the other, in order, a batch at a time.
+// A wire carries what one stack sends to the other, in order, a batch at a
+// time.
 type wire struct {
 	mu      sync.Mutex
 	filter  func(p []byte) bool // guarded by mu: reports whether to carry a packet, which it may change
@@ -95,7 +96,8 @@ type pair struct {
 	fromA, fromB *wire
 }
 
-// join returns stacks a and b. change, if not nil, changes their configurations.
+// join returns stacks a and b. change, if not nil, changes their
+// configurations.
 func join(t testing.TB, change func(a, b *Config)) *pair {
 	t.Helper()
 	p := &pair{fromA: newWire(), fromB: newWire()}
@@ -186,7 +188,8 @@ func wantOpError(t *testing.T, err error, op, network string, is error) *net.OpE
 	return oe
 }
 
-// transfer sends size random bytes from a to b, and reports whether they arrive.
+// transfer sends size random bytes from a to b, and reports whether they
+// arrive.
 func transfer(t testing.TB, a, b net.Conn, size int) {
 	t.Helper()
 	data := make([]byte, size)

@@ -11,7 +11,10 @@ import (
 	"gvisor.dev/gvisor/pkg/waiter"
 )
 
-// A udpConn is a UDP socket. It behaves as a *net.UDPConn, connected or not.
+// UDP sockets, connected or not.
+
+// A udpConn is a UDP socket. It behaves as a *net.UDPConn. As in tcpConn,
+// readInto, writeFrom and destination are arguments for gVisor.
 type udpConn struct {
 	socket
 	sendsIPv4, sendsIPv6 bool // the families it can send to; constant
@@ -24,7 +27,9 @@ type udpConn struct {
 	stopWatching func()     // may be nil
 }
 
-// newUDPConn takes over ep, which is bound or connected. It fails, and closes ep, if the stack is closed.
+// newUDPConn makes a socket of ep, which is bound or connected. It fails, and
+// closes ep, if the stack is closed. Only a connected socket is told of ICMP
+// errors, as on Linux.
 func (s *Stack) newUDPConn(ep tcpip.Endpoint, wq *waiter.Queue, v4, v6 bool) (*udpConn, error) {
 	c := &udpConn{sendsIPv4: v4, sendsIPv6: v6, icmpErrors: make(chan error, 1)}
 	c.initSocket(s, "udp", ep, wq)
@@ -45,7 +50,8 @@ func (s *Stack) newUDPConn(ep tcpip.Endpoint, wq *waiter.Queue, v4, v6 bool) (*u
 	return c, nil
 }
 
-// noteICMPError notes an ICMP error for the next call. gVisor reports a closed port by itself.
+// noteICMPError keeps an ICMP error for the next call. It drops the error if
+// one is kept already, and ECONNREFUSED, which gVisor reports itself.
 func (c *udpConn) noteICMPError(_ netip.AddrPort, err error) {
 	if err == syscall.ECONNREFUSED {
 		return
@@ -57,7 +63,7 @@ func (c *udpConn) noteICMPError(_ netip.AddrPort, err error) {
 	c.readable.NotifyEvent(0)
 }
 
-// takeICMPError returns the ICMP error noted, if any.
+// takeICMPError returns the ICMP error that was kept, if any.
 func (c *udpConn) takeICMPError() error {
 	select {
 	case err := <-c.icmpErrors:
@@ -83,7 +89,7 @@ func (c *udpConn) ReadFrom(b []byte) (int, net.Addr, error) {
 	return n, net.UDPAddrFromAddrPort(from), nil
 }
 
-// ReadFromUDPAddrPort is ReadFrom without the allocation.
+// ReadFromUDPAddrPort is ReadFrom without the allocation of an address.
 func (c *udpConn) ReadFromUDPAddrPort(b []byte) (int, netip.AddrPort, error) {
 	n, from, err := c.read(b)
 	if err != nil {
@@ -92,6 +98,7 @@ func (c *udpConn) ReadFromUDPAddrPort(b []byte) (int, netip.AddrPort, error) {
 	return n, from, err
 }
 
+// read reads one datagram. What does not fit into b is lost.
 func (c *udpConn) read(b []byte) (int, netip.AddrPort, error) {
 	c.readMu.Lock()
 	defer c.readMu.Unlock()
@@ -138,7 +145,7 @@ func (c *udpConn) WriteTo(b []byte, addr net.Addr) (int, error) {
 	return c.WriteToUDPAddrPort(b, ua.AddrPort())
 }
 
-// WriteToUDPAddrPort is WriteTo without the allocation.
+// WriteToUDPAddrPort is WriteTo without the allocation of an address.
 func (c *udpConn) WriteToUDPAddrPort(b []byte, to netip.AddrPort) (int, error) {
 	addr := to.Addr().Unmap().WithZone("")
 	to = netip.AddrPortFrom(addr, to.Port())
@@ -161,7 +168,8 @@ func (c *udpConn) WriteToUDPAddrPort(b []byte, to netip.AddrPort) (int, error) {
 	return n, err
 }
 
-// write sends b to an address, or where the socket is connected to if that is not valid.
+// write sends b to an address, or to the address that the socket is connected
+// to if to is not valid.
 func (c *udpConn) write(b []byte, to netip.AddrPort) (int, error) {
 	c.writeMu.Lock()
 	defer c.writeMu.Unlock()
@@ -204,6 +212,7 @@ func (c *udpConn) Close() error {
 
 func (c *udpConn) abort() { c.closeWith(c.closeEndpoint) }
 
+// closeEndpoint stops the delivery of ICMP errors before the port is free.
 func (c *udpConn) closeEndpoint() {
 	if c.stopWatching != nil {
 		c.stopWatching()

@@ -9,8 +9,10 @@ import (
 	"gvisor.dev/gvisor/pkg/waiter"
 )
 
-// handleUDP is called for every datagram that no socket takes. It reports false if gVisor is to answer that the port
-// is unreachable.
+// UDP flows that no socket receives.
+
+// handleUDP is called for every datagram that no socket receives. It reports
+// false if gVisor must answer with a port unreachable error.
 func (f *forwarder) handleUDP(id gstack.TransportEndpointID, pb *gstack.PacketBuffer) bool {
 	h := f.udpHandler.Load()
 	if h == nil || *h == nil {
@@ -45,8 +47,8 @@ func (f *forwarder) handleUDP(id gstack.TransportEndpointID, pb *gstack.PacketBu
 	return true
 }
 
-// A UDPFlow is the beginning of an exchange of datagrams with somebody on the link. Its methods may be called
-// concurrently.
+// A UDPFlow is the beginning of an exchange of datagrams with a host on the
+// link; see [Stack.HandleUDP]. Its methods may be called concurrently.
 type UDPFlow struct {
 	Source      netip.AddrPort // the peer
 	Destination netip.AddrPort // what the peer sends to
@@ -56,7 +58,8 @@ type UDPFlow struct {
 	packets []*gstack.PacketBuffer // guarded by forwarder.mu: what has come so far
 }
 
-// takePackets decides the flow, unless it is, and returns what has come. The caller holds forwarder.mu.
+// takePackets returns the datagrams received so far, at least one, and marks
+// the flow as decided; nil if it was decided before. forwarder.mu is held.
 func (u *UDPFlow) takePackets() []*gstack.PacketBuffer {
 	f := &u.stack.forwarder
 	if f.undecided[u.id] != u {
@@ -68,7 +71,7 @@ func (u *UDPFlow) takePackets() []*gstack.PacketBuffer {
 	return packets
 }
 
-// releasePackets releases what has come. The caller holds forwarder.mu.
+// releasePackets releases the datagrams received so far. forwarder.mu is held.
 func (u *UDPFlow) releasePackets() {
 	for _, pb := range u.packets {
 		pb.DecRef()
@@ -76,9 +79,11 @@ func (u *UDPFlow) releasePackets() {
 	u.packets = nil
 }
 
-// Accept returns a connection between Destination and Source, from which what has come so far can be read. UDP knows
-// no end: set deadlines, and close the connection when it is no longer used. Accept fails with a *net.OpError if the
-// flow was accepted or rejected before.
+// Accept returns a connection from Destination to Source, with the datagrams
+// received so far queued for reading. UDP has no end of a flow: set deadlines,
+// and close the connection when it is no longer used. An error is a
+// *net.OpError. It wraps [net.ErrClosed] if the flow was accepted or rejected
+// before or the stack is closed.
 func (u *UDPFlow) Accept() (net.Conn, error) {
 	c, err := u.accept()
 	if err != nil {
@@ -88,8 +93,10 @@ func (u *UDPFlow) Accept() (net.Conn, error) {
 	return c, nil
 }
 
+// accept is Accept with bare errors. It holds the lock until the socket exists:
+// datagrams that arrive before find the flow in undecided or wait, and those
+// that arrive later find the socket.
 func (u *UDPFlow) accept() (*udpConn, error) {
-	// Until the socket exists, more of the flow must find the flow; hence the lock throughout.
 	f := &u.stack.forwarder
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -113,8 +120,9 @@ func (u *UDPFlow) accept() (*udpConn, error) {
 	return u.stack.newUDPConn(ep, wq, u.Source.Addr().Is4(), u.Source.Addr().Is6())
 }
 
-// Reject drops what has come, and answers that the port is unreachable. It does nothing if the flow was accepted or
-// rejected before.
+// Reject drops the datagrams received so far and answers the first with a port
+// unreachable error. It does nothing if the flow was accepted or rejected
+// before.
 func (u *UDPFlow) Reject() {
 	f := &u.stack.forwarder
 	f.mu.Lock()

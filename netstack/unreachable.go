@@ -8,26 +8,32 @@ import (
 	"syscall"
 )
 
-// A flow is a transport flow of the stack as ICMP errors tell of it. For an echo the local port is its identifier.
+// Who in the stack must know of an ICMP error. gVisor reports destination
+// unreachable errors neither to UDP sockets, but for closed ports, nor to ICMP
+// sockets; and it ignores the code of IPv6 that a link without a route causes.
+
+// A flow is a flow of a transport protocol as an ICMP error quotes it. The
+// local port of an echo is its identifier.
 type flow struct {
 	proto         uint8
 	local, remote netip.AddrPort
 }
 
-// watchers are those to be told of unreachable destinations. gVisor tells neither UDP nor ICMP sockets, and nobody of
-// the IPv6 code that a link without a route answers with.
+// watchers are the sockets and attempts that ICMP errors are reported to.
 type watchers struct {
 	mu    sync.RWMutex
 	flows map[flow][]*watcher // guarded by mu
 }
 
-// A watcher is told of ICMP errors: what they mean and the local address of the flow. tell must not block.
+// A watcher gets the ICMP errors of a flow: its local address and what the
+// error means. notify must not block.
 type watcher struct {
 	notify func(local netip.AddrPort, err error)
 }
 
-// watchFlow has tell called for every ICMP error about f until stop is called. If f has no local address, it stands for
-// all flows to its remote one: a socket that connects learns its port too late to watch for that.
+// watchFlow calls tell for each ICMP error about f, until stop is called. tell
+// must not block. A flow without a local address means all flows to the remote
+// one: a TCP socket gets its port while it connects, too late to watch it.
 func (w *watchers) watchFlow(f flow, tell func(netip.AddrPort, error)) (stop func()) {
 	me := &watcher{tell}
 	w.mu.Lock()
@@ -47,7 +53,10 @@ func (w *watchers) watchFlow(f flow, tell func(netip.AddrPort, error)) (stop fun
 	}
 }
 
-// reportError tells the watchers of the ICMP packet b, which cause, if not nil, led to.
+// reportError reports the ICMP error b to the watchers of the flow that it
+// quotes. cause is the error of Output that led to it, or nil. It ignores other
+// packets. On its second round it finds those who watch without a local
+// address.
 func (w *watchers) reportError(b []byte, cause error) {
 	f, errno := parseUnreachable(b)
 	if errno == 0 {
@@ -68,8 +77,8 @@ func (w *watchers) reportError(b []byte, cause error) {
 	}
 }
 
-// parseUnreachable returns the flow of the packet that b, an ICMP "destination unreachable", quotes, and its meaning;
-// 0 if b is something else.
+// parseUnreachable returns the flow that the destination unreachable error b
+// quotes, and the meaning of its code; 0 if b is something else.
 func parseUnreachable(b []byte) (f flow, errno syscall.Errno) {
 	v4 := b[0]>>4 == 4
 	hdr := ipv6HeaderLen
