@@ -35,7 +35,8 @@ func networkProtocol(addr netip.Addr) tcpip.NetworkProtocolNumber {
 	return ipv6.ProtocolNumber
 }
 
-// fullAddress returns ap as a gVisor address, on any interface.
+// fullAddress returns ap as a gVisor address on the interface of the sockets
+// that are opened here.
 func fullAddress(ap netip.AddrPort) tcpip.FullAddress {
 	return tcpip.FullAddress{NIC: ownNIC, Addr: tcpipAddress(ap.Addr()), Port: ap.Port()}
 }

@@ -12,8 +12,8 @@ import (
 type deadline struct {
 	mu         sync.Mutex
 	timer      *time.Timer   // guarded by mu
-	passed     chan struct{} // guarded by mu: closed when the deadline passes, then replaced when it is set anew
-	generation uint64        // guarded by mu: counts calls of at, so that a timer of an earlier one does nothing
+	passed     chan struct{} // guarded by mu: closed when the deadline passes; replaced if it is set again
+	generation uint64        // guarded by mu: calls of setTime; the timer of an earlier one has no effect
 }
 
 // passedChannel returns a channel that is closed when the deadline passes. A

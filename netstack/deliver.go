@@ -30,7 +30,7 @@ func (s *Stack) Deliver(packets [][]byte) {
 }
 
 // deliverPacket hands one packet to the interface that its destination belongs
-// to, and reports ICMP errors to those who wait for them.
+// to, and reports ICMP errors to their watchers.
 func (s *Stack) deliverPacket(j *coalescedPacket) {
 	b := j.firstPacket
 	var src, dst netip.Addr

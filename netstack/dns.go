@@ -18,7 +18,7 @@ const (
 	dnsPort           = 53
 	dnsRounds         = 2 // rounds through the servers
 	defaultDNSTimeout = 5 * time.Second
-	dnsUDPSize        = 1232 // what EDNS(0) says we take: fits in IPv6's smallest MTU
+	dnsUDPSize        = 1232 // receive size in EDNS(0): fits the smallest MTU of IPv6
 	maxCNAMEs         = 16
 )
 

@@ -67,7 +67,7 @@ func (s *Stack) queryUDP(ctx context.Context, server netip.AddrPort, q *query) (
 			if err != nil {
 				return err
 			}
-			// Anything but the answer may be forged: wait for the true one.
+			// Anything but the answer may be forged: keep waiting for it.
 			var ok bool
 			if r, ok = q.parseReply(b[:n]); ok {
 				return nil

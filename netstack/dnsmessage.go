@@ -31,7 +31,7 @@ func (q *query) parseReply(b []byte) (r reply, ok bool) {
 	}
 	asked, err := p.Question()
 	if err == dnsmessage.ErrSectionDone && (h.RCode == dnsmessage.RCodeFormatError || h.RCode == dnsmessage.RCodeNotImplemented) {
-		return reply{code: h.RCode}, true // a server that understood nothing may repeat nothing
+		return reply{code: h.RCode}, true // it need not repeat a question that it did not understand
 	}
 	if err != nil || asked.Type != q.question.Type || asked.Class != q.question.Class || !sameName(asked.Name, q.question.Name) {
 		return r, false

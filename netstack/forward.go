@@ -56,7 +56,7 @@ type forwarder struct {
 	tcpUsed, udpUsed atomic.Bool
 
 	mu        sync.Mutex
-	undecided map[gstack.TransportEndpointID]*UDPFlow // guarded by mu: flows that handlers have yet to decide on
+	undecided map[gstack.TransportEndpointID]*UDPFlow // guarded by mu: flows that handlers have neither accepted nor rejected
 }
 
 // initForwarder prepares f for the gVisor stack of s.

@@ -203,7 +203,7 @@ func parseListenAddress(ctx context.Context, network, family, address string) (n
 // is what opError reports as the address of an error.
 type listener struct {
 	socket
-	dualStack bool // constant: if all addresses are bound, those of both families are
+	dualStack bool // constant: on all addresses, it has those of both families
 }
 
 func (l *listener) Addr() net.Addr { return l.remote }

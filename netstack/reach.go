@@ -30,7 +30,7 @@ func (s *Stack) startReach(ctx context.Context, addr netip.Addr) (failed <-chan 
 		}
 	}()
 	return c, func() {
-		if ctx.Err() == nil { // else attempt is to end, or has ended, with the reason of ctx
+		if ctx.Err() == nil { // otherwise attempt must end with the cause of ctx
 			cancel()
 		}
 		<-over

@@ -101,7 +101,7 @@ type Stack struct {
 
 	closeOnce sync.Once
 	closed    atomic.Bool   // set first in closing
-	done      chan struct{} // closed after sockets was taken
+	done      chan struct{} // closed once no socket can be added
 
 	icmpNotices  chan icmpNotice // queued for injectICMP
 	injectorDone sync.WaitGroup  // until injectICMP has returned

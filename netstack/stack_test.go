@@ -18,7 +18,7 @@ import (
 	"gvisor.dev/gvisor/pkg/waiter"
 )
 
-// TestSilence checks that nothing leaves a stack that nobody uses: no neighbour
+// TestSilence checks that nothing leaves an idle stack: no neighbour
 // discovery, no group membership.
 func TestSilence(t *testing.T) {
 	s := newStack(t, Config{Addresses: prefixes(a4, a6), Output: func(p *Packet) error {

@@ -18,7 +18,7 @@ import (
 // would be an allocation per call.
 type tcpConn struct {
 	socket
-	readInto  tcpip.SliceWriter // guarded by readMu: what Read reads into, kept here as an argument would escape
+	readInto  tcpip.SliceWriter // guarded by readMu
 	writeFrom bytes.Reader      // guarded by writeMu
 }
 

@@ -77,7 +77,6 @@ func TestCloseRead(t *testing.T) {
 	}
 }
 
-// wantOpError checks that err is what package net would return.
 // TestSetLinger checks that a connection closed with SetLinger(0) is reset, so
 // that the peer does not take its end for that of the stream.
 func TestSetLinger(t *testing.T) {

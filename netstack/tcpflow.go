@@ -40,8 +40,8 @@ func (f *forwarder) runTCP(r *tcp.ForwarderRequest) {
 // A TCPFlow is a connection that a host on the link requests; see
 // [Stack.HandleTCP]. Its methods may be called concurrently.
 type TCPFlow struct {
-	Source      netip.AddrPort // the peer
-	Destination netip.AddrPort // what the peer connects to
+	Source      netip.AddrPort // of the other end
+	Destination netip.AddrPort // that it connects to
 
 	stack   *Stack
 	mu      sync.Mutex

@@ -50,7 +50,7 @@ func TestHandleTCP(t *testing.T) {
 			t.Errorf("through %s came %d bytes, %v, want %d", address, len(got), err, len(data))
 		}
 	}
-	// The stack's own address, where nobody listens.
+	// The stack's own address, on a port without a listener.
 	for _, host := range []netip.Addr{b4, b6} {
 		_, err := p.a.DialContext(testContext(t), "tcp", netip.AddrPortFrom(host, 81).String())
 		wantOpError(t, err, "dial", "tcp", syscall.ECONNREFUSED)

@@ -173,6 +173,7 @@ func (p *pair) connect(t testing.TB, host netip.Addr) (a, b net.Conn) {
 	return a, b
 }
 
+// wantOpError checks that err is what package net would return.
 func wantOpError(t *testing.T, err error, op, network string, is error) *net.OpError {
 	t.Helper()
 	var oe *net.OpError

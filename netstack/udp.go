@@ -17,7 +17,7 @@ import (
 // readInto, writeFrom and destination are arguments for gVisor.
 type udpConn struct {
 	socket
-	sendsIPv4, sendsIPv6 bool // the families it can send to; constant
+	sendsIPv4, sendsIPv6 bool // constant: the families that it can send to
 
 	readInto    tcpip.SliceWriter // guarded by readMu
 	writeFrom   bytes.Reader      // guarded by writeMu

@@ -50,12 +50,12 @@ func (f *forwarder) handleUDP(id gstack.TransportEndpointID, pb *gstack.PacketBu
 // A UDPFlow is the beginning of an exchange of datagrams with a host on the
 // link; see [Stack.HandleUDP]. Its methods may be called concurrently.
 type UDPFlow struct {
-	Source      netip.AddrPort // the peer
-	Destination netip.AddrPort // what the peer sends to
+	Source      netip.AddrPort // of the other end
+	Destination netip.AddrPort // that it sends to
 
 	stack   *Stack
 	id      gstack.TransportEndpointID
-	packets []*gstack.PacketBuffer // guarded by forwarder.mu: what has come so far
+	packets []*gstack.PacketBuffer // guarded by forwarder.mu: received so far; nil once decided
 }
 
 // takePackets returns the datagrams received so far, at least one, and marks

@@ -55,7 +55,7 @@ func (w *watchers) watchFlow(f flow, tell func(netip.AddrPort, error)) (stop fun
 
 // reportError reports the ICMP error b to the watchers of the flow that it
 // quotes. cause is the error of Output that led to it, or nil. It ignores other
-// packets. On its second round it finds those who watch without a local
+// packets. On its second round it finds the watchers without a local
 // address.
 func (w *watchers) reportError(b []byte, cause error) {
 	f, errno := parseUnreachable(b)
