@@ -58,9 +58,9 @@ func trialBelow(size int) int {
 // minPacketLimit returns the size below which packets of a family are not cut.
 func minPacketLimit(v6 bool) int {
 	if v6 {
-		return minIPv6MTU
+		return netstack.MinMTUIPv6
 	}
-	return minIPv4MTU
+	return netstack.MinMTU
 }
 
 // pathMTU is what is known of the path to a peer. Its methods may be called
@@ -135,7 +135,7 @@ func (m *pathMTU) limitFor(v6 bool) int { return max(m.size(), min(m.deviceMTU, 
 
 // lower makes size the limit, if that is less than before. m.mu is held.
 func (m *pathMTU) lower(now time.Time, size int) (lowered bool) {
-	size = max(size&^(paddingMultiple-1), minIPv4MTU)
+	size = max(size&^(paddingMultiple-1), netstack.MinMTU)
 	if size >= m.size() {
 		return false
 	}
@@ -157,7 +157,7 @@ func (m *pathMTU) noteRefused(now time.Time, size, pathSize int) (use int, lower
 		return m.size(), false
 	}
 	if pathSize <= 0 || pathSize >= size {
-		pathSize = minPacketLimit(size > minIPv6MTU) // what every path should take
+		pathSize = minPacketLimit(size > netstack.MinMTUIPv6) // what every path should take
 	}
 	lowered = m.lower(now, pathSize)
 	return m.size(), lowered

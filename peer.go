@@ -40,7 +40,8 @@ type peer struct {
 	lastHandshakeSent      time.Time  // our latest initiation or response; zero: none
 	lastInitiationSent     time.Time
 	lastInitiationAccepted time.Time
-	greatestTimestamp      tai64n // of the accepted initiations
+	greatestTimestamp      tai64n      // of the accepted initiations
+	timestamps             timestamper // of our initiations
 	cookies                cookieGenerator
 
 	// Session.

@@ -14,10 +14,10 @@ import (
 )
 
 // The way of a packet from the socket to the inner stack, in the order of the
-// functions: datagrams are sorted by their receiver index into batches, which are
-// opened on any core and leave their lane in the order of arrival. Then replays
-// are dropped, the session and the timers are updated, and packets with an
-// allowed source are delivered.
+// functions: datagrams are sorted by their receiver index into batches, which
+// are opened on any core and leave their lane in the order of arrival. Then
+// replays are dropped, the session and the timers are updated, and packets with
+// an allowed source are delivered.
 
 const (
 	maxReadBatch = 16 // messages that one system call can read
@@ -168,8 +168,9 @@ func (r *reader) appendData(m *udp.Message, buf *buffer, msg []byte) {
 	b.bytes += len(msg)
 }
 
-// dispatchBatch pushes the batch onto its peer's lane and has it opened. A small
-// batch is opened by the reader itself, without waiting for another goroutine.
+// dispatchBatch pushes the batch onto its peer's lane and has it opened. A
+// small batch is opened by the reader itself, without waiting for another
+// goroutine.
 func (r *reader) dispatchBatch() {
 	b, d := r.batch, r.device
 	if b == nil {
@@ -200,8 +201,8 @@ func (b *recvBatch) pinnedBytes() (n int) {
 	return n
 }
 
-// compactMessages copies the messages of b into small buffers if they are in much
-// larger ones, because b may have to wait.
+// compactMessages copies the messages of b into small buffers if they are in
+// much larger ones, because b may have to wait.
 func (b *recvBatch) compactMessages() {
 	if b.pinnedBytes() <= 4*b.bytes {
 		return
@@ -246,8 +247,8 @@ func (d *Device) openBatch(b *recvBatch) {
 	}
 }
 
-// receiveBatches processes opened batches and frees them. The lane calls it, in the
-// order of arrival. On a closed lane it delivers nothing.
+// receiveBatches processes opened batches and frees them. The lane calls it, in
+// the order of arrival. On a closed lane it delivers nothing.
 func (p *peer) receiveBatches(ready []*recvBatch, closed bool) {
 	for _, b := range ready {
 		now := p.device.now()
