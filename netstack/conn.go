@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 	"gvisor.dev/gvisor/pkg/waiter"
 )
 
@@ -226,6 +227,11 @@ func (c *tcpConn) read(b []byte) (int, error) {
 			if isDone(c.closed) {
 				return 0, net.ErrClosed
 			}
+			// gVisor reports a reset once, to a read or to a write. To later
+			// reads it must not look like the end of the stream.
+			if tcp.EndpointState(c.ep.State()) == tcp.StateError {
+				return 0, c.fail("read", &tcpip.ErrConnectionReset{})
+			}
 			return 0, io.EOF
 		default:
 			return 0, c.fail("read", err)
@@ -281,6 +287,17 @@ func (c *tcpConn) shutdown(how tcpip.ShutdownFlags) error {
 	if err := c.ep.Shutdown(how); err != nil {
 		return c.opError("close", c.fail("shutdown", err))
 	}
+	return nil
+}
+
+// SetLinger sets what Close does with data that was not yet acknowledged, as
+// that of a *net.TCPConn: if sec is 0 it discards the data and resets the
+// connection, otherwise it sends the data in the background.
+func (c *tcpConn) SetLinger(sec int) error {
+	if isDone(c.closed) {
+		return c.opError("set", net.ErrClosed)
+	}
+	c.ep.SocketOptions().SetLinger(tcpip.LingerOption{Enabled: sec >= 0, Timeout: time.Duration(sec) * time.Second})
 	return nil
 }
 

@@ -83,6 +83,45 @@ func TestCloseRead(t *testing.T) {
 }
 
 // wantOpError checks that err is what package net would return.
+// TestSetLinger checks that a connection closed with SetLinger(0) is reset, so
+// that the peer does not take its end for that of the stream.
+func TestSetLinger(t *testing.T) {
+	for _, test := range []struct {
+		sec  int
+		want error
+	}{{-1, io.EOF}, {1, io.EOF}, {0, syscall.ECONNRESET}} {
+		a, b := join(t, nil).connect(t, b4)
+		if err := a.(interface{ SetLinger(sec int) error }).SetLinger(test.sec); err != nil {
+			t.Fatal(err)
+		}
+		a.Close()
+		for range 2 { // the reset stays
+			if n, err := b.Read(make([]byte, 1)); n != 0 || !errors.Is(err, test.want) {
+				t.Errorf("after SetLinger(%d): read %d, %v; want %v", test.sec, n, err, test.want)
+			}
+		}
+		err := a.(interface{ SetLinger(sec int) error }).SetLinger(0)
+		wantOpError(t, err, "set", "tcp", net.ErrClosed)
+	}
+}
+
+// TestResetAfterFailedWrite checks that a read fails with the reset that a write
+// has reported before.
+func TestResetAfterFailedWrite(t *testing.T) {
+	a, b := join(t, nil).connect(t, b4)
+	a.(interface{ SetLinger(sec int) error }).SetLinger(0)
+	a.Close()
+	b.SetDeadline(time.Now().Add(10 * time.Second))
+	for {
+		if _, err := b.Write([]byte("x")); err != nil {
+			break
+		}
+	}
+	if n, err := b.Read(make([]byte, 1)); n != 0 || !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("read %d, %v; want ECONNRESET", n, err)
+	}
+}
+
 func wantOpError(t *testing.T, err error, op, network string, is error) *net.OpError {
 	t.Helper()
 	var oe *net.OpError
