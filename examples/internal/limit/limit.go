@@ -4,6 +4,8 @@
 package limit
 
 import (
+	"cmp"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -30,6 +32,10 @@ type Entry struct {
 	owner string
 	evict func()
 	moved atomic.Int64 // when data last moved, in nanoseconds of Unix time
+
+	// blocked is the number of writes that wait: the connection then holds what
+	// its sender has sent.
+	blocked atomic.Int32
 }
 
 // Add adds a connection of an owner. If there are too many, it first removes
@@ -67,15 +73,26 @@ func (t *Table) Add(owner string, evict func()) *Entry {
 	return e
 }
 
-// Evict ends n connections, or all if there are fewer, by the rule of Add. It
-// returns how many it ended.
+// Evict ends up to n connections to save memory, and returns how many: first
+// those whose receiver reads nothing, then others, of each kind those that have
+// been idle for the longest time.
 func (t *Table) Evict(n int) int {
-	var victims []*Entry
 	t.mu.Lock()
-	for len(victims) < n && t.count > 0 {
-		victim := longestIdle(t.owners[t.largestOwner()])
+	var victims []*Entry
+	for _, entries := range t.owners {
+		for e := range entries {
+			victims = append(victims, e)
+		}
+	}
+	slices.SortFunc(victims, func(a, b *Entry) int {
+		if c := cmp.Compare(min(1, b.blocked.Load()), min(1, a.blocked.Load())); c != 0 {
+			return c
+		}
+		return cmp.Compare(a.moved.Load(), b.moved.Load())
+	})
+	victims = victims[:min(n, len(victims))]
+	for _, victim := range victims {
 		t.remove(victim)
-		victims = append(victims, victim)
 	}
 	t.mu.Unlock()
 	for _, victim := range victims {
@@ -123,12 +140,11 @@ func (t *Table) remove(e *Entry) {
 	}
 }
 
-// Touch records that data moves. A nil Entry records nothing.
-func (e *Entry) Touch() {
-	if e != nil {
-		e.moved.Store(time.Now().UnixNano())
-	}
-}
+// Touch records that data moves.
+func (e *Entry) Touch() { e.moved.Store(time.Now().UnixNano()) }
+
+// Block adds n to the number of writes that wait.
+func (e *Entry) Block(n int) { e.blocked.Add(int32(n)) }
 
 func (e *Entry) idle() time.Duration { return time.Since(time.Unix(0, e.moved.Load())) }
 

@@ -22,13 +22,12 @@ const HalfClosedIdle = 15 * time.Minute
 // other continues. An error, such as a reset, ends both directions at once, is
 // passed on as a reset, and is returned. So is the end of ctx.
 //
-// It calls moved, which may be nil and must not block, after each read that
-// returns data.
-func Streams(ctx context.Context, a, b net.Conn, moved func()) error {
-	if moved == nil {
-		moved = func() {}
+// It tells activity, which may be nil, what happens.
+func Streams(ctx context.Context, a, b net.Conn, activity Activity) error {
+	if activity == nil {
+		activity = noActivity{}
 	}
-	s := &streams{a: a, b: b, moved: moved}
+	s := &streams{a: a, b: b, activity: activity}
 	defer context.AfterFunc(ctx, func() { s.fail(context.Cause(ctx)) })()
 	var opposite sync.WaitGroup
 	opposite.Go(func() { s.copy(b, a) })
@@ -40,6 +39,18 @@ func Streams(ctx context.Context, a, b net.Conn, moved func()) error {
 	defer s.mu.Unlock()
 	return s.err
 }
+
+// An Activity is told when data moves. Its methods are called concurrently and
+// must not block.
+type Activity interface {
+	Touch()    // data has been read
+	Block(int) // 1: a write begins, which may have to wait; -1: it has ended
+}
+
+type noActivity struct{}
+
+func (noActivity) Touch()    {}
+func (noActivity) Block(int) {}
 
 // Reset closes connections so that their other ends do not take it for the end
 // of the stream.
@@ -54,8 +65,8 @@ func Reset(conns ...net.Conn) {
 
 // streams is the state of one call of Streams.
 type streams struct {
-	a, b  net.Conn
-	moved func()
+	a, b     net.Conn
+	activity Activity
 
 	mu     sync.Mutex
 	half   bool  // guarded by mu: one direction has ended
@@ -85,8 +96,11 @@ func (s *streams) copy(dst, src net.Conn) {
 		d.setReadDeadline()
 		n, err := src.Read(d.buffer.bytes())
 		if n > 0 {
-			s.moved()
-			if _, err := dst.Write(d.buffer.bytes()[:n]); err != nil {
+			s.activity.Touch()
+			s.activity.Block(1)
+			_, err := dst.Write(d.buffer.bytes()[:n])
+			s.activity.Block(-1)
+			if err != nil {
 				s.fail(err)
 				return
 			}

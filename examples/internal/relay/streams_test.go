@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"strconv"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -146,17 +147,39 @@ func TestStreamsEndWithContext(t *testing.T) {
 	}
 }
 
-// TestStreamsReportMovement checks that moved is called while data moves.
-func TestStreamsReportMovement(t *testing.T) {
-	a, x := pair(t)
-	y, b := pair(t)
-	moved := make(chan struct{}, 2)
-	go Streams(t.Context(), x, y, func() { moved <- struct{}{} })
-	for _, c := range []net.Conn{a, b} {
-		c.Write([]byte("x"))
-		<-moved
-	}
+// TestStreamsReportActivity checks that the activity is told of data, and of
+// writes that have to wait.
+func TestStreamsReportActivity(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, x := net.Pipe()
+		y, b := net.Pipe()
+		var activity counter
+		result := make(chan error, 1)
+		go func() { result <- Streams(t.Context(), x, y, &activity) }()
+		want := func(touched, blocked int64) {
+			t.Helper()
+			synctest.Wait()
+			if n, m := activity.touched.Load(), activity.blocked.Load(); n != touched || m != blocked {
+				t.Errorf("%d reads and %d writes that wait, want %d and %d", n, m, touched, blocked)
+			}
+		}
+		a.Write([]byte("x"))
+		want(1, 1)
+		b.Write([]byte("y"))
+		want(2, 2)
+		b.Read(make([]byte, 1))
+		a.Read(make([]byte, 1))
+		want(2, 0)
+		a.Close()
+		b.Close()
+		<-result
+	})
 }
+
+type counter struct{ touched, blocked atomic.Int64 }
+
+func (c *counter) Touch()      { c.touched.Add(1) }
+func (c *counter) Block(n int) { c.blocked.Add(int64(n)) }
 
 func TestStreamsEndWithEitherConnection(t *testing.T) {
 	a, x := pair(t)

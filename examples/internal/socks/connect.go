@@ -28,7 +28,7 @@ func (c *client) connect(ctx context.Context, to address) error {
 		relay.Reset(target)
 		return err
 	}
-	return relay.Streams(ctx, c.conn, target, c.entry.Touch)
+	return relay.Streams(ctx, c.conn, target, c.entry)
 }
 
 // replyTo returns the reply that says why a connection could not be made.
