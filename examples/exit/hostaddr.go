@@ -17,9 +17,9 @@ const (
 )
 
 // hostAddrs knows the addresses that reach this host: those of its interfaces,
-// and the broadcast addresses of their networks, which every host there answers.
-// They change, those of a kernel's tunnel for example. Its methods may be called
-// concurrently.
+// and the broadcast addresses of their networks, which every host there
+// answers. They change, those of a kernel's tunnel for example. Its methods may
+// be called concurrently.
 type hostAddrs struct {
 	list    func() ([]net.Addr, error)
 	canBind func(netip.Addr) bool

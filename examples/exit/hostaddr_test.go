@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// TestHostAddrsAreCached checks that addresses are not listed for each flow, and
-// that a change is noticed.
+// TestHostAddrsAreCached checks that addresses are not listed for each flow,
+// and that a change is noticed.
 func TestHostAddrsAreCached(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		lists := 0
@@ -41,8 +41,8 @@ func TestHostAddrsAreCached(t *testing.T) {
 	})
 }
 
-// TestHostAddrsUnlisted checks that a system that does not list its addresses is
-// asked about each.
+// TestHostAddrsUnlisted checks that a system that does not list its addresses
+// is asked about each.
 func TestHostAddrsUnlisted(t *testing.T) {
 	h := hostAddrs{
 		list:    func() ([]net.Addr, error) { return nil, errors.New("netlink: permission denied") },

@@ -46,8 +46,8 @@ func icmpErrors(conn *net.UDPConn) iter.Seq2[netip.AddrPort, syscall.Errno] {
 	}
 }
 
-// nextICMPError takes the next error from the socket's queue. ok is false if the
-// queue is empty; errno is 0 if the error is no ICMP error.
+// nextICMPError takes the next error from the socket's queue. ok is false if
+// the queue is empty; errno is 0 if the error is no ICMP error.
 func nextICMPError(fd int) (to netip.AddrPort, errno syscall.Errno, ok bool) {
 	control := make([]byte, 512)
 	_, n, _, addr, err := unix.Recvmsg(fd, nil, control, unix.MSG_ERRQUEUE|unix.MSG_DONTWAIT)

@@ -1,7 +1,7 @@
 // Exit is the far end of tunnels whose peers reach the host's network through
 // it: what a router with NAT does, without root, routes or rules. Each TCP
-// connection of a peer becomes a connection of this process, and each UDP socket
-// of a peer a socket of this process.
+// connection of a peer becomes a connection of this process, and each UDP
+// socket of a peer a socket of this process.
 //
 //	exit -config wg0.conf
 package main

@@ -22,10 +22,10 @@ type mappingKey struct {
 }
 
 // A mapping is the socket that stands for a socket of a peer, whatever it sends
-// to (RFC 4787, REQ-1: endpoint-independent mapping), so that what a peer learns
-// about its address from one server holds for others. It accepts datagrams only
-// from where the peer has sent to, as long as that flow lasts (REQ-8:
-// address and port-dependent filtering).
+// to (RFC 4787, REQ-1: endpoint-independent mapping), so that what a peer
+// learns about its address from one server holds for others. It accepts
+// datagrams only from where the peer has sent to, as long as that flow lasts
+// (REQ-8: address and port-dependent filtering).
 type mapping struct {
 	key   mappingKey
 	conn  net.PacketConn

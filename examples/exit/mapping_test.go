@@ -20,8 +20,8 @@ func listenUDP(t *testing.T) (c *net.UDPConn, port int) {
 	return c, c.LocalAddr().(*net.UDPAddr).Port
 }
 
-// TestEndpointIndependentMapping checks that servers see one address of a peer's
-// socket, and that only those that it has sent to reach it there.
+// TestEndpointIndependentMapping checks that servers see one address of a
+// peer's socket, and that only those that it has sent to reach it there.
 func TestEndpointIndependentMapping(t *testing.T) {
 	dev := startExit(t, 1, "-allow-local").peers[0]
 	peer, err := dev.ListenPacket(t.Context(), "udp", ":0")

@@ -50,8 +50,8 @@ func (p *policy) target(src netip.Addr, dst netip.AddrPort) (to target, ok bool)
 	return to, !addr.IsLinkLocalUnicast() && !p.host.contains(addr)
 }
 
-// isOtherPeer reports whether dst belongs to another peer than src. A peer whose
-// AllowedIPs contain everything sends to the host's network as others do.
+// isOtherPeer reports whether dst belongs to another peer than src. A peer
+// whose AllowedIPs contain everything sends to the host's network as others do.
 func (p *policy) isOtherPeer(src, dst netip.Addr) bool {
 	to, ok := p.peers.find(dst)
 	from, _ := p.peers.find(src.Unmap())

@@ -115,8 +115,8 @@ func TestPeerCannotExhaustTCP(t *testing.T) {
 	}
 }
 
-// TestPeersReachEachOther checks that a connection from one peer to another goes
-// through the tunnel.
+// TestPeersReachEachOther checks that a connection from one peer to another
+// goes through the tunnel.
 func TestPeersReachEachOther(t *testing.T) {
 	x := startExit(t, 2)
 	l, err := x.peers[1].Listen(t.Context(), "tcp", ":80")

@@ -101,8 +101,8 @@ func (e *exit) handleUDP(flow *wireguard.UDPFlow) {
 	log.Debug("flow ended", "err", err)
 }
 
-// copyOut sends the peer's datagrams through the mapping until the flow expires,
-// or is closed.
+// copyOut sends the peer's datagrams through the mapping until the flow
+// expires, or is closed.
 func (f *udpFlow) copyOut(m *mapping) error {
 	buf := datagramBuffers.Get().(*[65535]byte)
 	defer datagramBuffers.Put(buf)
@@ -141,8 +141,8 @@ const (
 	maxUnreachable = 1024
 )
 
-// unreachables are flows that an ICMP error from the host's network has ended. A
-// device can tell a peer of it only before it accepts a flow, so the next
+// unreachables are flows that an ICMP error from the host's network has ended.
+// A device can tell a peer of it only before it accepts a flow, so the next
 // datagram of the flow is refused, and the one after that is sent again.
 type unreachables struct {
 	mu    sync.Mutex

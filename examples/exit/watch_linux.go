@@ -8,8 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// watchAddrs calls changed whenever an address of an interface has changed, until
-// ctx ends or the system refuses to tell.
+// watchAddrs calls changed whenever an address of an interface has changed,
+// until ctx ends or the system refuses to tell.
 func watchAddrs(ctx context.Context, changed func()) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_ROUTE)
 	if err != nil {

@@ -1,4 +1,4 @@
-// Package clitest is what the tests of the examples share.
+// Package clitest has what the tests of the examples share.
 package clitest
 
 import (
@@ -20,9 +20,10 @@ import (
 // A Main is the main function of an example.
 type Main func(ctx context.Context, args []string, stdout, stderr io.Writer) error
 
-// Start runs a program until it has printed a line that matches the pattern, and
-// returns the submatches. The program is ended by calling end, or else with the
-// test, and fails the test if it does not end then, or with an error.
+// Start runs a program until it has printed a line that matches the pattern,
+// and returns the submatches. The function end, or else the end of the test,
+// ends the program, and fails the test if the program does not end or returns
+// an error.
 func Start(t *testing.T, run Main, pattern string, args ...string) (match []string, end func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
@@ -56,7 +57,7 @@ func Start(t *testing.T, run Main, pattern string, args ...string) (match []stri
 	return nil, nil
 }
 
-// File writes a file for the time of the test.
+// File writes a temporary file, which the end of the test deletes.
 func File(t *testing.T, lines ...string) (path string) {
 	t.Helper()
 	path = filepath.Join(t.TempDir(), "wg.conf")
@@ -66,7 +67,7 @@ func File(t *testing.T, lines ...string) (path string) {
 	return path
 }
 
-// Private returns a key as a configuration file has it.
+// Private returns a private key in the form of configuration files.
 func Private(t *testing.T, k wireguard.PrivateKey) string {
 	t.Helper()
 	text, err := k.MarshalText()
@@ -76,7 +77,7 @@ func Private(t *testing.T, k wireguard.PrivateKey) string {
 	return string(text)
 }
 
-// Device makes a device that lasts as long as the test.
+// Device returns a device, which the end of the test closes.
 func Device(t *testing.T, cfg wireguard.Config) *wireguard.Device {
 	t.Helper()
 	d, err := wireguard.New(cfg)

@@ -6,8 +6,8 @@ import (
 )
 
 const (
-	// smallBuffer is the size of the buffer in which an idle direction waits. It
-	// holds a request or a keystroke.
+	// smallBuffer is the size of the buffer in which an idle direction waits.
+	// It holds a request or a keystroke.
 	smallBuffer = 1 << 10
 
 	// largeBuffer is large for bulk transfers: a read from a tunnel may return

@@ -31,9 +31,9 @@ const (
 //
 // Each address that passes has a socket of its own in the network, and receives
 // what arrives there. So no sender can keep the client out or receive its
-// answers; but a process of the same user, or, where the owner is not known, any
-// process at the client's IP address, can send into the network if the client
-// announced no port.
+// answers; but a process of the same user, or, where the owner is not known,
+// any process at the client's IP address, can send into the network if the
+// client announced no port.
 //
 // Anyone in the network may send to such a socket, so that protocols work which
 // find their peers by rendezvous.

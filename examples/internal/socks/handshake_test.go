@@ -86,8 +86,8 @@ func TestAuthentication(t *testing.T) {
 	})
 }
 
-// TestHandshakeDeadline checks that the deadline of the handshake does not apply
-// after it.
+// TestHandshakeDeadline checks that the deadline of the handshake does not
+// apply after it.
 func TestHandshakeDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := &pipes{conns: make(chan net.Conn, 1), closed: make(chan struct{})}

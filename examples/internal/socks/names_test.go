@@ -11,9 +11,9 @@ import (
 	"time"
 )
 
-// TestNamesWaitForOneLookup checks that datagrams wait for the lookup, that they
-// go to the first address that works, and that the name is looked up again only
-// when it has expired.
+// TestNamesWaitForOneLookup checks that datagrams wait for the lookup, that
+// they go to the first address that works, and that the name is looked up again
+// only when it has expired.
 func TestNamesWaitForOneLookup(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		lookups := 0

@@ -12,8 +12,8 @@ import (
 
 // ownerCheck returns a function that reports whether a UDP socket of this host
 // belongs to the user who owns the client's end of a TCP connection, given that
-// connection's addresses. It returns nil if the owner is not known, as that of a
-// client on another host.
+// connection's addresses. It returns nil if the owner is not known, as that of
+// a client on another host.
 func ownerCheck(client, server netip.AddrPort) func(udp netip.AddrPort) bool {
 	owners := socketOwners("tcp", func(local, remote netip.AddrPort) bool {
 		return local == client && remote == server
@@ -36,8 +36,8 @@ func ownerCheck(client, server netip.AddrPort) func(udp netip.AddrPort) bool {
 	}
 }
 
-// socketOwners returns the user IDs of the owners of the sockets that match, from
-// /proc/net.
+// socketOwners returns the user IDs of the owners of the sockets that match,
+// from /proc/net.
 func socketOwners(protocol string, match func(local, remote netip.AddrPort) bool) (uids []uint64) {
 	for _, table := range []string{protocol, protocol + "6"} {
 		f, err := os.Open("/proc/net/" + table)
@@ -45,7 +45,8 @@ func socketOwners(protocol string, match func(local, remote netip.AddrPort) bool
 			continue
 		}
 		for lines := bufio.NewScanner(f); lines.Scan(); {
-			// sl, local_address, rem_address, st, queues, tr, retrnsmt, uid, ...
+			// sl, local_address, rem_address, st, queues, tr, retrnsmt, uid,
+			// ...
 			fields := strings.Fields(lines.Text())
 			if len(fields) < 8 {
 				continue

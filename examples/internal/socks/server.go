@@ -59,8 +59,8 @@ type Server struct {
 	// the longest time.
 	MaxHandshakes int
 
-	// Clients bounds the clients with a complete request, by their IP addresses;
-	// nil means no bound. It may be shared with other servers.
+	// Clients bounds the clients with a complete request, by their IP
+	// addresses; nil means no bound. It may be shared with other servers.
 	Clients *limit.Table
 
 	// Logger is told about clients; nil means nothing is logged.

@@ -207,8 +207,8 @@ func (p *pipes) Close() error {
 	return nil
 }
 
-// TestSilentClientsAreReplaced checks that clients without a request do not keep
-// out one that has a request.
+// TestSilentClientsAreReplaced checks that clients without a request do not
+// keep out one that has a request.
 func TestSilentClientsAreReplaced(t *testing.T) {
 	const most = 8
 	addr, port := start(t, &Server{MaxHandshakes: most}), echo(t)

@@ -1,5 +1,5 @@
-// Package warn logs warnings that clients can cause at will: each once a minute,
-// and not more in all than a log can take.
+// Package warn logs warnings that clients can cause at will: each once a
+// minute, and not more in all than a log can take.
 package warn
 
 import (
