@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"errors"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"os"
@@ -24,6 +25,9 @@ import (
 func TestMain(m *testing.M) {
 	if os.Getenv("PROXY_TEST_MAIN") != "" {
 		main()
+	}
+	if keys := os.Getenv("PROXY_TEST_FAR"); keys != "" {
+		log.Fatal(serveFar(keys))
 	}
 	os.Exit(m.Run())
 }

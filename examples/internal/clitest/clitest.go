@@ -24,7 +24,7 @@ type Main func(ctx context.Context, args []string, stdout, stderr io.Writer) err
 // and returns the submatches. The function end, or else the end of the test,
 // ends the program, and fails the test if the program does not end or returns
 // an error.
-func Start(t *testing.T, run Main, pattern string, args ...string) (match []string, end func()) {
+func Start(t testing.TB, run Main, pattern string, args ...string) (match []string, end func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	r, w := io.Pipe()
@@ -58,7 +58,7 @@ func Start(t *testing.T, run Main, pattern string, args ...string) (match []stri
 }
 
 // File writes a temporary file, which the end of the test deletes.
-func File(t *testing.T, lines ...string) (path string) {
+func File(t testing.TB, lines ...string) (path string) {
 	t.Helper()
 	path = filepath.Join(t.TempDir(), "wg.conf")
 	if err := os.WriteFile(path, []byte(strings.Join(lines, "\n")+"\n"), 0o600); err != nil {
@@ -68,7 +68,7 @@ func File(t *testing.T, lines ...string) (path string) {
 }
 
 // Private returns a private key in the form of configuration files.
-func Private(t *testing.T, k wireguard.PrivateKey) string {
+func Private(t testing.TB, k wireguard.PrivateKey) string {
 	t.Helper()
 	text, err := k.MarshalText()
 	if err != nil {
@@ -78,7 +78,7 @@ func Private(t *testing.T, k wireguard.PrivateKey) string {
 }
 
 // Device returns a device, which the end of the test closes.
-func Device(t *testing.T, cfg wireguard.Config) *wireguard.Device {
+func Device(t testing.TB, cfg wireguard.Config) *wireguard.Device {
 	t.Helper()
 	d, err := wireguard.New(cfg)
 	if err != nil {

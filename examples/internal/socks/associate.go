@@ -25,9 +25,9 @@ const (
 //
 //   - They come from the IP address of its TCP connection.
 //   - They come from the port that it announced, if it announced one.
-//   - Where the client is a process of this host and the system tells who owns a
-//     socket (Linux), they come from a socket of the user who owns the TCP
-//     connection.
+//   - Where the client is a process of this host and the system reports the
+//     owners of sockets (Linux), they come from a socket of the user who owns
+//     the TCP connection.
 //
 // Each address that passes has a socket of its own in the network, and receives
 // what arrives there. So no sender can keep the client out or receive its
