@@ -2,12 +2,14 @@ package relay
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"io"
 	"math/rand/v2"
 	"net"
 	"os"
 	"strconv"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -37,13 +39,13 @@ func pair(t *testing.T) (a, b *net.TCPConn) {
 	return c.(*net.TCPConn), d.(*net.TCPConn)
 }
 
-// joined returns two ends that are joined by Streams, and what it returns.
+// joined returns two connections that Streams joins, and its result.
 func joined(t *testing.T) (a, b *net.TCPConn, result <-chan error) {
 	t.Helper()
 	a, x := pair(t)
 	y, b := pair(t)
 	r := make(chan error, 1)
-	go func() { r <- Streams(x, y) }()
+	go func() { r <- Streams(t.Context(), x, y, nil) }()
 	return a, b, r
 }
 
@@ -76,7 +78,7 @@ func TestStreamsPassOnHalfClose(t *testing.T) {
 	if got, err := io.ReadAll(b); string(got) != "question" || err != nil {
 		t.Fatalf("b read %q, %v", got, err)
 	}
-	// The end has been passed on, and yet there is an answer.
+	// The other direction still works after the end of this one.
 	b.Write([]byte("answer"))
 	b.Close()
 	if got, err := io.ReadAll(a); string(got) != "answer" || err != nil {
@@ -88,22 +90,102 @@ func TestStreamsPassOnHalfClose(t *testing.T) {
 }
 
 func TestStreamsPassOnReset(t *testing.T) {
-	a, b, result := joined(t)
-	b.SetLinger(0)
-	b.Close()
-	if n, err := a.Read(make([]byte, 1)); err == nil || err == io.EOF {
-		t.Errorf("a read %d, %v: the reset must not look like the end", n, err)
-	}
-	if err := <-result; !errors.Is(err, syscall.ECONNRESET) {
-		t.Errorf("Streams: %v, want ECONNRESET", err)
+	for _, from := range []string{"a", "b"} {
+		a, b, result := joined(t)
+		if from == "a" {
+			a, b = b, a
+		}
+		// Data before the reset makes the truncated stream look plausible.
+		b.Write([]byte("part"))
+		if _, err := io.ReadFull(a, make([]byte, 4)); err != nil {
+			t.Fatal(err)
+		}
+		Reset(b)
+		if n, err := a.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
+			t.Errorf("read %d, %v; want ECONNRESET", n, err)
+		}
+		if err := <-result; !errors.Is(err, syscall.ECONNRESET) {
+			t.Errorf("Streams: %v, want ECONNRESET", err)
+		}
 	}
 }
+
+// TestStreamsPassOnResetReportedToWrite has a write take the kernel's report of
+// a reset, so that the read after it finds the end of the stream.
+func TestStreamsPassOnResetReportedToWrite(t *testing.T) {
+	a, x := pair(t)
+	y, b := pair(t)
+	Reset(b)
+	for {
+		if _, err := y.Write([]byte("x")); err != nil {
+			break
+		}
+	}
+	if err := Streams(t.Context(), x, y, nil); !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("Streams: %v, want ECONNRESET", err)
+	}
+	if n, err := a.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("read %d, %v; want ECONNRESET", n, err)
+	}
+}
+
+func TestStreamsEndWithContext(t *testing.T) {
+	a, x := pair(t)
+	y, b := pair(t)
+	cause := errors.New("the program ends")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	result := make(chan error, 1)
+	go func() { result <- Streams(ctx, x, y, nil) }()
+	cancel(cause)
+	if err := <-result; err != cause {
+		t.Errorf("Streams: %v, want %v", err, cause)
+	}
+	for _, c := range []net.Conn{a, b} {
+		if n, err := c.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
+			t.Errorf("read %d, %v; want ECONNRESET", n, err)
+		}
+	}
+}
+
+// TestStreamsReportActivity checks that the activity is told of data, and of
+// writes that have to wait.
+func TestStreamsReportActivity(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, x := net.Pipe()
+		y, b := net.Pipe()
+		var activity counter
+		result := make(chan error, 1)
+		go func() { result <- Streams(t.Context(), x, y, &activity) }()
+		want := func(touched, blocked int64) {
+			t.Helper()
+			synctest.Wait()
+			if n, m := activity.touched.Load(), activity.blocked.Load(); n != touched || m != blocked {
+				t.Errorf("%d reads and %d writes that wait, want %d and %d", n, m, touched, blocked)
+			}
+		}
+		a.Write([]byte("x"))
+		want(1, 1)
+		b.Write([]byte("y"))
+		want(2, 2)
+		b.Read(make([]byte, 1))
+		a.Read(make([]byte, 1))
+		want(2, 0)
+		a.Close()
+		b.Close()
+		<-result
+	})
+}
+
+type counter struct{ touched, blocked atomic.Int64 }
+
+func (c *counter) Touch()      { c.touched.Add(1) }
+func (c *counter) Block(n int) { c.blocked.Add(int64(n)) }
 
 func TestStreamsEndWithEitherConnection(t *testing.T) {
 	a, x := pair(t)
 	y, b := pair(t)
 	result := make(chan error, 1)
-	go func() { result <- Streams(x, y) }()
+	go func() { result <- Streams(t.Context(), x, y, nil) }()
 	x.Close()
 	if err := <-result; !errors.Is(err, net.ErrClosed) {
 		t.Errorf("Streams: %v, want ErrClosed", err)
@@ -125,11 +207,11 @@ func TestStreamsGiveUpSilentHalf(t *testing.T) {
 				defer b.Close()
 				start := time.Now()
 				result := make(chan error, 1)
-				go func() { result <- Streams(ending{x}, half{y}) }()
+				go func() { result <- Streams(t.Context(), ending{x}, half{y}, nil) }()
 				synctest.Wait()
 				go a.Write([]byte("x"))
 				b.Read(make([]byte, 1))
-				// While the other half talks it goes on.
+				// The stream continues while the other direction is in use.
 				for range answers {
 					time.Sleep(HalfClosedIdle / 2)
 					go b.Write([]byte("y"))
@@ -148,70 +230,15 @@ func TestStreamsGiveUpSilentHalf(t *testing.T) {
 	}
 }
 
-// half can be closed by half, though the other side does not see that.
+// half has a CloseWrite, which the other side does not notice.
 type half struct{ net.Conn }
 
 func (half) CloseWrite() error { return nil }
 
-// ending says that the first it reads is the last.
+// ending reports the end of the stream with the first data that it reads.
 type ending struct{ net.Conn }
 
 func (c ending) Read(b []byte) (int, error) {
 	n, _ := c.Conn.Read(b)
 	return n, io.EOF
-}
-
-func TestDatagramsEndWhenIdle(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		a, x := net.Pipe()
-		y, b := net.Pipe()
-		start := time.Now()
-		result := make(chan error, 1)
-		go func() { result <- Datagrams(x, y, time.Minute) }()
-
-		buf := make([]byte, 8)
-		// Traffic one way keeps the other alive too.
-		for range 3 {
-			time.Sleep(50 * time.Second)
-			if _, err := a.Write([]byte("ping")); err != nil {
-				t.Fatal(err)
-			}
-			if n, err := b.Read(buf); err != nil || string(buf[:n]) != "ping" {
-				t.Fatalf("b read %q, %v", buf[:n], err)
-			}
-		}
-		if _, err := b.Write([]byte("pong")); err != nil {
-			t.Fatal(err)
-		}
-		if n, err := a.Read(buf); err != nil || string(buf[:n]) != "pong" {
-			t.Fatalf("a read %q, %v", buf[:n], err)
-		}
-		if err := <-result; err != nil {
-			t.Errorf("Datagrams: %v", err)
-		}
-		if got, want := time.Since(start), 150*time.Second+time.Minute; got != want {
-			t.Errorf("ended after %v, want %v", got, want)
-		}
-		if _, err := a.Write([]byte("late")); err == nil {
-			t.Error("the connection is still open")
-		}
-	})
-}
-
-func TestDatagramsEndWithEitherConnection(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		a, x := net.Pipe()
-		y, b := net.Pipe()
-		defer a.Close()
-		result := make(chan error, 1)
-		go func() { result <- Datagrams(x, y, time.Minute) }()
-		start := time.Now()
-		b.Close()
-		if err := <-result; err == nil {
-			t.Error("Datagrams returned nil")
-		}
-		if time.Since(start) != 0 {
-			t.Errorf("took %v", time.Since(start))
-		}
-	})
 }
