@@ -30,9 +30,6 @@ const (
 	probeInterval = 10 * time.Minute
 	// suspicionTime is how long a segment counts as being resent.
 	suspicionTime = time.Minute
-	// resendsInFull is how often a segment is resent as it was before it is resent
-	// in smaller segments.
-	resendsInFull = 1
 
 	maxPathFlows = 32 // that are followed
 )
@@ -83,10 +80,10 @@ type pathMTU struct {
 
 // pathFlow follows the large segments that one direction of a TCP connection sends.
 type pathFlow struct {
-	key     uint64 // 0: unused
-	end     uint32 // sequence number after what was sent
-	resends int    // of the segment at head; 0: none is being resent
-	head    uint32
+	key     uint64    // 0: unused
+	end     uint32    // sequence number after what was sent
+	head    uint32    // first byte of the segment that is being resent
+	resends bool      // whether one is
 	since   time.Time // the latest resend
 	payload int       // of a full-size segment
 
@@ -190,20 +187,17 @@ func (m *pathMTU) noteSent(now time.Time, s *tcpSegment, size int) (cut, first i
 	f.payload = max(1, cut-s.ipLen-len(s.header))
 	switch {
 	case f.isNew(s):
-		if f.resends == 0 {
+		if !f.resends {
 			first = m.startProbe(now, s)
 		}
-	case f.resends == 0 || int32(s.seq()-f.head) < 0 || now.Sub(f.since) > suspicionTime:
-		f.head, f.resends, f.trial = s.seq(), 1, 0
+	case !f.resends || int32(s.seq()-f.head) < 0 || now.Sub(f.since) > suspicionTime:
+		f.head, f.resends, f.trial = s.seq(), true, 0
 		m.suspect(now, f)
 	case s.seq() == f.head:
-		f.resends++
 		m.suspect(now, f)
-		if f.resends > resendsInFull {
-			f.startTrial(s, cut)
-			if f.trial > 0 {
-				cut = f.trial
-			}
+		f.startTrial(s, cut)
+		if f.trial > 0 {
+			cut = f.trial
 		}
 	}
 	if int32(s.end()-f.end) > 0 {
@@ -222,7 +216,7 @@ func (m *pathMTU) flow(now time.Time, s *tcpSegment) *pathFlow {
 	if f.key == s.key {
 		return f
 	}
-	if f.resends > 0 && now.Sub(f.since) < suspicionTime {
+	if f.resends && now.Sub(f.since) < suspicionTime {
 		return &pathFlow{end: s.seq()} // the other is of more interest
 	}
 	*f = pathFlow{key: s.key, end: s.seq()}
@@ -280,7 +274,7 @@ func (m *pathMTU) noteReceived(now time.Time, s *tcpSegment) (limit int, lowered
 		return 0, false, false
 	}
 	f := &m.flows[s.key%maxPathFlows]
-	if f.key != s.key || f.resends == 0 {
+	if f.key != s.key || !f.resends {
 		return 0, false, false
 	}
 	if size := f.noteAck(s); size > 0 && m.lower(now, size) {
@@ -297,7 +291,7 @@ func (f *pathFlow) noteAck(s *tcpSegment) (confirmed int) {
 		return 0
 	}
 	trial, before := f.trial, f.arrives
-	f.resends, f.trial, f.arrives = 0, 0, 0
+	f.resends, f.trial, f.arrives = false, 0, 0
 	if trial == 0 || !advances || int32(s.ack()-f.trialEnd) > 0 {
 		return 0 // a segment in full arrived
 	}

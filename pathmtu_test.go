@@ -94,9 +94,7 @@ func (f *mtuFlow) wantLimit(what string, limit int) {
 func (f *mtuFlow) loseUntilTrial(seq uint32, trial int) {
 	f.Helper()
 	f.sends(seq, fullSegment)
-	for range resendsInFull {
-		f.wantCut("resend", seq, fullSegment, testMTU)
-	}
+	f.wantCut("resend", seq, fullSegment, testMTU)
 	f.wantCut("another resend", seq, fullSegment, trial)
 }
 
@@ -187,10 +185,12 @@ func TestLossIsNoBlackHole(t *testing.T) {
 func TestTrialIsNotConfirmedByOthers(t *testing.T) {
 	const next, end = 1 + fullSegment, 1 + 2*fullSegment
 	for name, ack := range map[string]func(f *mtuFlow){
-		"more than the trial":     func(f *mtuFlow) { f.acks(end + 1) },
-		"a later segment in full": func(f *mtuFlow) { f.acks(next, sackOption([2]uint32{end, end + fullSegment})...) },
-		"an older timestamp":      func(f *mtuFlow) { f.acks(end, timestampOption(5, 99)...) },
-		"nothing new":             func(f *mtuFlow) { f.acks(next) },
+		"more than the trial": func(f *mtuFlow) { f.acks(end+1, timestampOption(5, 100)...) },
+		"a later segment in full": func(f *mtuFlow) {
+			f.acks(next, slices.Concat(timestampOption(5, 100), sackOption([2]uint32{end, end + fullSegment}))...)
+		},
+		"an older timestamp": func(f *mtuFlow) { f.acks(end, timestampOption(5, 99)...) },
+		"nothing new":        func(f *mtuFlow) { f.acks(next, timestampOption(5, 100)...) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := newMTUFlow(t)
@@ -425,7 +425,7 @@ func TestFlowsThatResendAreKept(t *testing.T) {
 		f.sends(1, fullSegment)
 	}
 	for _, g := range f.flows {
-		if g.resends > 0 {
+		if g.resends {
 			used++
 		}
 	}
@@ -450,7 +450,7 @@ func TestPacketsAreCutAfterARefusal(t *testing.T) {
 		}
 		payload := 0
 		for i, size := range []int{1280, len(whole) - 1280 + 40} {
-			seg := b.far.wantTCP("cut", s)
+			seg, _ := b.far.wantTCP("cut", s)
 			if n := seg.ipLen + len(seg.header) + seg.payload; n != size || seg.seq() != uint32(1000+payload) {
 				t.Errorf("segment %d: %d bytes from %d on, want %d", i, n, seg.seq(), size)
 			}
@@ -472,8 +472,42 @@ func TestPacketsAreCutAfterARefusal(t *testing.T) {
 	})
 }
 
-// wantTCP waits for a data message of s with a TCP segment.
-func (r *remote) wantTCP(what string, s *fakepeer.Session) tcpSegment {
+// A probe is one segment, and goes by itself.
+func TestProbeIsOneSegment(t *testing.T) {
+	withTestbed(t, nil, func(b *testbed) {
+		b.far.connectFromDevice()
+		b.far.peer().path.noteRefused(b.dev.now(), testMTU, 1280)
+		time.Sleep(probeInterval)
+		s := b.far.rekeyAfterSilence()
+		if err := b.outputPacket(tcpPacket(tcpFields{src: nearPort, dst: farPort, seq: 1, flags: tcpACK, payload: 4 * fullSegment})); err != nil {
+			t.Fatal(err)
+		}
+		var sizes []int
+		for next := uint32(1); next < 1+4*fullSegment; {
+			seg, size := b.far.wantTCP("segment", s)
+			if seg.seq() != next {
+				t.Fatalf("sequence number %d, want %d", seg.seq(), next)
+			}
+			next = seg.end()
+			sizes = append(sizes, size)
+		}
+		last := 4*fullSegment - (1344 - 40) - 3*(1280-40) + 40
+		if want := []int{1344, 1280, 1280, 1280, padded(last, testMTU)}; !slices.Equal(sizes, want) {
+			t.Errorf("messages for %d bytes, want %d", sizes, want)
+		}
+	})
+}
+
+// rekeyAfterSilence has the device establish a session after its keys have expired.
+func (r *remote) rekeyAfterSilence() *fakepeer.Session {
+	r.testbed.Helper()
+	r.drainMessages()
+	return r.connectFromDevice()
+}
+
+// wantTCP waits for a data message of s with a TCP segment, and returns the length
+// of its plaintext too.
+func (r *remote) wantTCP(what string, s *fakepeer.Session) (segment tcpSegment, size int) {
 	r.testbed.Helper()
 	_, plain, err := s.Open(r.wantMessage(what, fakepeer.Data))
 	if err != nil {
@@ -483,11 +517,11 @@ func (r *remote) wantTCP(what string, s *fakepeer.Session) tcpSegment {
 	if !ok {
 		r.testbed.Fatalf("%s: no packet", what)
 	}
-	segment, ok := parseTCP(pkt)
+	segment, ok = parseTCP(pkt)
 	if !ok || tcpSum(pkt) != 0xffff {
 		r.testbed.Fatalf("%s: no TCP segment with a valid checksum", what)
 	}
-	return segment
+	return segment, len(plain)
 }
 
 // New connections use segments that fit the path, whichever end opens them.
@@ -510,7 +544,7 @@ func TestNewConnectionsFitThePath(t *testing.T) {
 			if err := b.outputPacket(tcpPacket(f)); err != nil {
 				t.Fatal(err)
 			}
-			segment := b.far.wantTCP("SYN", s)
+			segment, _ := b.far.wantTCP("SYN", s)
 			return uint16(maxSegmentSize(segment.header))
 		}
 		if out, in := syn(true), syn(false); out != 1380 || in != 1380 {

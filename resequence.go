@@ -111,7 +111,7 @@ func (r *resequencer) noteArrival(now time.Time, limit time.Duration, pair *keyp
 func (r *resequencer) openGap(now time.Time, limit time.Duration, from, to uint64) {
 	r.gaps = slices.DeleteFunc(r.gaps, func(g gap) bool { return !g.holds() && now.Sub(g.opened) > maxHold })
 	g := gap{from: from, to: to, missing: to - from, opened: now}
-	if r.credit > 0 && limit > 0 {
+	if r.credit > 0 {
 		g.expires = now.Add(min(limit, r.lateness+max(r.lateness/4, minHold)))
 	}
 	r.gaps = append(r.gaps, g)

@@ -154,7 +154,7 @@ func (p *Packet) setSegments(mss, extra int) {
 	if mss <= 0 || payload < mss {
 		mss = max(payload, 1)
 	}
-	p.mss, p.extra = mss, max(0, min(extra, payload-mss))
+	p.mss, p.extra = mss, max(0, extra)
 	p.segments = max(1, (payload-p.extra+mss-1)/mss)
 	p.seekSegment(0)
 }
