@@ -136,7 +136,7 @@ func (r *resequencer) fillGap(now time.Time, limit time.Duration, counter uint64
 // learnLateness notes how late a packet was. One that was too late to be waited
 // for teaches nothing.
 func (r *resequencer) learnLateness(limit, lateness time.Duration) {
-	if lateness > limit {
+	if lateness >= limit {
 		return
 	}
 	r.lateness = max(lateness, r.lateness-(r.lateness-lateness)/16)
