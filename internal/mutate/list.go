@@ -10,20 +10,21 @@ import (
 
 // A mutation is a mistake in the code that the tests must notice.
 //
-// All mutations of a package are compiled into one test binary. A mutation lies
-// in one function. That function gets a mutated copy, and calls the copy instead
-// of doing its work when an environment variable selects the mutation. The go
-// command reads the mutated sources from an overlay, so that no file changes.
+// All mutations of a package are compiled into one test binary. A mutation changes
+// one function. That function gets a mutated copy, and calls the copy instead of
+// its own code when an environment variable selects the mutation. The go command
+// reads the mutated sources from an overlay, so no file of the repository changes.
 type mutation struct {
-	line     int    // in mutations.txt
-	area     string // headline that it is listed under
-	mistake  string // description
-	function string // function or Type.method, after its directory and a slash if that is not the root
-	tests    string // regular expression of tests, at least one of which must fail
-	old, new string // text in the function, where old occurs once
+	line        int    // where it begins in mutations.txt
+	area        string // headline above it
+	description string
+	function    string // function or Type.method; in another package than the root: dir/function
+	tests       string // regular expression for tests, one of which must fail
+	oldText     string // occurs once in the body of the function
+	newText     string // replaces oldText
 }
 
-// pkg returns the directory of the package, as the go command takes it.
+// pkg returns the package as an argument of the go command.
 func (m *mutation) pkg() string {
 	if dir := path.Dir(m.function); dir != "." {
 		return "./" + dir
@@ -34,27 +35,32 @@ func (m *mutation) pkg() string {
 // name returns the function without its directory.
 func (m *mutation) name() string { return path.Base(m.function) }
 
-// errorf returns an error about m that begins with its place in the list.
+// errorf returns an error about m that begins with its line in the list.
 func (m *mutation) errorf(format string, args ...any) error {
 	return fmt.Errorf("mutations.txt:%d: "+format, append([]any{m.line}, args...)...)
 }
 
-// readMutations reads the list, in which an area has a headline and a mutation
-// is a paragraph:
-//
-//	# handshake
-//
-//	a replayed initiation is accepted
-//	exchange.go TestP06
-//	-!stamp.after(p.greatestStamp)
-//	+false
-func readMutations(root string) (mutations []mutation, err error) {
+// readMutations reads the list of mutations.
+func readMutations(root string) ([]mutation, error) {
 	text, err := os.ReadFile(filepath.Join(root, testdata+"mutations.txt"))
 	if err != nil {
 		return nil, err
 	}
+	return parseMutations(string(text))
+}
+
+// parseMutations parses the list of mutations: areas with a headline, and a
+// paragraph for each mutation.
+//
+//	# handshake
+//
+//	a replayed initiation is accepted
+//	peer.acceptInitiation TestP06
+//	-!stamp.after(p.greatestTimestamp)
+//	+false
+func parseMutations(text string) (mutations []mutation, err error) {
 	area, line := "", 1
-	for paragraph := range strings.SplitSeq(string(text), "\n\n") {
+	for paragraph := range strings.SplitSeq(text, "\n\n") {
 		lines := strings.Split(strings.Trim(paragraph, "\n"), "\n")
 		at := line
 		line += strings.Count(paragraph, "\n") + 2
@@ -62,30 +68,31 @@ func readMutations(root string) (mutations []mutation, err error) {
 			area = headline
 			continue
 		}
-		m := mutation{line: at, area: area, mistake: lines[0]}
+		m := mutation{line: at, area: area, description: lines[0]}
 		if len(lines) > 1 {
 			m.function, m.tests, _ = strings.Cut(lines[1], " ")
 		}
 		var before, after []string
 		for _, l := range lines[min(2, len(lines)):] {
-			if text, ok := strings.CutPrefix(l, "-"); ok && after == nil {
-				before = append(before, text)
-			} else if text, ok := strings.CutPrefix(l, "+"); ok {
-				after = append(after, text)
+			if old, ok := strings.CutPrefix(l, "-"); ok && after == nil {
+				before = append(before, old)
+			} else if replacement, ok := strings.CutPrefix(l, "+"); ok {
+				after = append(after, replacement)
 			} else {
-				return nil, fmt.Errorf("mutations.txt:%d: %q is out of place", at, l)
+				return nil, m.errorf("unexpected line %q", l)
 			}
 		}
-		m.old, m.new = strings.Join(before, "\n"), strings.Join(after, "\n")
-		if m.area == "" || m.tests == "" || m.old == "" || m.old == m.new {
-			return nil, m.errorf("incomplete")
+		m.oldText, m.newText = strings.Join(before, "\n"), strings.Join(after, "\n")
+		if m.area == "" || m.tests == "" || m.oldText == "" || m.oldText == m.newText {
+			return nil, m.errorf("the mutation has no area, no tests, or no change")
 		}
 		mutations = append(mutations, m)
 	}
 	return mutations, nil
 }
 
-// areasOf returns the areas in their order and how many mutations each has.
+// areasOf returns the areas in the order of the list, and the number of mutations
+// in each.
 func areasOf(mutations []mutation) (areas []string, total map[string]int) {
 	total = make(map[string]int)
 	for _, m := range mutations {

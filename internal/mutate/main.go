@@ -1,7 +1,7 @@
-// Command mutate prints what the tests of this project cover: every statement
-// about the protocol with its tests, and a list of mistakes, each of which it
-// makes to see whether the tests notice. It fails if a statement has no test or
-// a mistake goes unnoticed.
+// Command mutate runs mutation tests. It prints every numbered statement about the
+// protocol with its tests. Then it makes each mistake of a list in the code, and
+// checks that a test fails. It exits with an error if a statement has no test or
+// no test notices a mistake.
 //
 //	go run ./internal/mutate
 package main
@@ -18,7 +18,7 @@ func main() {
 	}
 }
 
-// run prints the coverage of the repository at root.
+// run checks the repository at root.
 func run(root string) error {
 	statements, err := readStatements(root)
 	if err != nil {
@@ -28,13 +28,13 @@ func run(root string) error {
 	if err != nil {
 		return err
 	}
-	gaps := printStatements(statements)
-	survivors, err := mutate(root, mutations)
+	gaps := printStatements(os.Stdout, statements)
+	survivors, err := runMutations(os.Stdout, root, mutations)
 	if err != nil {
 		return err
 	}
 	if gaps > 0 || survivors > 0 {
-		return fmt.Errorf("%d statements without test, %d mistakes unnoticed", gaps, survivors)
+		return fmt.Errorf("%d statements have no test, %d mistakes were not noticed", gaps, survivors)
 	}
 	return nil
 }

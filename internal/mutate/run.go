@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,12 +17,12 @@ import (
 	"sync"
 )
 
-// variable is the environment variable that selects a mutation, by its line in the
-// list.
-const variable = "MUTATION"
+// selectionVariable is the environment variable that selects a mutation by its
+// line in the list.
+const selectionVariable = "MUTATION"
 
-// build compiles the tests of a package with all its mutations to a binary.
-func build(root, pkg, binary string, mutations []mutation) error {
+// buildTests compiles the tests of a package, with all its mutations, to a binary.
+func buildTests(root, pkg, binary string, mutations []mutation) error {
 	dir, err := os.MkdirTemp("", "mutations")
 	if err != nil {
 		return err
@@ -44,7 +45,7 @@ func build(root, pkg, binary string, mutations []mutation) error {
 	if err != nil {
 		return err
 	}
-	texts, err := files.mutated(mutations)
+	texts, err := files.mutatedFiles(mutations)
 	if err != nil {
 		return err
 	}
@@ -53,7 +54,7 @@ func build(root, pkg, binary string, mutations []mutation) error {
 			return err
 		}
 	}
-	selection := fmt.Sprintf("package %s\n\nimport (\"os\"; \"strconv\")\n\nvar mutation, _ = strconv.Atoi(os.Getenv(%q))\n", files[0].file.Name.Name, variable)
+	selection := fmt.Sprintf("package %s\n\nimport (\"os\"; \"strconv\")\n\nvar mutation, _ = strconv.Atoi(os.Getenv(%q))\n", files[0].file.Name.Name, selectionVariable)
 	if err := addToOverlay(filepath.Join(packageDir, "mutation_selected.go"), []byte(selection)); err != nil {
 		return err
 	}
@@ -73,26 +74,28 @@ func build(root, pkg, binary string, mutations []mutation) error {
 	return nil
 }
 
-var failure = regexp.MustCompile(`(?m)^\s*--- FAIL: (\S+)|^panic: (.*)|^fatal error: (.*)`)
+// failurePattern matches the first failure in the output of a test binary. One of
+// its groups names it.
+var failurePattern = regexp.MustCompile(`(?m)^\s*--- FAIL: (\S+)|^panic: (.*)|^fatal error: (.*)`)
 
-// test runs tests with the mutation of the given line, 0 for none. It returns the
-// failure that they report, empty if all pass. A test that a mutation makes hang
-// fails by its timeout.
-func test(ctx context.Context, root, pkg, binary, tests string, line int) (noticed string, err error) {
+// runTests runs tests with the mutation of the given line, or without one if line
+// is 0. It returns the failure that they report, empty if all pass. If a mutation
+// makes a test hang, the timeout of the test binary is the failure.
+func runTests(ctx context.Context, root, pkg, binary, tests string, line int) (noticed string, err error) {
 	timeout := "20s"
 	if line == 0 {
 		timeout = "10m"
 	}
 	cmd := exec.CommandContext(ctx, binary, "-test.run", tests, "-test.short", "-test.failfast", "-test.timeout", timeout)
 	cmd.Dir = filepath.Join(root, filepath.FromSlash(pkg))
-	cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%d", variable, line))
+	cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%d", selectionVariable, line))
 	out, err := cmd.CombinedOutput()
 	if exit := (*exec.ExitError)(nil); err != nil && !errors.As(err, &exit) {
 		return "", err
 	}
-	switch m := failure.FindSubmatch(out); {
+	switch m := failurePattern.FindSubmatch(out); {
 	case bytes.Contains(out, []byte("testing: warning: no tests to run")):
-		return "", fmt.Errorf("mutations.txt:%d: no test matches %s", line, tests)
+		return "", fmt.Errorf("no test of %s matches %s", pkg, tests)
 	case err == nil:
 		return "", nil
 	case m != nil:
@@ -101,9 +104,9 @@ func test(ctx context.Context, root, pkg, binary, tests string, line int) (notic
 	return err.Error(), nil
 }
 
-// mutate runs the tests with each mutation, prints which failure noticed it, and
-// returns how many mutations survived.
-func mutate(root string, mutations []mutation) (survivors int, err error) {
+// runMutations runs the tests with each mutation, prints which failure noticed it,
+// and returns the number of mutations that no test noticed.
+func runMutations(w io.Writer, root string, mutations []mutation) (survivors int, err error) {
 	dir, err := os.MkdirTemp("", "tests")
 	if err != nil {
 		return 0, err
@@ -122,7 +125,7 @@ func mutate(root string, mutations []mutation) (survivors int, err error) {
 	for pkg, ms := range byPackage {
 		binary := filepath.Join(dir, fmt.Sprintf("%d.test", len(binaries)))
 		binaries[pkg] = binary
-		if err := build(root, pkg, binary, ms); err != nil {
+		if err := buildTests(root, pkg, binary, ms); err != nil {
 			return 0, err
 		}
 		// A test that fails without a mutation proves nothing.
@@ -130,7 +133,7 @@ func mutate(root string, mutations []mutation) (survivors int, err error) {
 		for _, m := range ms {
 			all = append(all, m.tests)
 		}
-		noticed, err := test(context.Background(), root, pkg, binary, strings.Join(all, "|"), 0)
+		noticed, err := runTests(context.Background(), root, pkg, binary, strings.Join(all, "|"), 0)
 		if err != nil {
 			return 0, err
 		}
@@ -149,8 +152,8 @@ func mutate(root string, mutations []mutation) (survivors int, err error) {
 			for i := range next {
 				m := &mutations[i]
 				var err error
-				if noticed[i], err = test(ctx, root, m.pkg(), binaries[m.pkg()], m.tests, m.line); err != nil {
-					cancel(err)
+				if noticed[i], err = runTests(ctx, root, m.pkg(), binaries[m.pkg()], m.tests, m.line); err != nil {
+					cancel(m.errorf("%w", err))
 				}
 			}
 		})
@@ -163,36 +166,36 @@ func mutate(root string, mutations []mutation) (survivors int, err error) {
 	if err := context.Cause(ctx); err != nil {
 		return 0, err
 	}
-	return printMutations(mutations, noticed), nil
+	return printMutations(w, mutations, noticed), nil
 }
 
-// printMutations prints the failure that noticed each mutation, a summary and the
-// survivors, and returns the number of survivors.
-func printMutations(mutations []mutation, noticed []string) (survivors int) {
+// printMutations prints the failure that noticed each mutation, a summary, and the
+// survivors: the mutations that no test noticed. It returns their number.
+func printMutations(w io.Writer, mutations []mutation, noticed []string) (survivors int) {
 	areas, total := areasOf(mutations)
 	killed := make(map[string]int)
 	area := ""
 	for i, m := range mutations {
 		if m.area != area {
 			area = m.area
-			fmt.Printf("\n%s\n", area)
+			fmt.Fprintf(w, "\n%s\n", area)
 		}
-		fmt.Printf("  %s: %s\n", m.mistake, cmp.Or(noticed[i], "SURVIVES"))
+		fmt.Fprintf(w, "  %s: %s\n", m.description, cmp.Or(noticed[i], "SURVIVES"))
 		if noticed[i] != "" {
 			killed[area]++
 		} else {
 			survivors++
 		}
 	}
-	fmt.Println()
+	fmt.Fprintln(w)
 	for _, area := range areas {
-		fmt.Printf("%s: %d of %d mutations killed\n", area, killed[area], total[area])
+		fmt.Fprintf(w, "%s: %d of %d mutations killed\n", area, killed[area], total[area])
 	}
-	fmt.Printf("all: %d of %d mutations killed\n", len(mutations)-survivors, len(mutations))
+	fmt.Fprintf(w, "all: %d of %d mutations killed\n", len(mutations)-survivors, len(mutations))
 	for i, m := range mutations {
 		if noticed[i] == "" {
-			fmt.Printf("\nSURVIVES: %s (mutations.txt:%d). %s in %s should notice:\n-%s\n+%s\n", m.mistake, m.line, m.tests, m.pkg(),
-				strings.ReplaceAll(m.old, "\n", "\n-"), strings.ReplaceAll(m.new, "\n", "\n+"))
+			fmt.Fprintf(w, "\nSURVIVES: %s (mutations.txt:%d). %s in %s should notice it:\n-%s\n+%s\n", m.description, m.line, m.tests, m.pkg(),
+				strings.ReplaceAll(m.oldText, "\n", "\n-"), strings.ReplaceAll(m.newText, "\n", "\n+"))
 		}
 	}
 	return survivors

@@ -19,13 +19,13 @@ type source struct {
 	name string // path of the file
 	text []byte
 	file *ast.File
-	base token.Pos // of text
+	base token.Pos // of the first byte of text
 }
 
-// sources are the files of a package that are compiled on this system.
+// sources are the files of a package that this system compiles, without tests.
 type sources []*source
 
-// readSources reads the files of the package in dir, tests excepted.
+// readSources reads the files of the package in dir.
 func readSources(dir string) (sources, error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
@@ -64,12 +64,12 @@ func (files sources) find(m *mutation) (s *source, fn *ast.FuncDecl, at int, err
 	if fn == nil {
 		return nil, nil, 0, m.errorf("no function %s in %s", m.name(), m.pkg())
 	}
-	from, to := s.offset(fn.Body.Lbrace), s.offset(fn.Body.End())
-	body := s.text[from:to]
-	if n := bytes.Count(body, []byte(m.old)); n != 1 {
-		return nil, nil, 0, m.errorf("the text is %d times in %s, not once", n, m.function)
+	start, end := s.offset(fn.Body.Lbrace), s.offset(fn.Body.End())
+	body := s.text[start:end]
+	if n := bytes.Count(body, []byte(m.oldText)); n != 1 {
+		return nil, nil, 0, m.errorf("the text occurs %d times in %s, want once", n, m.function)
 	}
-	return s, fn, from + bytes.Index(body, []byte(m.old)), nil
+	return s, fn, start + bytes.Index(body, []byte(m.oldText)), nil
 }
 
 // functionName returns the name of a function as mutations.txt writes it.
@@ -108,9 +108,10 @@ func readSource(name string) (*source, error) {
 
 func (s *source) offset(p token.Pos) int { return int(p - s.base) }
 
-// mutated returns the text of each file that mutations change, by its path: with a
-// copy of the function for each mutation, whose name ends in the mutation's line.
-func (files sources) mutated(mutations []mutation) (map[string][]byte, error) {
+// mutatedFiles returns the new text of each file that mutations change, by its
+// path. The text has a copy of the function for each mutation; the name of the
+// copy ends in the line of the mutation.
+func (files sources) mutatedFiles(mutations []mutation) (map[string][]byte, error) {
 	bySource := make(map[*source][]mutation)
 	for i := range mutations {
 		s, _, _, err := files.find(&mutations[i])
@@ -121,7 +122,7 @@ func (files sources) mutated(mutations []mutation) (map[string][]byte, error) {
 	}
 	texts := make(map[string][]byte)
 	for s, ms := range bySource {
-		text, err := s.mutated(ms)
+		text, err := s.mutatedText(ms)
 		if err != nil {
 			return nil, err
 		}
@@ -130,14 +131,14 @@ func (files sources) mutated(mutations []mutation) (map[string][]byte, error) {
 	return texts, nil
 }
 
-// mutated returns the text of the file with mutations, all of which lie in it.
-func (s *source) mutated(mutations []mutation) ([]byte, error) {
+// mutatedText returns the text of the file with mutations, all of this file.
+func (s *source) mutatedText(mutations []mutation) ([]byte, error) {
 	type insertion struct {
 		at   int
 		text string
 	}
 	var heads []insertion
-	var copies bytes.Buffer
+	var mutatedFunctions bytes.Buffer
 	for i := range mutations {
 		m := &mutations[i]
 		_, fn, at, err := sources{s}.find(m)
@@ -151,14 +152,14 @@ func (s *source) mutated(mutations []mutation) ([]byte, error) {
 		heads = append(heads, insertion{s.offset(fn.Body.Lbrace) + 1, fmt.Sprintf(" if mutation == %d { %s };", m.line, call)})
 
 		name, end := s.offset(fn.Name.End()), s.offset(fn.End())
-		// The compiler then reports errors at the line of the list.
-		fmt.Fprintf(&copies, "\n//line mutations.txt:%d\n", m.line)
-		copies.Write(s.text[s.offset(fn.Pos()):name])
-		fmt.Fprintf(&copies, "Mutated%d", m.line)
-		copies.Write(s.text[name:at])
-		copies.WriteString(m.new)
-		copies.Write(s.text[at+len(m.old) : end])
-		copies.WriteByte('\n')
+		// The compiler then reports errors with the line of the list.
+		fmt.Fprintf(&mutatedFunctions, "\n//line mutations.txt:%d\n", m.line)
+		mutatedFunctions.Write(s.text[s.offset(fn.Pos()):name])
+		fmt.Fprintf(&mutatedFunctions, "Mutated%d", m.line)
+		mutatedFunctions.Write(s.text[name:at])
+		mutatedFunctions.WriteString(m.newText)
+		mutatedFunctions.Write(s.text[at+len(m.oldText) : end])
+		mutatedFunctions.WriteByte('\n')
 	}
 	slices.SortStableFunc(heads, func(a, b insertion) int { return cmp.Compare(a.at, b.at) })
 	var b bytes.Buffer
@@ -169,14 +170,14 @@ func (s *source) mutated(mutations []mutation) ([]byte, error) {
 		from = h.at
 	}
 	b.Write(s.text[from:])
-	b.Write(copies.Bytes())
+	b.Write(mutatedFunctions.Bytes())
 	return b.Bytes(), nil
 }
 
-// callOf returns the statement that calls the copy of fn in place of its body.
+// callOf returns the statement that calls the copy of fn for m and returns.
 func (s *source) callOf(fn *ast.FuncDecl, m *mutation) (string, error) {
 	var call strings.Builder
-	unnamed := m.errorf("%s has parameters without name", m.function)
+	unnamed := m.errorf("%s has a receiver or parameter without a name", m.function)
 	if fn.Recv != nil {
 		names := fn.Recv.List[0].Names
 		if len(names) == 0 {

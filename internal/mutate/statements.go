@@ -6,6 +6,7 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"io"
 	"io/fs"
 	"os"
 	"path"
@@ -16,14 +17,14 @@ import (
 	"strings"
 )
 
-// The statements that this project makes about the protocol are numbered: B
-// says what an implementation must do, C how it is configured, D what it does
-// in real networks, and E is a list of mistakes that others made.
+// The project's statements about the protocol are numbered. P: what an
+// implementation must do. C: how it is configured. N: what it does in real
+// networks. M: mistakes of other implementations that it must not make.
 //
-// A test says what it is for in its name, TestP07GreatestTimestampSurvives, or
-// in its comment: Covers M12, N06.
+// A test names its statement in its own name, TestP07GreatestTimestampSurvives,
+// or names several in its comment: Covers M12, N06.
 
-// A statement is what something has to be tested for.
+// A statement needs at least one test.
 type statement struct {
 	number  string // a letter and at least two digits
 	summary string
@@ -42,21 +43,31 @@ const (
 	testdata = "internal/mutate/testdata/" // from the root of the repository
 )
 
-// listed is how many statements each list has, of which none may be lost.
+// listed is the number of statements in each list, so that none is lost.
 var listed = map[byte]int{'P': 104, 'C': 15, 'N': 15, 'M': 41}
 
-// readStatements returns the lists, with the tests of each statement.
-func readStatements(root string) (statements []statement, err error) {
+// readStatements returns all statements with their tests.
+func readStatements(root string) ([]statement, error) {
 	text, err := os.ReadFile(filepath.Join(root, testdata+"statements.txt"))
 	if err != nil {
 		return nil, err
 	}
+	statements, err := parseStatements(string(text))
+	if err != nil {
+		return nil, err
+	}
+	return statements, findTests(root, statements)
+}
+
+// parseStatements parses the list of statements, a line for each, in the order of
+// their numbers.
+func parseStatements(text string) (statements []statement, err error) {
 	counts := make(map[byte]int)
-	for line := range strings.Lines(string(text)) {
+	for line := range strings.Lines(text) {
 		number, summary, _ := strings.Cut(strings.TrimSpace(line), " ")
 		counts[line[0]]++
 		if want := canonical(line[:1], strconv.Itoa(counts[line[0]])); number != want || summary == "" {
-			return nil, fmt.Errorf("statements.txt has %q where %s should be", line, want)
+			return nil, fmt.Errorf("statements.txt has %q in the place of %s", line, want)
 		}
 		statements = append(statements, statement{number: number, summary: summary})
 	}
@@ -65,11 +76,11 @@ func readStatements(root string) (statements []statement, err error) {
 			return nil, fmt.Errorf("%d statements of list %c, want %d", counts[letter], letter, n)
 		}
 	}
-	return statements, findTests(root, statements)
+	return statements, nil
 }
 
-// canonical is how the list numbers a statement, whose number a test may have
-// written without the leading zero.
+// canonical returns the number of a statement as the list has it. A test may omit
+// the leading zero.
 func canonical(letter, digits string) string {
 	n, err := strconv.Atoi(digits)
 	if err != nil {
@@ -78,7 +89,7 @@ func canonical(letter, digits string) string {
 	return fmt.Sprintf("%s%02d", letter, n)
 }
 
-// findTests adds to statements their tests in all modules of the repository.
+// findTests adds the tests in all modules of the repository to statements.
 func findTests(root string, statements []statement) error {
 	byNumber := make(map[string]*statement)
 	for i := range statements {
@@ -106,7 +117,7 @@ func findTests(root string, statements []statement) error {
 		}
 		for test, numbers := range tests {
 			if !runByTest.MatchString(test) {
-				wrong = append(wrong, fmt.Errorf("%s: %s says what it covers, but is no test", name, test))
+				wrong = append(wrong, fmt.Errorf("%s: %s covers statements, but is not a test", name, test))
 			}
 			if rel != "." {
 				test = path.Join(filepath.ToSlash(rel)) + "." + test
@@ -129,8 +140,8 @@ func findTests(root string, statements []statement) error {
 	return errors.Join(append(wrong, err)...)
 }
 
-// testsOf returns the functions of a file that say which statements they are
-// for, with the numbers of those.
+// testsOf returns the functions of a file that name statements, with the numbers
+// of these statements.
 func testsOf(file string) (map[string][]string, error) {
 	f, err := parser.ParseFile(token.NewFileSet(), file, nil, parser.ParseComments|parser.SkipObjectResolution)
 	if err != nil {
@@ -159,9 +170,9 @@ func testsOf(file string) (map[string][]string, error) {
 	return tests, nil
 }
 
-// printStatements prints statements with their tests, and returns how many
-// have none.
-func printStatements(statements []statement) (gaps int) {
+// printStatements prints statements with their tests, and returns the number of
+// statements without tests.
+func printStatements(w io.Writer, statements []statement) (gaps int) {
 	tested := make(map[byte]int)
 	for _, s := range statements {
 		tests := "NO TEST"
@@ -169,12 +180,12 @@ func printStatements(statements []statement) (gaps int) {
 			tests = strings.Join(s.tests, "\n      ")
 			tested[s.number[0]]++
 		}
-		fmt.Printf("%-5s %s\n      %s\n", s.number, s.summary, tests)
+		fmt.Fprintf(w, "%-5s %s\n      %s\n", s.number, s.summary, tests)
 	}
-	fmt.Println()
+	fmt.Fprintln(w)
 	for _, letter := range []byte(lists) {
 		gaps += listed[letter] - tested[letter]
-		fmt.Printf("%c: %d of %d statements tested\n", letter, tested[letter], listed[letter])
+		fmt.Fprintf(w, "%c: %d of %d statements tested\n", letter, tested[letter], listed[letter])
 	}
 	return gaps
 }
