@@ -14,12 +14,12 @@ import (
 // zero table is empty and ready for use.
 //
 // Readers take no lock: published nodes are immutable, a writer copies the path
-// that it changes and publishes both roots with one store. The caller serialises
-// writers. A change costs O(prefix length) for each prefix, whatever the size of
-// the table.
+// that it changes and publishes both roots with one store. The caller
+// serialises writers. A change costs O(prefix length) for each prefix, whatever
+// the size of the table.
 //
-// Prefixes are masked when they are stored. An IPv4-mapped IPv6 address counts as
-// an IPv6 address here: callers unmap addresses first.
+// Prefixes are masked when they are stored. An IPv4-mapped IPv6 address counts
+// as an IPv6 address here: callers unmap addresses first.
 type prefixTable[V comparable] struct {
 	published atomic.Pointer[roots[V]]
 
@@ -28,9 +28,9 @@ type prefixTable[V comparable] struct {
 	owned      map[V]*ownedPrefixes
 }
 
-// ownedPrefixes lists the prefixes that an owner was given. Prefixes that it lost
-// since, to another owner or by removal, stay in the list until they outnumber
-// the live ones, so that losing one needs no search.
+// ownedPrefixes lists the prefixes that an owner was given. Prefixes that it
+// lost since, to another owner or by removal, stay in the list until they
+// outnumber the live ones, so that losing one needs no search.
 type ownedPrefixes struct {
 	list []netip.Prefix
 	live int
@@ -41,10 +41,10 @@ type roots[V comparable] struct{ v4, v6 *trieNode[V] }
 // stride is how many bits of an address a node of the trie decides on.
 const stride = 6
 
-// A trieNode stands for the prefixes that begin with its key and are at most
-// 5 bits longer (a tree bitmap: their places are numbered as in a binary heap,
-// 1 for the key itself, 2i and 2i+1 for the two that are one bit longer than
-// i), and leads to the longer prefixes. A node that would have no prefix and one
+// A trieNode stands for the prefixes that begin with its key and are at most 5
+// bits longer (a tree bitmap: their places are numbered as in a binary heap, 1
+// for the key itself, 2i and 2i+1 for the two that are one bit longer than i),
+// and leads to the longer prefixes. A node that would have no prefix and one
 // child is left out, so a child's key may be longer by any multiple of 6.
 type trieNode[V comparable] struct {
 	key        trieKey        // zero after the first depth bits
@@ -67,7 +67,8 @@ var covers = func() (masks [1 << stride]uint64) {
 	return masks
 }()
 
-// rank is the number of bits set in mask below bit i: the index of the value of i.
+// rank is the number of bits set in mask below bit i: the index of the value of
+// i.
 func rank(mask uint64, i uint8) int { return bits.OnesCount64(mask & (1<<i - 1)) }
 
 // trieKey is an address as 128 bits; IPv4 is in the upper 32 bits of hi.
@@ -221,8 +222,8 @@ func (t *prefixTable[V]) prefixes(v V) []netip.Prefix {
 	return slices.Compact(ps)
 }
 
-// beginEdit starts a change and returns a copy of the roots. Readers see the change
-// when the caller publishes them.
+// beginEdit starts a change and returns a copy of the roots. Readers see the
+// change when the caller publishes them.
 func (t *prefixTable[V]) beginEdit() roots[V] {
 	t.editNumber++
 	if r := t.published.Load(); r != nil {

@@ -12,14 +12,16 @@ import (
 	"github.com/wgstack/wireguard/internal/udp"
 )
 
-// binding is the set of outer sockets of a device. It is immutable once published.
+// binding is the set of outer sockets of a device. It is immutable once
+// published.
 type binding struct {
 	sockets []udp.Socket
 	v4, v6  udp.Socket // the socket of each family; nil: none
 	port    uint16
 }
 
-// openBinding opens the sockets for a port, with Config.ListenPacket if it is set.
+// openBinding opens the sockets for a port, with Config.ListenPacket if it is
+// set.
 func (d *Device) openBinding(ctx context.Context, port uint16) (*binding, error) {
 	if d.listenPacket == nil {
 		sockets, err := udp.Listen(port)
@@ -79,8 +81,9 @@ func (b *binding) setMark(mark uint32) error {
 	return nil
 }
 
-// writeMessage sends a message that does not go through a lane, which is a cookie
-// reply. An error is ignored, as the sender of the initiation will repeat it.
+// writeMessage sends a message that does not go through a lane, which is a
+// cookie reply. An error is ignored, as the sender of the initiation will
+// repeat it.
 func (b *binding) writeMessage(m udp.Message) {
 	if s := b.socketFor(m.Addr.Addr()); s != nil {
 		s.WriteBatch([]udp.Message{m})
@@ -112,8 +115,8 @@ func (d *Device) writeBatch(ms []udp.Message) (int, error) {
 	}
 }
 
-// rebindLocked replaces the sockets by new ones on the given port, 0 for any. If
-// that fails the old ones stay in use. d.mu is held.
+// rebindLocked replaces the sockets by new ones on the given port, 0 for any.
+// If that fails the old ones stay in use. d.mu is held.
 func (d *Device) rebindLocked(ctx context.Context, port uint16) error {
 	old := d.binding.Load()
 	var (

@@ -3,8 +3,8 @@ package wireguard
 import "encoding/binary"
 
 // Explicit congestion notification in tunnels, RFC 6040: the mark of an inner
-// packet is copied to the outer one, and the outer mark is combined with the inner
-// one at the other end.
+// packet is copied to the outer one, and the outer mark is combined with the
+// inner one at the other end.
 
 // The ECN field, the low bits of TOS and traffic class, RFC 3168.
 const (

@@ -8,10 +8,10 @@ import (
 )
 
 // Gathering joins small packets that follow each other closely. A single packet
-// is sealed and sent at once, by the goroutine that sends it. In a stream of small
-// packets, the first one goes to a sealing worker, and the packets that arrive
-// before it is sealed are appended to its batch: one job and one system call for
-// all of them.
+// is sealed and sent at once, by the goroutine that sends it. In a stream of
+// small packets, the first one goes to a sealing worker, and the packets that
+// arrive before it is sealed are appended to its batch: one job and one system
+// call for all of them.
 
 const (
 	// streamInterval is the longest time between two packets of a stream. It is
@@ -65,8 +65,9 @@ func (p *peer) gatherPacket(pkt *netstack.Packet) (growLimit int, appended bool)
 }
 
 // appendToBatch appends a packet, as a message of the given size, to the latest
-// batch. It reports false if that would break the rules of a batch: one session,
-// one ECN mark, and all messages of one size but a smaller last one. p.mu is held.
+// batch. It reports false if that would break the rules of a batch: one
+// session, one ECN mark, and all messages of one size but a smaller last one.
+// p.mu is held.
 func (p *peer) appendToBatch(pkt *netstack.Packet, size int, now time.Time) bool {
 	b := p.gathering.batch
 	if b == nil || p.stopped || b.pair != p.keys.current || b.tos != pkt.TOS()&ecnMask ||

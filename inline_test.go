@@ -6,21 +6,46 @@ import (
 	"github.com/wgstack/wireguard/internal/inlinetest"
 )
 
-// TestInlining names the small functions that each packet, batch or datagram
-// passes.
-func TestInlining(t *testing.T) {
+// TestPacketPathIsInlined checks the small functions that run for each packet
+// or each segment, where a call would cost more than the work.
+func TestPacketPathIsInlined(t *testing.T) {
 	inlinetest.Check(t,
-		// Device and allowed IPs.
-		"(*Device).now", "(*Device).outboundLaneLimit", "rank", "trieKey.nextBits", "(*trieNode).contains",
-		// Sending.
-		"padded", "putDataHeader", "(*buffer).retain", "(*gathering).close", "(*laneItem).item",
-		"(*pool).hasOneWorker", "(*sendBatch).isGathering", "(*sendBatch).isHandshake", "(*sendBatch).isKeepalive",
-		"(*sendBatch).message", "(*sendBatch).packetCount", "(*binding).socketFor",
-		// Receiving.
-		"messageType", "dataReceiver", "dataCounter", "innerECN", "sourceAddress", "(*recvBatch).wasInLane",
+		// sending
+		"(*sendBatch).isKeepalive",
+		"(*sendBatch).packetCount",
+		"(*sendBatch).message",
+		"(*sendBatch).isHandshake",
+		"(*sendBatch).isGathering",
+		"(*Device).outboundLaneLimit",
+		"putDataHeader",
+		"padded",
+		"innerECN",
+		"(*keypair).expired",
+		"(*keypair).staleOnSend",
+		"(*timers).authenticatedSent",
+		"(*timers).isAwaitingReply",
+		"(*timers).authenticatedTraversal",
+		"(*binding).socketFor",
+		// receiving
+		"messageType",
+		"dataReceiver",
+		"dataCounter",
+		"sourceAddress",
+		"(*keyring).contains",
+		"(*keypair).staleOnReceive",
 		"(*recvBatch).pinnedBytes",
-		// Key pairs and timers.
-		"(*keypair).expired", "(*keypair).staleOnSend", "(*keypair).staleOnReceive", "(*keyring).contains",
-		"(*timers).authenticatedTraversal", "(*timers).authenticatedSent", "(*timers).isAwaitingReply",
+		// buffers and lanes
+		"(*buffer).retain",
+		"(*buffer).release",
+		"(*laneItem).item",
+		// looking up the peer of an address
+		"trieKey.commonBits",
+		"trieKey.nextBits",
+		"trieKey.masked",
+		"(*trieNode).contains",
+		"rank",
+		// the time of a packet
+		"(*Device).now",
+		"(*clock).slept",
 	)
 }

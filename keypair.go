@@ -74,8 +74,8 @@ func (r *keyring) contains(k *keypair) bool {
 	return k == r.current || k == r.previous || k == r.next
 }
 
-// installInitiated installs the pair of a handshake that we initiated, which its
-// response confirms. It returns the pairs that it removed.
+// installInitiated installs the pair of a handshake that we initiated, which
+// its response confirms. It returns the pairs that it removed.
 func (r *keyring) installInitiated(k *keypair) (removed [2]*keypair) {
 	if r.next != nil {
 		// The peer may already send with the keys of its own initiation.
@@ -97,8 +97,8 @@ func (r *keyring) installResponded(k *keypair) (removed [2]*keypair) {
 	return removed
 }
 
-// confirmNext makes next current, on the first authentic packet under it. It loses
-// no pair, because installResponded left previous empty.
+// confirmNext makes next current, on the first authentic packet under it. It
+// loses no pair, because installResponded left previous empty.
 func (r *keyring) confirmNext() {
 	r.previous, r.current, r.next = r.current, r.next, nil
 }

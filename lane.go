@@ -21,8 +21,8 @@ type laneItem struct {
 
 func (i *laneItem) item() *laneItem { return i }
 
-// lane is the queue of one peer's batches in one direction. An empty lane has no
-// goroutine and little memory.
+// lane is the queue of one peer's batches in one direction. An empty lane has
+// no goroutine and little memory.
 type lane[B interface{ item() *laneItem }] struct {
 	// drain is called with ready batches, in order and never concurrently, also
 	// on a closed lane. It owns the batches.
@@ -51,8 +51,8 @@ func (l *lane[B]) pushBatch(b B, size int) {
 	l.bytes += size
 }
 
-// completeBatch marks b as ready. It drains the lane unless another goroutine is
-// draining it.
+// completeBatch marks b as ready. It drains the lane unless another goroutine
+// is draining it.
 func (l *lane[B]) completeBatch(b B) {
 	l.mu.Lock()
 	b.item().ready = true
@@ -74,9 +74,9 @@ const (
 	drainStepBytes = 1 << 18
 )
 
-// drainReady drains the lane until the head is not ready, and leaves the rest to a
-// new goroutine after limit bytes. The caller has set l.draining and holds l.mu,
-// which drainReady unlocks.
+// drainReady drains the lane until the head is not ready, and leaves the rest
+// to a new goroutine after limit bytes. The caller has set l.draining and holds
+// l.mu, which drainReady unlocks.
 func (l *lane[B]) drainReady(limit int) {
 	for {
 		n, size := 0, 0
@@ -114,8 +114,8 @@ func (l *lane[B]) drainReady(limit int) {
 	l.mu.Unlock()
 }
 
-// waitForRoom blocks until less than limit bytes are in the lane, or the lane is
-// closed. It reports whether the lane is open.
+// waitForRoom blocks until less than limit bytes are in the lane, or the lane
+// is closed. It reports whether the lane is open.
 func (l *lane[B]) waitForRoom(limit int) (open bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -139,8 +139,8 @@ func (l *lane[B]) isEmpty() bool {
 	return l.bytes == 0
 }
 
-// close has every later drain discard its batches, and waits for one in progress,
-// so that nothing leaves the lane after close returns.
+// close has every later drain discard its batches, and waits for one in
+// progress, so that nothing leaves the lane after close returns.
 func (l *lane[B]) close() {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/wgstack/wireguard/netstack"
 )
 
 // The file format of wg(8), "CONFIGURATION FILE FORMAT", and the additions of
@@ -42,15 +44,15 @@ func (e *ParseError) Error() string {
 // Unwrap returns e.Err.
 func (e *ParseError) Unwrap() error { return e.Err }
 
-// ParseConfig reads a configuration in the format of wg(8) and wg-quick(8).
-// It fails with a [*ParseError], or with the error of r.
+// ParseConfig reads a configuration in the format of wg(8) and wg-quick(8). It
+// fails with a [*ParseError], or with the error of r.
 //
 // As with wg, sections and keys may be in any case, '#' starts a comment, and
 // spaces inside values of wg's own keys are ignored. The last of a repeated key
 // counts, but keys with lists accumulate. A second section for the same peer
-// replaces the keys that it has, and always its AllowedIPs, unless they are given
-// as changes ("+10.0.0.0/8, -10.1.0.0/16"). The endpoint may be a host name, which
-// is not looked up. The private key may be missing.
+// replaces the keys that it has, and always its AllowedIPs, unless they are
+// given as changes ("+10.0.0.0/8, -10.1.0.0/16"). The endpoint may be a host
+// name, which is not looked up. The private key may be missing.
 func ParseConfig(r io.Reader) (Config, error) {
 	p := parser{blank: true}
 	in := bufio.NewReader(r)
@@ -119,8 +121,8 @@ type parser struct {
 	key     string
 }
 
-// A peerSection is one [Peer] section. Several may have the same public key; each
-// then changes the configuration of the earlier ones.
+// A peerSection is one [Peer] section. Several may have the same public key;
+// each then changes the configuration of the earlier ones.
 type peerSection struct {
 	line         int
 	hasPublicKey bool
@@ -236,7 +238,7 @@ func (p *parser) setInterfaceKey(name, value string) (err error) {
 		for _, s := range splitList(value) {
 			a, err := parsePrefix(s)
 			if err == nil {
-				a, err = canonicalAddress(a)
+				a, err = netstack.CanonicalAddress(a)
 			}
 			if err != nil {
 				return badValue(s, err)

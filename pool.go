@@ -9,8 +9,8 @@ import (
 // A pool does the work that may run on any core: sealing, opening and
 // handshakes. It has no goroutine while it has no work.
 
-// pool runs doJob for each job, in the order of submission, on at most maxWorkers
-// goroutines.
+// pool runs doJob for each job, in the order of submission, on at most
+// maxWorkers goroutines.
 type pool[J any] struct {
 	doJob      func(J)
 	maxWorkers int
@@ -27,12 +27,12 @@ type pool[J any] struct {
 // batches, and a peer has one initiation at a time.
 const unlimited = math.MaxInt
 
-// hasOneWorker reports whether jobs run one after another, so that submitting one
-// gains nothing over doing it at once.
+// hasOneWorker reports whether jobs run one after another, so that submitting
+// one gains nothing over doing it at once.
 func (p *pool[J]) hasOneWorker() bool { return p.maxWorkers == 1 }
 
-// submit queues a job. It returns false, and does not queue the job, if limit jobs
-// wait already or the pool is closed.
+// submit queues a job. It returns false, and does not queue the job, if limit
+// jobs wait already or the pool is closed.
 func (p *pool[J]) submit(j J, limit int) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -66,8 +66,8 @@ func (p *pool[J]) runJobs() {
 }
 
 // growStack grows the stack of a new goroutine to the size that calls into the
-// inner stack or the socket need. It would grow during these calls anyway, but in
-// several steps that each copy the frames on it.
+// inner stack or the socket need. It would grow during these calls anyway, but
+// in several steps that each copy the frames on it.
 //
 //go:noinline
 func growStack() {

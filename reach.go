@@ -40,8 +40,8 @@ type noRouteError struct{ cause error }
 func (e *noRouteError) Error() string   { return e.cause.Error() }
 func (e *noRouteError) Unwrap() []error { return []error{e.cause, netstack.ErrNoRoute} }
 
-// route returns the peer that packets to addr go to, or an error if there is none
-// or its endpoint is unknown.
+// route returns the peer that packets to addr go to, or an error if there is
+// none or its endpoint is unknown.
 func (d *Device) route(addr netip.Addr) (*peer, error) {
 	p := d.allowed.ownerOf(addr)
 	if p == nil {
@@ -129,8 +129,8 @@ func (d *Device) reach(ctx context.Context, addr netip.Addr) error {
 	})
 }
 
-// awaitSession calls done, under p.mu, whenever the session may have changed, until
-// it returns true, ctx ends or the peer counts as unreachable.
+// awaitSession calls done, under p.mu, whenever the session may have changed,
+// until it returns true, ctx ends or the peer counts as unreachable.
 func (p *peer) awaitSession(ctx context.Context, done func(now time.Time) bool) error {
 	d := p.device
 	start := d.now()
@@ -182,7 +182,8 @@ func (p *peer) awaitSession(ctx context.Context, done func(now time.Time) bool) 
 	}
 }
 
-// newUnreachableError makes the error for a peer that does not answer. p.mu is held.
+// newUnreachableError makes the error for a peer that does not answer. p.mu is
+// held.
 func (p *peer) newUnreachableError(now time.Time, ctx error) error {
 	at := "an unresolved endpoint"
 	if e := p.endpoint.Load(); e != nil {
@@ -193,7 +194,8 @@ func (p *peer) newUnreachableError(now time.Time, ctx error) error {
 	return &unreachableError{peer: p.public, at: at, silent: now.Sub(p.firstUnansweredRequest), cause: p.handshakeFailure, ctx: ctx}
 }
 
-// signalSessionChanged wakes those who wait for the session to change. p.mu is held.
+// signalSessionChanged wakes those who wait for the session to change. p.mu is
+// held.
 func (p *peer) signalSessionChanged() {
 	if p.sessionChanged != nil {
 		close(p.sessionChanged)
@@ -201,8 +203,8 @@ func (p *peer) signalSessionChanged() {
 	}
 }
 
-// sessionChange returns a channel that is closed when the session changes. p.mu is
-// held.
+// sessionChange returns a channel that is closed when the session changes. p.mu
+// is held.
 func (p *peer) sessionChange() <-chan struct{} {
 	if p.sessionChanged == nil {
 		p.sessionChanged = make(chan struct{})

@@ -14,10 +14,10 @@ import (
 )
 
 // The way of a packet from the socket to the inner stack, in the order of the
-// functions: datagrams are sorted by their receiver index into batches, which are
-// opened on any core and leave their lane in the order of arrival. Then replays
-// are dropped, the session and the timers are updated, and packets with an
-// allowed source are delivered.
+// functions: datagrams are sorted by their receiver index into batches, which
+// are opened on any core and leave their lane in the order of arrival. Then
+// replays are dropped, the session and the timers are updated, and packets with
+// an allowed source are delivered.
 
 const (
 	maxReadBatch = 16 // messages that one system call can read
@@ -167,8 +167,9 @@ func (r *reader) appendData(m *udp.Message, buf *buffer, msg []byte) {
 	b.bytes += len(msg)
 }
 
-// dispatchBatch pushes the batch onto its peer's lane and has it opened. A small
-// batch is opened by the reader itself, without waiting for another goroutine.
+// dispatchBatch pushes the batch onto its peer's lane and has it opened. A
+// small batch is opened by the reader itself, without waiting for another
+// goroutine.
 func (r *reader) dispatchBatch() {
 	b, d := r.batch, r.device
 	if b == nil {
@@ -199,8 +200,8 @@ func (b *recvBatch) pinnedBytes() (n int) {
 	return n
 }
 
-// compactMessages copies the messages of b into small buffers if they are in much
-// larger ones, because b may have to wait.
+// compactMessages copies the messages of b into small buffers if they are in
+// much larger ones, because b may have to wait.
 func (b *recvBatch) compactMessages() {
 	if b.pinnedBytes() <= 4*b.bytes {
 		return
@@ -245,8 +246,8 @@ func (d *Device) openBatch(b *recvBatch) {
 	}
 }
 
-// receiveBatches processes opened batches and frees them. The lane calls it, in the
-// order of arrival. On a closed lane it delivers nothing.
+// receiveBatches processes opened batches and frees them. The lane calls it, in
+// the order of arrival. On a closed lane it delivers nothing.
 func (p *peer) receiveBatches(ready []*recvBatch, closed bool) {
 	for _, b := range ready {
 		if !closed && p.accountBatch(b, p.device.now()) {
@@ -256,8 +257,8 @@ func (p *peer) receiveBatches(ready []*recvBatch, closed bool) {
 	}
 }
 
-// accountBatch drops the replays in b. The rest confirms the session, updates the
-// endpoint and sets timers. It reports whether any packet has content.
+// accountBatch drops the replays in b. The rest confirms the session, updates
+// the endpoint and sets timers. It reports whether any packet has content.
 func (p *peer) accountBatch(b *recvBatch, now time.Time) (content bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -300,8 +301,8 @@ func (p *peer) accountBatch(b *recvBatch, now time.Time) (content bool) {
 	return content
 }
 
-// deliverBatch delivers the packets of b that are well formed and whose source is
-// in the peer's allowed IPs.
+// deliverBatch delivers the packets of b that are well formed and whose source
+// is in the peer's allowed IPs.
 func (p *peer) deliverBatch(b *recvBatch) {
 	d := p.device
 	packets, size := b.msgs[:0], 0
@@ -319,8 +320,8 @@ func (p *peer) deliverBatch(b *recvBatch) {
 	}
 }
 
-// noteAuthenticated notes an authentic message of the peer, of any type, from the
-// given endpoint. p.mu is held.
+// noteAuthenticated notes an authentic message of the peer, of any type, from
+// the given endpoint. p.mu is held.
 func (p *peer) noteAuthenticated(now time.Time, from endpoint) {
 	p.setEndpoint(from)
 	p.timers.authenticatedReceived(now)

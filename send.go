@@ -129,9 +129,9 @@ func (d *Device) output(pkt *netstack.Packet) error {
 // senders wait.
 func (d *Device) outboundLaneLimit() int { return max(2, d.sealers.maxWorkers) * outboundLaneBytes }
 
-// layOutBatch makes a batch of the segments of pkt from the given one on, as many
-// as fit. Their content is copied once, to where it is sealed and sent. Packets
-// may be appended to the batch up to growLimit bytes.
+// layOutBatch makes a batch of the segments of pkt from the given one on, as
+// many as fit. Their content is copied once, to where it is sealed and sent.
+// Packets may be appended to the batch up to growLimit bytes.
 func (d *Device) layOutBatch(p *peer, pkt *netstack.Packet, from, growLimit int) *sendBatch {
 	stride := dataOverhead + padded(pkt.SegmentLen(from), d.mtu)
 	n := min(pkt.Segments()-from, maxBatchSegments, max(1, maxBatchBytes/stride))
@@ -149,7 +149,8 @@ func (d *Device) layOutBatch(p *peer, pkt *netstack.Packet, from, growLimit int)
 	return b
 }
 
-// layOutMessage copies a segment of pkt into the i-th message of b, and pads it.
+// layOutMessage copies a segment of pkt into the i-th message of b, and pads
+// it.
 func (b *sendBatch) layOutMessage(i int, pkt *netstack.Packet, segment int) {
 	m := b.message(i)
 	plain := m[dataHeaderSize : len(m)-tagSize]
@@ -214,8 +215,8 @@ func (p *peer) reserveCounters(now time.Time, n int) (pair *keypair, first uint6
 	return pair, first, true
 }
 
-// sealBatch encrypts b in place and completes it in its lane, which sends it when
-// all batches before it have left.
+// sealBatch encrypts b in place and completes it in its lane, which sends it
+// when all batches before it have left.
 func (d *Device) sealBatch(b *sendBatch) {
 	if b.isGathering() {
 		b.peer.endGathering(b)
@@ -233,14 +234,15 @@ func (d *Device) sealBatch(b *sendBatch) {
 	b.peer.outbound.completeBatch(b)
 }
 
-// staging holds the packets that wait for a session, the latest maxStagedPackets.
+// staging holds the packets that wait for a session, the latest
+// maxStagedPackets.
 type staging struct {
 	batches []*sendBatch
 	packets int
 }
 
-// appendBatch appends b. Beyond maxStagedPackets it drops the oldest batches, and
-// returns the number of packets in them.
+// appendBatch appends b. Beyond maxStagedPackets it drops the oldest batches,
+// and returns the number of packets in them.
 func (s *staging) appendBatch(b *sendBatch) (dropped int) {
 	s.batches = append(s.batches, b)
 	s.packets += b.count
@@ -266,8 +268,8 @@ func (s *staging) popOldestBatch() *sendBatch {
 // stageBatch keeps b until there is a session. p.mu is held.
 func (p *peer) stageBatch(b *sendBatch) { p.stagedDropped += uint64(p.staged.appendBatch(b)) }
 
-// sendStaged sends the staged batches, or starts a handshake if there is no session
-// to send them in. p.mu is held.
+// sendStaged sends the staged batches, or starts a handshake if there is no
+// session to send them in. p.mu is held.
 func (p *peer) sendStaged(now time.Time) {
 	for len(p.staged.batches) > 0 {
 		if !p.assignCounters(p.staged.batches[0], now) {
@@ -278,15 +280,15 @@ func (p *peer) sendStaged(now time.Time) {
 	}
 }
 
-// enqueueBatch pushes b onto the lane and leaves sealing and sending to a worker,
-// since p.mu is held.
+// enqueueBatch pushes b onto the lane and leaves sealing and sending to a
+// worker, since p.mu is held.
 func (p *peer) enqueueBatch(b *sendBatch) {
 	p.outbound.pushBatch(b, len(b.data))
 	p.device.sealers.submit(b, unlimited)
 }
 
-// sendKeepalive sends the staged batches, which serve as a keepalive, or an empty
-// packet if there are none. p.mu is held.
+// sendKeepalive sends the staged batches, which serve as a keepalive, or an
+// empty packet if there are none. p.mu is held.
 func (p *peer) sendKeepalive(now time.Time) {
 	if len(p.staged.batches) == 0 {
 		if !p.hasEndpoint() {

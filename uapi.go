@@ -49,9 +49,9 @@ const (
 
 // ListenUAPI opens the socket at which wg(8) and wgctrl look for the device
 // called name: /var/run/wireguard/name.sock, accessible by this user alone.
-// Creating it usually needs root. A stale socket is replaced. If another process
-// serves the socket, the error wraps EADDRINUSE. On Windows the error wraps
-// [errors.ErrUnsupported].
+// Creating it usually needs root. A stale socket is replaced. If another
+// process serves the socket, the error wraps EADDRINUSE. On Windows the error
+// wraps [errors.ErrUnsupported].
 //
 // Closing the listener removes the socket. The listener closes itself within a
 // second after the socket was removed or replaced by another process, which is
@@ -64,9 +64,10 @@ func ListenUAPI(name string) (net.Listener, error) {
 	return l, nil
 }
 
-// ServeUAPI serves the configuration protocol of wg(8) on l. Its clients can read
-// and change the configuration of the device, secret keys included, so l must be
-// a listener that only authorised users can reach, such as that of [ListenUAPI].
+// ServeUAPI serves the configuration protocol of wg(8) on l. Its clients can
+// read and change the configuration of the device, secret keys included, so l
+// must be a listener that only authorised users can reach, such as that of
+// [ListenUAPI].
 //
 // It serves until the device or l is closed, and then returns nil. On a closed
 // device the error wraps [net.ErrClosed]; other errors are those of l. When it
@@ -111,7 +112,8 @@ func (d *Device) ServeUAPI(l net.Listener) error {
 	}
 }
 
-// closeWith closes c when ctx ends or end is called. end returns when c is closed.
+// closeWith closes c when ctx ends or end is called. end returns when c is
+// closed.
 func closeWith(ctx context.Context, c io.Closer) (end func()) {
 	closed := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
@@ -176,8 +178,9 @@ func (d *Device) applyUAPI(u update) uapiErrno {
 
 var errUAPILine = errors.New("line too long")
 
-// readUAPILine returns the next line without its newline. The line is valid until
-// the next read. A line that is too long is skipped and gives errUAPILine.
+// readUAPILine returns the next line without its newline. The line is valid
+// until the next read. A line that is too long is skipped and gives
+// errUAPILine.
 func readUAPILine(in *bufio.Reader) ([]byte, error) {
 	line, err := in.ReadSlice('\n')
 	if err == nil {
@@ -325,8 +328,8 @@ func (u *peerUpdate) setUAPI(name string, value []byte) (ok bool) {
 	return ok
 }
 
-// uapiState is the answer to a get operation: everything that a set operation can
-// change, and statistics.
+// uapiState is the answer to a get operation: everything that a set operation
+// can change, and statistics.
 type uapiState struct {
 	Stats
 	identity      *identity      // nil: no private key

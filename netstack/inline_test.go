@@ -6,10 +6,27 @@ import (
 	"github.com/wgstack/wireguard/internal/inlinetest"
 )
 
-// TestInlining names the small methods that are called for each packet sent.
-func TestInlining(t *testing.T) {
+// TestPacketPathIsInlined checks the small functions that run for each packet
+// or each segment, where a call would cost more than the work.
+func TestPacketPathIsInlined(t *testing.T) {
 	inlinetest.Check(t,
-		"(*Packet).Source", "(*Packet).Destination", "(*Packet).TOS", "(*Packet).Len", "(*Packet).Segments",
+		// sending
+		"(*Packet).Source",
+		"(*Packet).Destination",
+		"(*Packet).TOS",
+		"(*Packet).Len",
+		"(*Packet).Segments",
 		"(*Packet).SegmentLen",
+		"(*Packet).seekSegment",
+		"(*Packet).release",
+		// receiving
+		"statedLength",
+		"(*segment).sequenceNumber",
+		"(*segment).payloadLen",
+		"(*segment).hasPush",
+		"(*segment).ports",
+		"(*segment).addresses",
+		"(*coalescer).emitPacket",
+		"(*coalescedPacket).headLen",
 	)
 }

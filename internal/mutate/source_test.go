@@ -1,214 +1,136 @@
 package main
 
 import (
-	"go/ast"
-	"go/importer"
-	"go/parser"
-	"go/token"
-	"go/types"
-	"maps"
+	"os"
 	"path/filepath"
-	"slices"
+	"runtime"
 	"strings"
 	"testing"
 )
 
-// TestMutationsApply checks that the code has every function and text that the
-// list mentions. Running the tests with the mutations takes longer.
+// TestMutationsApply checks that the code has each function of the list with
+// the text to replace. It does not run the mutations, which takes minutes.
 func TestMutationsApply(t *testing.T) {
 	mutations, err := readMutations(root)
 	if err != nil {
 		t.Fatal(err)
 	}
-	packages := make(map[string]sources)
+	packages := make(map[function]*goPackage)
 	for i := range mutations {
 		m := &mutations[i]
-		if packages[m.pkg()] == nil {
-			if packages[m.pkg()], err = readSources(filepath.Join(root, filepath.FromSlash(m.pkg()))); err != nil {
-				t.Fatal(err)
+		key := function{dir: m.function.dir, goos: m.function.goos}
+		if packages[key] == nil {
+			if packages[key], err = readPackage(filepath.Join(root, filepath.FromSlash(key.dir)), key.goos); err != nil {
+				t.Fatal(m.errorf("%w", err))
 			}
 		}
-		s, fn, _, err := packages[m.pkg()].find(m)
-		if err == nil {
-			_, err = s.callOf(fn, m)
-		}
-		if err != nil {
+		if _, err := packages[key].locate(m); err != nil {
 			t.Error(err)
 		}
 	}
 }
 
-// files are the sources that the tests below change.
-var files = map[string]string{
-	"a.go": `package p
-
-type table[K, V any] struct{ key K }
-
-func plain(n int) int { return n + 1 }
-
-func (t *table[K, V]) count(names ...string) (n int, err error) {
-	n++
-	n++
-	return n + len(names), nil
-}
-
-func (list) clear() { println("clear") }
-
-func unnamed(int) { println("unnamed") }
-`,
-	"b.go": `package p
-
-type (
-	list  []int
-	queue[T any] struct{ items []T }
-)
-
-func (q queue[T]) clear(force bool) {
-	if force {
-		println("force")
-	}
-}
-
-func blank(_, n int) { println(n) }
-`,
-	"c_test.go":  "package p\n\nfunc inTest() int { return 1 }\n",
-	"d_plan9.go": "package p\n\nfunc inPlan9() int { return 1 }\n",
-}
-
-func readTestSources(t *testing.T) (dir string, _ sources) {
+// writePackage writes files with the package clause p to a new directory.
+func writePackage(t *testing.T, files map[string]string) (dir string) {
 	t.Helper()
-	dir = writeFiles(t, files)
-	read, err := readSources(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return dir, read
-}
-
-func TestFind(t *testing.T) {
-	_, read := readTestSources(t)
-	for _, test := range []struct{ function, text, want string }{
-		{"plain", "n + 1", "a.go"},
-		{"table.count", "len(names)", "a.go"},
-		{"list.clear", "println", "a.go"},
-		{"sub/queue.clear", "if force", "b.go"},
-		{"missing", "n", "mutations.txt:7: no function missing in ."},
-		{"sub/table.clear", "n", "mutations.txt:7: no function table.clear in ./sub"},
-		{"clear", "println", "no function clear"},
-		{"inTest", "1", "no function inTest"},
-		{"inPlan9", "1", "no function inPlan9"},
-		{"table.count", "n++", "mutations.txt:7: the text occurs 2 times in table.count, want once"},
-		{"plain", "n - 1", "the text occurs 0 times"},
-		{"plain", "int", "the text occurs 0 times"}, // only outside the body
-	} {
-		s, fn, at, err := read.find(&mutation{line: 7, function: test.function, oldText: test.text})
-		switch {
-		case err != nil:
-			if !strings.Contains(err.Error(), test.want) {
-				t.Errorf("%s: %v, want %q", test.function, err, test.want)
-			}
-		case filepath.Base(s.name) != test.want:
-			t.Errorf("%s is in %s, want %s", test.function, s.name, test.want)
-		case !strings.HasPrefix(string(s.text[at:]), test.text) || s.offset(fn.Pos()) > at || s.offset(fn.End()) < at:
-			t.Errorf("%s: %q is not at offset %d", test.function, test.text, at)
+	dir = t.TempDir()
+	for name, text := range files {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte("package p\n"+text), 0o666); err != nil {
+			t.Fatal(err)
 		}
 	}
+	return dir
 }
 
-// TestMutatedFiles mutates functions of two files, one of them twice, and checks
-// that the result compiles and that each function calls its mutated copies.
-func TestMutatedFiles(t *testing.T) {
-	dir, read := readTestSources(t)
-	texts, err := read.mutatedFiles([]mutation{
-		{line: 3, function: "plain", oldText: "n + 1", newText: "n"},
-		{line: 9, function: "queue.clear", oldText: "force {", newText: "!force {"},
-		{line: 21, function: "table.count", oldText: "len(names)", newText: "0"},
-		{line: 30, function: "plain", oldText: "+ 1", newText: "- 1"},
+func TestLocateChoosesTheSystem(t *testing.T) {
+	dir := writePackage(t, map[string]string{
+		"f_linux.go":   "func f() { linux() }",
+		"f_windows.go": "func f() { windows() }",
+		"f_other.go":   "func other() {}",
+		"f_test.go":    "func f() { test() }",
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	changed := slices.Sorted(maps.Keys(texts))
-	if want := []string{filepath.Join(dir, "a.go"), filepath.Join(dir, "b.go")}; !slices.Equal(changed, want) {
-		t.Fatalf("files %q change, want %q", changed, want)
-	}
-
-	fset := token.NewFileSet()
-	parsed, err := parser.ParseFile(fset, "selected.go", "package p\n\nvar mutation int\n", 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	parsedFiles := []*ast.File{parsed}
-	calls := make(map[string][]string)
-	for name, text := range texts {
-		f, err := parser.ParseFile(fset, name, text, 0)
+	for _, goos := range []string{"linux", "windows"} {
+		p, err := readPackage(dir, goos)
 		if err != nil {
-			t.Fatalf("%v\n%s", err, text)
+			t.Fatal(err)
 		}
-		parsedFiles = append(parsedFiles, f)
-		for _, d := range f.Decls {
-			if fn, ok := d.(*ast.FuncDecl); ok {
-				calls[functionName(fn)] = mutatedCalls(fn)
-			}
+		e, err := p.locate(&mutation{function: function{".", "f", goos}, old: goos, new: "x"})
+		if err != nil {
+			t.Fatal(err)
 		}
-	}
-	config := types.Config{Importer: importer.Default()}
-	if _, err := config.Check("p", fset, parsedFiles, nil); err != nil {
-		t.Errorf("the mutated files do not compile: %v", err)
-	}
-	for function, want := range map[string]string{
-		"plain":               "plainMutated3(n) plainMutated30(n)",
-		"plainMutated3":       "",
-		"plainMutated30":      "",
-		"queue.clear":         "q.clearMutated9(force)",
-		"queue.clearMutated9": "",
-		"table.count":         "t.countMutated21(names...)",
-		"list.clear":          "",
-	} {
-		if got, ok := calls[function]; !ok || strings.Join(got, " ") != want {
-			t.Errorf("%s calls %q (exists: %t), want %q", function, got, ok, want)
-		}
-	}
-	a := string(texts[filepath.Join(dir, "a.go")])
-	for _, want := range []string{
-		"func plain(n int) int { if mutation == 3 {", "\n//line mutations.txt:3\nfunc plainMutated3(n int) int { return n }\n",
-		"func plainMutated30(n int) int { return n - 1 }\n", "return n + 0, nil",
-	} {
-		if !strings.Contains(a, want) {
-			t.Errorf("%q is missing in\n%s", want, a)
+		if want := filepath.Join(dir, "f_"+goos+".go"); e.fn.file.name != want {
+			t.Errorf("%s: f is in %s, want %s", goos, e.fn.file.name, want)
 		}
 	}
 }
 
-// mutatedCalls returns the calls of mutated copies in fn.
-func mutatedCalls(fn *ast.FuncDecl) (calls []string) {
-	ast.Inspect(fn.Body, func(n ast.Node) bool {
-		if call, ok := n.(*ast.CallExpr); ok {
-			if function := types.ExprString(call.Fun); strings.Contains(function, "Mutated") {
-				calls = append(calls, types.ExprString(call))
-			}
+func TestLocateErrors(t *testing.T) {
+	dir := writePackage(t, map[string]string{"p.go": `
+func once() { a(); b() }
+func twice() { a(); a() }
+func unnamed(int) { a() }
+func (*T[K]) method() { a() }
+`})
+	p, err := readPackage(dir, runtime.GOOS)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct{ function, old, want string }{
+		{"once", "a()", ""},
+		{"absent", "a()", "function absent not found"},
+		{"method", "a()", "function method not found"},
+		{"once", "c()", "text not found in once"},
+		{"once", "once", "text not found in once"},
+		{"twice", "a()", "text occurs 2 times in twice"},
+		{"unnamed", "a()", "unnamed has a parameter without a name"},
+		{"T.method", "a()", "T.method has a parameter without a name"},
+	} {
+		_, err := p.locate(&mutation{line: 7, function: parseFunction(test.function), old: test.old})
+		switch {
+		case test.want == "" && err != nil:
+			t.Errorf("%s: %v", test.function, err)
+		case test.want != "" && (err == nil || !strings.HasPrefix(err.Error(), "mutations.txt:7: "+test.want)):
+			t.Errorf("%s: error %v, want mutations.txt:7: %s", test.function, err, test.want)
 		}
-		return true
+	}
+}
+
+func TestMutateFiles(t *testing.T) {
+	dir := writePackage(t, map[string]string{
+		"one.go": "func f(n int, rest ...int) bool { return n > 0 }\n",
+		"two.go": "func (t *T) g() { t.a() }\n",
 	})
-	return calls
-}
+	p, err := readPackage(dir, runtime.GOOS)
+	if err != nil {
+		t.Fatal(err)
+	}
+	texts, err := p.mutateFiles([]mutation{
+		{line: 3, function: parseFunction("f"), old: "n > 0", new: "n >= 0"},
+		{line: 8, function: parseFunction("f"), old: "n > 0", new: "true"},
+		{line: 13, function: parseFunction("T.g"), old: "t.a()", new: ""},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]string{
+		"one.go": `package p
+func f(n int, rest ...int) bool { if mutation == 3 { return fMutated3(n, rest..., ) }; if mutation == 8 { return fMutated8(n, rest..., ) }; return n > 0 }
 
-func TestMutatedFilesErrors(t *testing.T) {
-	_, read := readTestSources(t)
-	for _, test := range []struct{ function, text string }{
-		{"list.clear", "println"}, // receiver
-		{"unnamed", "println"},
-		{"blank", "println"},
+//line mutations.txt:3
+func fMutated3(n int, rest ...int) bool { return n >= 0 }
+
+//line mutations.txt:8
+func fMutated8(n int, rest ...int) bool { return true }
+`,
+		"two.go": `package p
+func (t *T) g() { if mutation == 13 { t.gMutated13(); return }; t.a() }
+
+//line mutations.txt:13
+func (t *T) gMutated13() {  }
+`,
 	} {
-		_, err := read.mutatedFiles([]mutation{{line: 5, function: test.function, oldText: test.text}})
-		if want := "mutations.txt:5: " + test.function + " has a receiver or parameter without a name"; err == nil || err.Error() != want {
-			t.Errorf("%v, want %s", err, want)
+		if got := string(texts[filepath.Join(dir, name)]); got != want {
+			t.Errorf("%s:\n%s\nwant:\n%s", name, got, want)
 		}
-	}
-	if _, err := read.mutatedFiles([]mutation{{line: 5, function: "missing"}}); err == nil {
-		t.Error("a missing function has no error")
-	}
-	if _, err := readSources(writeFiles(t, map[string]string{"a.go": "no Go"})); err == nil {
-		t.Error("a file that is no Go has no error")
 	}
 }
