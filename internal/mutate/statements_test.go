@@ -5,7 +5,6 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -42,48 +41,24 @@ func TestEveryStatementIsTested(t *testing.T) {
 	}
 }
 
-// TestMutationsApply checks that the code has every function and text that the
-// list mentions. Running the tests with the mutations takes longer.
-func TestMutationsApply(t *testing.T) {
-	mutations, err := readMutations(root)
-	if err != nil {
-		t.Fatal(err)
-	}
-	packages := make(map[string]sources)
-	for i := range mutations {
-		m := &mutations[i]
-		if packages[m.pkg()] == nil {
-			if packages[m.pkg()], err = readSources(filepath.Join(root, filepath.FromSlash(m.pkg()))); err != nil {
-				t.Fatal(err)
-			}
-		}
-		s, fn, _, err := packages[m.pkg()].find(m)
-		if err == nil {
-			_, err = s.callOf(fn, m)
-		}
-		if err != nil {
-			t.Error(err)
-		}
-	}
-}
-
-// readme is what README.md should be.
+// readme returns the text of README.md.
 func readme(statements []statement, mutations []mutation) []byte {
 	var b bytes.Buffer
 	b.WriteString(`# What is tested
 
-Every statement about the protocol that this project makes, and its tests.
-Tests of the root package go by their name, others by their directory too.
+This table lists the numbered statements about the protocol with their tests.
+A test outside the root package has its directory in front of its name.
 
 - P: the protocol, what an implementation must do
 - C: the configuration
 - N: real networks
-- M: mistakes that other implementations made and this one must not
+- M: mistakes that other implementations made
 
-` + "`go test ./internal/mutate`" + ` fails where a test is missing, and with ` + "`-update`" + `
-writes this file. ` + "`go run ./internal/mutate`" + ` prints the list and then makes
-[mistakes](testdata/mutations.txt) in the code, one by one: it fails unless the
-tests named with each notice.
+` + "`go test ./internal/mutate`" + ` fails if a statement has no test; with ` + "`-update`" + `
+it writes this file. ` + "`go run ./internal/mutate`" + ` runs the tests on mutated code:
+it makes each [mutation](testdata/mutations.txt) in turn, and fails unless one of
+the tests named with the mutation fails. A mutation names its function, not its
+file, so that code can move between files.
 
 | | statement | tests |
 |---|---|---|
@@ -92,8 +67,8 @@ tests named with each notice.
 	for _, s := range statements {
 		fmt.Fprintf(&b, "| %s | %s | %s |\n", s.number, escape.Replace(s.summary), strings.Join(s.tests, "<br>"))
 	}
-	b.WriteString("\n| | mistakes that the tests notice |\n|---|---|\n")
-	areas, total := areasOf(mutations)
+	b.WriteString("\n| area | mutations that the tests detect |\n|---|---|\n")
+	areas, total := countByArea(mutations)
 	for _, area := range areas {
 		fmt.Fprintf(&b, "| %s | %d |\n", area, total[area])
 	}
