@@ -188,7 +188,7 @@ func TestP99SecretsAreComparedInConstantTime(t *testing.T) {
 
 func TestP100OnlyTheSystemsRandomSource(t *testing.T) {
 	allowed := map[string]bool{
-		"timers.go":       true, // jitter
+		"timers.go":              true, // jitter
 		"netstack/dnsmessage.go": true, // query IDs inside the tunnel
 	}
 	for path, file := range parseSources(t) {
