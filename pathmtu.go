@@ -1,6 +1,7 @@
 package wireguard
 
 import (
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -277,7 +278,12 @@ func (m *pathMTU) noteReceived(now time.Time, s *tcpSegment) (limit int, lowered
 	if f.key != s.key || !f.resends {
 		return 0, false, false
 	}
-	if size := f.noteAck(s); size > 0 && m.lower(now, size) {
+	size := f.noteAck(s)
+	if !slices.ContainsFunc(m.flows[:], func(f pathFlow) bool { return f.resends }) {
+		m.suspects = time.Time{}
+		m.observe()
+	}
+	if size > 0 && m.lower(now, size) {
 		return m.size(), true, false
 	}
 	return 0, false, false

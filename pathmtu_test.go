@@ -169,6 +169,9 @@ func TestLossIsNoBlackHole(t *testing.T) {
 			f.sends(1, 10*fullSegment)
 			f.wantCut("resend", 1, fullSegment, testMTU)
 			arrives(f)
+			if f.observesIn.Load() {
+				t.Error("acknowledgements are still observed")
+			}
 			f.wantCut("resent after a sign that segments in full arrive", 1, fullSegment, testMTU)
 		})
 	}

@@ -27,7 +27,8 @@ package wireguard
 //
 // Goroutines. A device has one reader for each outer socket. Sealing, opening
 // and handshakes run on pools, whose goroutines exist only while there is work.
-// A peer has no goroutine, and at most one timer.
+// A peer has no goroutine, and at most one timer, besides one while received
+// packets wait for late ones.
 //
 // Locks are taken in this order:
 //
