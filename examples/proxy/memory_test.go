@@ -151,11 +151,11 @@ func BenchmarkMemory(b *testing.B) {
 // TestMemoryLimit has clients that read nothing hold more than the limit, and
 // checks that an honest client is served, and that memory stays near the limit.
 func TestMemoryLimit(t *testing.T) {
-	const limit = 64 << 20
+	const limit = 32 << 20
 	before := heap()
 	addr := startWithFar(t, "-memory", fmt.Sprint(int64(before)+limit))
 	var paused []net.Conn
-	for range 60 {
+	for range 20 {
 		paused = append(paused, fetch(t, addr, 1<<40))
 	}
 	deadline := time.Now().Add(30 * time.Second)
