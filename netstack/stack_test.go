@@ -12,13 +12,30 @@ import (
 	"testing"
 	"time"
 
-	"gvisor.dev/gvisor/pkg/tcpip"
-	gstack "gvisor.dev/gvisor/pkg/tcpip/stack"
 	"gvisor.dev/gvisor/pkg/tcpip/transport"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
 	"gvisor.dev/gvisor/pkg/waiter"
 )
+
+// TestSilence checks that nothing leaves an idle stack: no neighbour
+// discovery, no group membership.
+func TestSilence(t *testing.T) {
+	s := newStack(t, Config{Addresses: prefixes(a4, a6), Output: func(p *Packet) error {
+		t.Errorf("a packet to %v left the stack", p.Destination())
+		return nil
+	}})
+	s.HandleTCP(func(*TCPFlow) {})
+	// A neighbour and a router ask for nothing that such a link has.
+	for _, typ := range []byte{133, 134, 135, 136} {
+		b := icmpError(largeTCP(true, 0, 0, 0, 0), b6, typ, 0, 0)
+		b[7] = 255
+		s.Deliver([][]byte{b})
+	}
+	if _, err := s.Ping(testContext(t), a6); err != nil {
+		t.Fatal(err)
+	}
+}
 
 // TestClose closes a stack in the middle of everything.
 func TestClose(t *testing.T) {
@@ -144,7 +161,8 @@ func TestClose(t *testing.T) {
 	}
 }
 
-// TestCloseTwice closes a stack while it is being closed, which Output holds up.
+// TestCloseTwice closes a stack while it is being closed, which Output holds
+// up.
 func TestCloseTwice(t *testing.T) {
 	p := join(t, nil)
 	p.connect(t, b4)
@@ -168,15 +186,16 @@ func TestCloseTwice(t *testing.T) {
 	wg.Wait()
 }
 
-// TestCloseLate makes sockets of endpoints that were there before the stack was closed.
+// TestCloseLate makes sockets of endpoints that were there before the stack was
+// closed.
 func TestCloseLate(t *testing.T) {
 	s := newStack(t, Config{Addresses: prefixes(a4), Output: func(*Packet) error { return nil }})
 	wq := new(waiter.Queue)
-	stream, err := s.gv.NewEndpoint(tcp.ProtocolNumber, protocolOf(a4), wq)
+	stream, err := s.gvisor.NewEndpoint(tcp.ProtocolNumber, networkProtocol(a4), wq)
 	if err != nil {
 		t.Fatal(err)
 	}
-	datagram, err := s.gv.NewEndpoint(udp.ProtocolNumber, protocolOf(a4), wq)
+	datagram, err := s.gvisor.NewEndpoint(udp.ProtocolNumber, networkProtocol(a4), wq)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -217,82 +236,5 @@ func TestCloseEarly(t *testing.T) {
 		wg.Go(func() { s.Listen(t.Context(), "tcp", ":80") })
 		wg.Go(func() { s.Close() })
 		wg.Wait()
-	}
-}
-
-func TestNewErrors(t *testing.T) {
-	output := func(*Packet) error { return nil }
-	for _, cfg := range []Config{
-		{},
-		{Output: output, MTU: 100},
-		{Output: output, MTU: 70000},
-		{Output: output, Addresses: make([]netip.Prefix, 1)},
-		{Output: output, Addresses: prefixes(netip.MustParseAddr("0.0.0.0"))},
-		{Output: output, Addresses: prefixes(netip.MustParseAddr("127.0.0.1"))},
-		{Output: output, Addresses: prefixes(netip.MustParseAddr("ff02::1"))},
-	} {
-		if s, err := New(cfg); err == nil {
-			s.Close()
-			t.Errorf("New took %+v", cfg)
-		}
-	}
-	newStack(t, Config{Output: output, Addresses: prefixes(a4, a4, netip.MustParseAddr("::ffff:10.0.0.9"))})
-}
-
-// TestDeliverGarbage delivers what no peer should send.
-func TestDeliverGarbage(t *testing.T) {
-	s := newStack(t, Config{Addresses: prefixes(b4, b6), Output: func(p *Packet) error {
-		for i := range p.Segments() {
-			checkPacket(t, segmentsOf(p)[i])
-		}
-		return nil
-	}})
-	s.HandleTCP(func(*TCPFlow) {})
-	s.HandleUDP(func(*UDPFlow) {})
-	listen(t, s, "tcp", ":80")
-	for _, v6 := range []bool{false, true} {
-		good := largeTCP(v6, 0, 12, 100, flagSYN)
-		for i := range good {
-			s.Deliver([][]byte{good[:i]})
-			for _, v := range []byte{0, 1, 0x44, 0xff} {
-				bad := bytes.Clone(good[:80])
-				bad[i%80] = v
-				s.Deliver([][]byte{bad, good})
-				s.TooBig(bad, int(v))
-			}
-		}
-	}
-	s.Deliver([][]byte{nil, {}})
-}
-
-// sink stands in for an interface of gVisor's.
-type sink struct {
-	gstack.NetworkDispatcher
-	got int
-}
-
-func (s *sink) DeliverNetworkPacket(tcpip.NetworkProtocolNumber, *gstack.PacketBuffer) { s.got++ }
-
-// TestDeliverFromSelf delivers packets that claim to be from the stack itself.
-func TestDeliverFromSelf(t *testing.T) {
-	s := newStack(t, Config{Addresses: prefixes(b4), Output: func(*Packet) error { return nil }})
-	s.HandleTCP(func(f *TCPFlow) {})
-	var in sink
-	s.link.Attach(&in)
-	s.foreign.Attach(&in)
-	for _, c := range []struct {
-		src  string
-		want int
-	}{{"10.0.0.2", 0}, {"127.0.0.1", 0}, {"10.0.0.1", 1}} {
-		for _, dst := range []byte{2, 99} { // its own, and nobody's
-			syn := seg{flags: flagSYN}.packet()
-			copy(syn[12:], netip.MustParseAddr(c.src).AsSlice())
-			syn[19] = dst
-			in.got = 0
-			s.Deliver([][]byte{syn})
-			if in.got != c.want {
-				t.Errorf("%d packets from %s to 10.0.0.%d came in, want %d", in.got, c.src, dst, c.want)
-			}
-		}
 	}
 }

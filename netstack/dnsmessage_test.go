@@ -3,6 +3,9 @@ package netstack
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
+	"net"
+	"slices"
 	"testing"
 
 	"golang.org/x/net/dns/dnsmessage"
@@ -60,7 +63,7 @@ func FuzzDNSAnswer(f *testing.F) {
 		if len(b) >= 2 {
 			binary.BigEndian.PutUint16(b, q.id)
 		}
-		r, ok := q.parse(b)
+		r, ok := q.parseReply(b)
 		var m dnsmessage.Message
 		whole := m.Unpack(b) == nil
 		if !ok {
@@ -92,4 +95,63 @@ func FuzzDNSAnswer(f *testing.F) {
 			t.Fatalf("%d addresses in %v, want %d", len(r.addrs), &m, direct)
 		}
 	})
+}
+
+// TestLookupForged sends all kinds of wrong answers before the right one.
+func TestLookupForged(t *testing.T) {
+	n := &nameServer{records: map[string][]dnsmessage.ResourceBody{"host.example.": {record("192.0.2.1")}}}
+	n.intercept = func(q dnsmessage.Message, send func([]byte)) bool {
+		forge := func(f func(m *dnsmessage.Message)) {
+			m := dnsmessage.Message{Header: dnsmessage.Header{ID: q.ID, Response: true}, Questions: slices.Clone(q.Questions)}
+			m.Answers = []dnsmessage.Resource{{
+				Header: dnsmessage.ResourceHeader{Name: q.Questions[0].Name, Class: dnsmessage.ClassINET},
+				Body:   record("203.0.113.66"),
+			}}
+			f(&m)
+			b, err := m.Pack()
+			if err != nil {
+				panic(err)
+			}
+			send(b)
+		}
+		forge(func(m *dnsmessage.Message) { m.ID++ })
+		forge(func(m *dnsmessage.Message) { m.Response = false })
+		forge(func(m *dnsmessage.Message) { m.Questions = nil })
+		forge(func(m *dnsmessage.Message) { m.Questions[0].Name = dnsmessage.MustNewName("other.example.") })
+		forge(func(m *dnsmessage.Message) { m.Questions[0].Type = dnsmessage.TypeMX })
+		forge(func(m *dnsmessage.Message) { m.Questions[0].Class = dnsmessage.ClassCHAOS })
+		send([]byte{})
+		send([]byte("garbage"))
+		send(binary.BigEndian.AppendUint16(nil, q.ID))
+		return true
+	}
+	p := joinDNS(t, n, nil)
+	got, err := p.a.LookupNetIP(testContext(t), "ip4", "host.example")
+	if err != nil || !slices.Equal(got, addrs("192.0.2.1")) {
+		t.Errorf("LookupNetIP = %v, %v", got, err)
+	}
+}
+
+// TestLookupUnrelated answers with records for a name that was not asked for.
+func TestLookupUnrelated(t *testing.T) {
+	n := &nameServer{}
+	n.intercept = func(q dnsmessage.Message, send func([]byte)) bool {
+		m := dnsmessage.Message{Header: dnsmessage.Header{ID: q.ID, Response: true}, Questions: q.Questions}
+		m.Answers = []dnsmessage.Resource{{
+			Header: dnsmessage.ResourceHeader{Name: dnsmessage.MustNewName("other.example."), Class: dnsmessage.ClassINET},
+			Body:   record("203.0.113.66"),
+		}, {
+			Header: dnsmessage.ResourceHeader{Name: q.Questions[0].Name, Class: dnsmessage.ClassINET},
+			Body:   alias(q.Questions[0].Name.String()), // a loop
+		}}
+		b, _ := m.Pack()
+		send(b)
+		return false
+	}
+	p := joinDNS(t, n, nil)
+	got, err := p.a.LookupNetIP(testContext(t), "ip4", "host.example")
+	var de *net.DNSError
+	if !errors.As(err, &de) || !de.IsNotFound {
+		t.Errorf("LookupNetIP = %v, %v, want not found", got, err)
+	}
 }

@@ -1,7 +1,11 @@
 package netstack
 
 import (
+	"bytes"
 	"context"
+	"crypto/rand"
+	"errors"
+	"io"
 	"net"
 	"net/netip"
 	"sync"
@@ -25,7 +29,8 @@ func prefixes(addrs ...netip.Addr) (p []netip.Prefix) {
 	return p
 }
 
-// A wire carries what one stack sends to the other, in order, a batch at a time.
+// A wire carries what one stack sends to the other, in order, a batch at a
+// time.
 type wire struct {
 	mu      sync.Mutex
 	filter  func(p []byte) bool // guarded by mu: reports whether to carry a packet, which it may change
@@ -91,7 +96,8 @@ type pair struct {
 	fromA, fromB *wire
 }
 
-// join returns stacks a and b. change, if not nil, changes their configurations.
+// join returns stacks a and b. change, if not nil, changes their
+// configurations.
 func join(t testing.TB, change func(a, b *Config)) *pair {
 	t.Helper()
 	p := &pair{fromA: newWire(), fromB: newWire()}
@@ -165,4 +171,64 @@ func (p *pair) connect(t testing.TB, host netip.Addr) (a, b net.Conn) {
 	t.Cleanup(func() { b.Close() })
 	l.Close()
 	return a, b
+}
+
+// wantOpError checks that err is what package net would return.
+func wantOpError(t *testing.T, err error, op, network string, is error) *net.OpError {
+	t.Helper()
+	var oe *net.OpError
+	if !errors.As(err, &oe) {
+		t.Fatalf("error %v (%T) is not a *net.OpError", err, err)
+	}
+	if oe.Op != op || oe.Net != network {
+		t.Errorf("error %v is of %s %s, want %s %s", err, oe.Op, oe.Net, op, network)
+	}
+	if is != nil && !errors.Is(err, is) {
+		t.Errorf("error %v is not %v", err, is)
+	}
+	return oe
+}
+
+// transfer sends size random bytes from a to b, and reports whether they
+// arrive.
+func transfer(t testing.TB, a, b net.Conn, size int) {
+	t.Helper()
+	data := make([]byte, size)
+	rand.Read(data)
+	deadline := time.Now().Add(20 * time.Second)
+	a.SetDeadline(deadline)
+	b.SetDeadline(deadline)
+	sent := make(chan error, 1)
+	go func() {
+		_, err := a.Write(data)
+		sent <- err
+	}()
+	got := make([]byte, size)
+	if n, err := io.ReadFull(b, got); err != nil {
+		t.Fatalf("after %d bytes: %v", n, err)
+	}
+	if err := <-sent; err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(got, data) {
+		t.Fatal("other bytes arrived than were sent")
+	}
+}
+
+func listenPacket(t testing.TB, s *Stack, network, address string) net.PacketConn {
+	t.Helper()
+	c, err := s.ListenPacket(testContext(t), network, address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	c.SetDeadline(time.Now().Add(10 * time.Second))
+	return c
+}
+
+func addrs(list ...string) (out []netip.Addr) {
+	for _, s := range list {
+		out = append(out, netip.MustParseAddr(s))
+	}
+	return out
 }
