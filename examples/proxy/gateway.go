@@ -64,28 +64,28 @@ func (g *gateway) open(ctx context.Context, stdin io.Reader, stdout io.Writer) (
 			return err
 		}
 		g.socksAddr = l.Addr().(*net.TCPAddr).AddrPort()
-		g.add(l, func(ctx context.Context) error { return g.serveSOCKS(ctx, l, p) })
+		g.addServer(l, func(ctx context.Context) error { return g.serveSOCKS(ctx, l, p) })
 	}
 	for _, p := range g.conf.HTTP {
 		l, err := g.listen(ctx, "HTTP", p.Listen, p.Username != "" || p.Password != "")
 		if err != nil {
 			return err
 		}
-		g.add(l, func(ctx context.Context) error { return g.serveHTTP(ctx, l, p) })
+		g.addServer(l, func(ctx context.Context) error { return g.serveHTTP(ctx, l, p) })
 	}
 	for _, p := range g.conf.SNI {
 		l, err := g.listen(ctx, "SNI", p.Listen, false)
 		if err != nil {
 			return err
 		}
-		g.add(l, func(ctx context.Context) error { return g.serveSNI(ctx, l, p) })
+		g.addServer(l, func(ctx context.Context) error { return g.serveSNI(ctx, l, p) })
 	}
 	for _, f := range g.conf.TCPClients {
 		l, err := g.listen(ctx, "TCP for "+f.Target, f.Listen, true)
 		if err != nil {
 			return err
 		}
-		g.add(l, func(ctx context.Context) error { return g.forwardTCP(ctx, l, f.Target, g.network.DialContext) })
+		g.addServer(l, func(ctx context.Context) error { return g.forwardTCP(ctx, l, f.Target, g.network.DialContext) })
 	}
 	for _, f := range g.conf.TCPServers {
 		l, err := g.network.Listen(ctx, "tcp", f.Listen)
@@ -93,7 +93,7 @@ func (g *gateway) open(ctx context.Context, stdin io.Reader, stdout io.Writer) (
 			return err
 		}
 		fmt.Fprintf(g.stdout, "TCP for %s in the tunnel on %s\n", f.Target, l.Addr())
-		g.add(l, func(ctx context.Context) error {
+		g.addServer(l, func(ctx context.Context) error {
 			return g.forwardTCP(ctx, l, f.Target, new(net.Dialer).DialContext)
 		})
 	}
@@ -103,7 +103,7 @@ func (g *gateway) open(ctx context.Context, stdin io.Reader, stdout io.Writer) (
 			return err
 		}
 		fmt.Fprintf(g.stdout, "UDP for %s on %s\n", f.Target, conn.LocalAddr())
-		g.add(conn, func(ctx context.Context) error { return g.forwardUDP(ctx, conn.(*net.UDPConn), f) })
+		g.addServer(conn, func(ctx context.Context) error { return g.forwardUDP(ctx, conn.(*net.UDPConn), f) })
 	}
 	for _, f := range g.conf.STDIO {
 		g.servers = append(g.servers, func(ctx context.Context) error { return g.serveSTDIO(ctx, f, stdin, stdout) })
@@ -111,7 +111,7 @@ func (g *gateway) open(ctx context.Context, stdin io.Reader, stdout io.Writer) (
 	return nil
 }
 
-func (g *gateway) add(listener io.Closer, serve func(context.Context) error) {
+func (g *gateway) addServer(listener io.Closer, serve func(context.Context) error) {
 	g.closers = append(g.closers, listener)
 	g.servers = append(g.servers, serve)
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"io"
 	"net"
@@ -34,9 +35,9 @@ func startHTTP(t *testing.T, keys ...string) (proxy *url.URL, server string) {
 func TestHTTPMethods(t *testing.T) {
 	proxy, server := startHTTP(t)
 	dials := 0
-	transport := &http.Transport{Proxy: http.ProxyURL(proxy), Dial: func(network, address string) (net.Conn, error) {
+	transport := &http.Transport{Proxy: http.ProxyURL(proxy), DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
 		dials++
-		return net.Dial(network, address)
+		return new(net.Dialer).DialContext(ctx, network, address)
 	}}
 	defer transport.CloseIdleConnections()
 	client := http.Client{Transport: transport, Timeout: 20 * time.Second}

@@ -270,7 +270,7 @@ func (a *association) sendToName(src *source, payload []byte, to address) {
 	deliver := func(payload []byte, ip netip.Addr) error {
 		return a.send(src, payload, netip.AddrPortFrom(ip, to.port))
 	}
-	if start := a.names.send(to.name, payload, deliver); start != nil {
+	if start := a.names.sendTo(to.name, payload, deliver); start != nil {
 		a.tasks.Go(func() { start(a.ctx) })
 	}
 }
