@@ -63,7 +63,9 @@ func (g *gateway) open(ctx context.Context, stdin io.Reader, stdout io.Writer) (
 		if err != nil {
 			return err
 		}
-		g.socksAddr = l.Addr().(*net.TCPAddr).AddrPort()
+		if at, ok := l.Addr().(*net.TCPAddr); ok {
+			g.socksAddr = at.AddrPort()
+		}
 		g.addServer(l, func(ctx context.Context) error { return g.serveSOCKS(ctx, l, p) })
 	}
 	for _, p := range g.conf.HTTP {
@@ -120,21 +122,6 @@ func (g *gateway) close() {
 	for _, c := range g.closers {
 		c.Close()
 	}
-}
-
-// listen listens on the host and says where. It warns if anyone who reaches the
-// listener could use the tunnel.
-func (g *gateway) listen(ctx context.Context, what, address string, restricted bool) (net.Listener, error) {
-	l, err := new(net.ListenConfig).Listen(ctx, "tcp", address)
-	if err != nil {
-		return nil, err
-	}
-	at := l.Addr().(*net.TCPAddr).AddrPort()
-	if !at.Addr().Unmap().IsLoopback() && !restricted {
-		g.log.Warn("anyone who can connect to the gateway can use the tunnel: set a user and a password", "address", at)
-	}
-	fmt.Fprintf(g.stdout, "%s on %s\n", what, at)
-	return l, nil
 }
 
 // serve serves all listeners until ctx ends or one fails.

@@ -75,7 +75,7 @@ type Config struct {
 // A Proxy is a listener whose clients say where they want to connect to.
 type Proxy struct {
 	Line              int
-	Listen            string // host:port
+	Listen            string // host:port or unix:PATH
 	Username          string
 	Password          string
 	CertFile, KeyFile string
@@ -89,7 +89,7 @@ type Proxy struct {
 // A Forward is a listener for one target.
 type Forward struct {
 	Line              int
-	Listen            string // host:port; of a TCPServerTunnel :port
+	Listen            string // host:port or unix:PATH; of a TCPServerTunnel :port
 	Target            string // host:port
 	InactivityTimeout time.Duration
 }

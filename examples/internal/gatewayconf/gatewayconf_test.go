@@ -128,6 +128,7 @@ func TestErrors(t *testing.T) {
 		tunnel + "[Socks5]\nPassword = " + secret:                                `:6: [Socks5] Username: want a name for the password`,
 		tunnel + "[Socks5]\nPassword = $GATEWAY_TEST_UNSET":                      `:7: [Socks5] Password: the environment variable GATEWAY_TEST_UNSET is not set`,
 		tunnel + "[Socks5]\nTunnelDomains = (":                                   ":7: [Socks5] TunnelDomains: error parsing regexp: missing closing ): `(`",
+		tunnel + "[UDPProxyTunnel]\nBindAddress = unix:/x":                       `:7: [UDPProxyTunnel] BindAddress: "unix:/x": want a port`,
 		tunnel + "[http]\nCertFile = x":                                          `:6: [http] want both CertFile and KeyFile, or none`,
 		tunnel + "[TCPClientTunnel]\nBindAddress = :1":                           `:6: [TCPClientTunnel] Target: want host:port`,
 		tunnel + "[TCPClientTunnel]\nTarget = a:http":                            `:7: [TCPClientTunnel] Target: "http": want a port from 1 to 65535`,

@@ -30,7 +30,7 @@ func (l *loader) proxySection(s *section, name string) error {
 		var err error
 		switch strings.ToLower(e.key) {
 		case "bindaddress":
-			p.Listen, err = checkAddress(e.value, false)
+			p.Listen, err = checkListen(e.value)
 		case "username":
 			p.Username = e.value
 		case "password":
@@ -79,7 +79,9 @@ func (l *loader) forwardSection(s *section, name string) error {
 		var err error
 		switch strings.ToLower(e.key) {
 		case "bindaddress":
-			f.Listen, err = checkAddress(e.value, false)
+			if f.Listen, err = checkListen(e.value); name == "udpproxytunnel" {
+				f.Listen, err = checkAddress(e.value, false)
+			}
 		case "listenport":
 			f.Listen, err = ":"+e.value, checkPort(e.value, 0)
 		case "target":
@@ -114,6 +116,14 @@ func (l *loader) forwardSection(s *section, name string) error {
 		l.config.STDIO = append(l.config.STDIO, f)
 	}
 	return nil
+}
+
+// checkListen checks an address to listen on: host:port or unix:PATH.
+func checkListen(text string) (string, error) {
+	if path, ok := strings.CutPrefix(text, "unix:"); ok && path != "" {
+		return text, nil
+	}
+	return checkAddress(text, false)
 }
 
 // checkAddress checks the form of host:port. Unless the port must be a number,
