@@ -59,7 +59,7 @@ func (g *gateway) open(ctx context.Context, stdin io.Reader, stdout io.Writer) (
 		g.log.Warn("the configuration has no DNS: names are looked up by the host")
 	}
 	for _, p := range g.conf.SOCKS {
-		l, err := g.listen(ctx, "SOCKS 5", p.Listen, p.Username != "")
+		l, err := g.listen(ctx, "SOCKS and HTTP", p.Listen, p.Username != "")
 		if err != nil {
 			return err
 		}
@@ -159,7 +159,14 @@ func (g *gateway) networkOf(p gatewayconf.Proxy) socks.Network {
 	return n
 }
 
+// serveSOCKS serves SOCKS on l, and HTTP to clients that speak that.
 func (g *gateway) serveSOCKS(ctx context.Context, l net.Listener, p gatewayconf.Proxy) error {
+	ctx, cancel := context.WithCancel(ctx)
+	web := newHandover(l.Addr())
+	var proxy sync.WaitGroup
+	proxy.Go(func() { g.serveHTTP(ctx, web, p) })
+	defer proxy.Wait()
+	defer cancel()
 	s := socks.Server{
 		Network:          g.networkOf(p),
 		Authenticate:     authenticator(p.Username, p.Password),
@@ -167,6 +174,7 @@ func (g *gateway) serveSOCKS(ctx context.Context, l net.Listener, p gatewayconf.
 		DialTimeout:      g.dialTimeout,
 		MaxHandshakes:    g.maxHandshakes,
 		Clients:          g.clients,
+		Other:            web.pass,
 		Logger:           g.log,
 	}
 	return s.Serve(ctx, l)

@@ -137,7 +137,7 @@ func TestSOCKSOfFile(t *testing.T) {
 	serveEcho(t, direct)
 	dev, tunnel := startFar(t)
 	listenFar(t, dev, 7)
-	match := startSections(t, tunnel, `^SOCKS 5 on (\S+)$`, "[Socks5]", "BindAddress = 127.0.0.1:0", "Username = me", "Password = secret",
+	match := startSections(t, tunnel, `^SOCKS and HTTP on (\S+)$`, "[Socks5]", "BindAddress = 127.0.0.1:0", "Username = me", "Password = secret",
 		"TunnelDomains = ^"+regexp.QuoteMeta(farAddr4.String())+"$", "LogDomains = true")
 	d, err := proxy.SOCKS5("tcp", match[1], &proxy.Auth{User: "me", Password: "secret"}, proxy.Direct)
 	if err != nil {

@@ -15,6 +15,7 @@ import (
 
 	"github.com/wgstack/wireguard/examples/internal/gatewayconf"
 	"github.com/wgstack/wireguard/examples/internal/limit"
+	"github.com/wgstack/wireguard/examples/internal/relay"
 	"github.com/wgstack/wireguard/examples/internal/socks"
 )
 
@@ -144,7 +145,7 @@ func (h *httpProxy) connectTunnel(w http.ResponseWriter, r *http.Request) {
 	}
 	// What the client sent after its request is in the buffer.
 	early := io.LimitReader(buffered.Reader, int64(buffered.Reader.Buffered()))
-	h.connect(h.ctx, prefixed{conn, io.MultiReader(early, conn)}, target, func(context.Context, string, string) (net.Conn, error) {
+	h.connect(h.ctx, relay.Prefixed(conn, io.MultiReader(early, conn)), target, func(context.Context, string, string) (net.Conn, error) {
 		return out, nil
 	})
 }

@@ -32,7 +32,7 @@ func TestUnixSocket(t *testing.T) {
 
 	dev, tunnel := startFar(t)
 	listenFar(t, dev, 7)
-	startSections(t, tunnel, `^SOCKS 5 on unix:`, "[Socks5]", "BindAddress = unix:"+path)
+	startSections(t, tunnel, `^SOCKS and HTTP on unix:`, "[Socks5]", "BindAddress = unix:"+path)
 	if info, err := os.Stat(path); err != nil || runtime.GOOS != "windows" && info.Mode().Perm() != 0o600 {
 		t.Errorf("socket %v, %v; want mode 0600", info, err)
 	}

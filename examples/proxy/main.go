@@ -1,6 +1,6 @@
 // Proxy is a gateway into a WireGuard tunnel, without root and without a network
-// interface: programs that speak SOCKS 5 reach the tunnel through it, the rest
-// of the host does not. A wireproxy file adds HTTP proxies and forwards.
+// interface: programs that speak SOCKS or HTTP reach the tunnel through it, the
+// rest of the host does not. A wireproxy file adds forwards.
 //
 //	proxy -config wg0.conf
 //	curl --socks5-hostname 127.0.0.1:1080 http://intranet.example/
@@ -45,7 +45,7 @@ type options struct {
 func (o *options) register(fs *flag.FlagSet) {
 	fs.StringVar(&o.config, "config", "", "configuration, a `file` as for wg-quick or wireproxy")
 	fs.BoolVar(&o.demo, "demo", false, "make a tunnel to a far end in this process instead")
-	fs.StringVar(&o.listen, "socks", "", "`address` to serve SOCKS on (default 127.0.0.1:1080, unless the configuration has listeners)")
+	fs.StringVar(&o.listen, "socks", "", "`address` to serve SOCKS and HTTP on (default 127.0.0.1:1080, unless the configuration has listeners)")
 	fs.StringVar(&o.user, "user", "", "`name` that clients must give, with the password in $SOCKS_PASSWORD or -password-file")
 	fs.StringVar(&o.passwordFile, "password-file", "", "`file` with the password")
 	fs.StringVar(&o.uapi, "uapi", "", "let wg(8) show and change the tunnel under this interface `name`")

@@ -36,7 +36,7 @@ func TestMain(m *testing.M) {
 // function that ends it; the end of the test does so too.
 func startGateway(t *testing.T, args ...string) (addr string, end func()) {
 	t.Helper()
-	m, end := clitest.Start(t, run, `^SOCKS 5 on (\S+)$`, append([]string{"-socks", "127.0.0.1:0"}, args...)...)
+	m, end := clitest.Start(t, run, `^SOCKS and HTTP on (\S+)$`, append([]string{"-socks", "127.0.0.1:0"}, args...)...)
 	return m[1], end
 }
 
@@ -154,7 +154,7 @@ func TestSignals(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			addr := strings.TrimPrefix(strings.TrimSpace(line), "SOCKS 5 on ")
+			addr := strings.TrimPrefix(strings.TrimSpace(line), "SOCKS and HTTP on ")
 			get(t, httpClient(t, addr, nil), "http://demo.wg/")
 			cmd.Process.Signal(sig)
 			if err := cmd.Wait(); err != nil {

@@ -85,7 +85,7 @@ func startWithFar(t testing.TB, args ...string) (addr string) {
 		"AllowedIPs = "+farAddr4.String()+"/32",
 		"Endpoint = 127.0.0.1:"+strings.TrimSpace(port),
 	)
-	match, _ := clitest.Start(t, run, `^SOCKS 5 on (\S+)$`, append([]string{"-socks", "127.0.0.1:0", "-config", file}, args...)...)
+	match, _ := clitest.Start(t, run, `^SOCKS and HTTP on (\S+)$`, append([]string{"-socks", "127.0.0.1:0", "-config", file}, args...)...)
 	return match[1]
 }
 

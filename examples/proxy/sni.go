@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/wgstack/wireguard/examples/internal/gatewayconf"
+	"github.com/wgstack/wireguard/examples/internal/relay"
 )
 
 // serveSNI connects each TLS client with port 443 of the server that it names in
@@ -28,7 +29,7 @@ func (g *gateway) serveSNI(ctx context.Context, l net.Listener, p gatewayconf.Pr
 			return
 		}
 		c.SetReadDeadline(time.Time{})
-		g.connect(ctx, prefixed{c, io.MultiReader(bytes.NewReader(hello), c)}, net.JoinHostPort(name, "443"), n.DialContext)
+		g.connect(ctx, relay.Prefixed(c, io.MultiReader(bytes.NewReader(hello), c)), net.JoinHostPort(name, "443"), n.DialContext)
 	})
 }
 

@@ -1,4 +1,4 @@
-package main
+package relay
 
 import (
 	"crypto/tls"
@@ -8,7 +8,10 @@ import (
 	"syscall"
 )
 
-// prefixed is a connection from which something was read before.
+// Prefixed returns a connection that reads from r, which begins with what was
+// read from c before and continues with c.
+func Prefixed(c net.Conn, r io.Reader) net.Conn { return prefixed{c, r} }
+
 type prefixed struct {
 	net.Conn
 	r io.Reader
