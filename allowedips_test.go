@@ -10,9 +10,12 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"time"
+
+	"github.com/wgstack/wireguard/internal/fakepeer"
 )
 
-// naiveTable is what a prefixTable must agree with.
+// naiveTable is the oracle for prefixTable: a list that is searched linearly.
 type naiveTable []naiveEntry
 
 type naiveEntry struct {
@@ -62,7 +65,7 @@ func (t naiveTable) prefixes(v int) (ps []netip.Prefix) {
 	return ps
 }
 
-// checkTrie fails unless every node is needed, in its place, and masked.
+// checkTrie fails if a node is superfluous, misplaced or not masked.
 func checkTrie[V comparable](t *testing.T, table *prefixTable[V]) {
 	t.Helper()
 	r := table.published.Load()
@@ -73,11 +76,11 @@ func checkTrie[V comparable](t *testing.T, table *prefixTable[V]) {
 	var none V
 	var check func(n *trieNode[V])
 	check = func(n *trieNode[V]) {
-		if n.held == 0 && len(n.child) < 2 {
-			t.Fatalf("node at depth %d has no prefix and %d children", n.depth, len(n.child))
+		if n.placesHeld == 0 && len(n.children) < 2 {
+			t.Fatalf("node at depth %d has no prefix and %d children", n.depth, len(n.children))
 		}
-		if bits.OnesCount64(n.held) != len(n.owners) || bits.OnesCount64(n.inner) != len(n.child) || n.held&1 != 0 {
-			t.Fatalf("node at depth %d: bitmaps %x and %x for %d owners and %d children", n.depth, n.held, n.inner, len(n.owners), len(n.child))
+		if bits.OnesCount64(n.placesHeld) != len(n.owners) || bits.OnesCount64(n.childBits) != len(n.children) || n.placesHeld&1 != 0 {
+			t.Fatalf("node at depth %d: bitmaps %x and %x for %d owners and %d children", n.depth, n.placesHeld, n.childBits, len(n.owners), len(n.children))
 		}
 		if n.key != n.key.masked(n.depth) || n.depth%stride != 0 {
 			t.Fatalf("node at depth %d has key %x", n.depth, n.key)
@@ -88,8 +91,8 @@ func checkTrie[V comparable](t *testing.T, table *prefixTable[V]) {
 			}
 			owned[v]++
 		}
-		for _, c := range n.child {
-			if c.depth <= n.depth || !n.contains(c.key) || n.child[rank(n.inner, c.key.next(n.depth))] != c {
+		for _, c := range n.children {
+			if c.depth <= n.depth || !n.contains(c.key) || n.children[rank(n.childBits, c.key.nextBits(n.depth))] != c {
 				t.Fatalf("a child of a node at depth %d is misplaced", n.depth)
 			}
 			check(c)
@@ -114,7 +117,7 @@ func checkTrie[V comparable](t *testing.T, table *prefixTable[V]) {
 	}
 }
 
-// randomAddr draws from few enough addresses for prefixes to nest and collide.
+// randomAddr draws from so few addresses that prefixes nest and collide.
 func randomAddr(rnd *rand.Rand) netip.Addr {
 	few := []byte{0, 1, 2, 4, 5, 0x40, 0x80, 0xff}
 	pick := func() byte { return few[rnd.IntN(len(few))] }
@@ -167,7 +170,7 @@ func TestPrefixTableAgreesWithNaive(t *testing.T) {
 			}
 			for range 5 {
 				a := randomAddr(rnd)
-				if got, want := table.lookup(a), naive.lookup(a); got != want {
+				if got, want := table.ownerOf(a), naive.lookup(a); got != want {
 					t.Fatalf("seed %d step %d: lookup(%v) = %d, want %d", seed, step, a, got, want)
 				}
 			}
@@ -194,7 +197,7 @@ func TestPrefixTable(t *testing.T) {
 	prefix := netip.MustParsePrefix
 	wantOwner := func(addr, want string) {
 		t.Helper()
-		if got := table.lookup(netip.MustParseAddr(addr)); got != want {
+		if got := table.ownerOf(netip.MustParseAddr(addr)); got != want {
 			t.Errorf("lookup(%s) = %q, want %q", addr, got, want)
 		}
 	}
@@ -221,11 +224,11 @@ func TestPrefixTable(t *testing.T) {
 	wantRemove("0.0.0.0/0", "a", false)
 	table.removeAll("a")
 	wantPrefixes("a")
-	if got := table.lookup(netip.Addr{}); got != "" {
+	if got := table.ownerOf(netip.Addr{}); got != "" {
 		t.Errorf("lookup of no address = %q", got)
 	}
 
-	// The families are separate, and /0 is a prefix like others.
+	// The address families are separate, and /0 is an ordinary prefix.
 	table.insert(prefix("0.0.0.0/0"), "a")
 	wantOwner("10.0.0.1", "a")
 	wantOwner("::", "")
@@ -243,7 +246,8 @@ func TestPrefixTable(t *testing.T) {
 	wantRemove("::/0", "b", true)
 	wantOwner("::", "")
 
-	// Host bits are masked, the longest prefix wins, survivors are unaffected.
+	// Host bits are masked, the longest prefix wins, and the remaining prefixes
+	// are unaffected by a removal.
 	table.insert(prefix("10.1.2.3/8"), "a")
 	table.insert(prefix("10.1.2.3/16"), "b")
 	table.insert(prefix("10.1.2.3/24"), "a")
@@ -260,7 +264,7 @@ func TestPrefixTable(t *testing.T) {
 	wantOwner("10.1.3.0", "")
 	wantOwner("10.1.2.4", "a")
 
-	// A prefix lost and regained is listed once.
+	// A prefix that is lost and regained is listed once.
 	table.insert(prefix("10.1.2.0/24"), "c")
 	table.insert(prefix("10.1.2.0/24"), "a")
 	wantPrefixes("a", "10.1.2.0/24")
@@ -271,7 +275,8 @@ func TestPrefixTable(t *testing.T) {
 	checkTrie(t, &table)
 }
 
-// A stolen prefix must not stay in the books of the peer that lost it.
+// A prefix that moves to another peer must leave the list of the peer that lost
+// it.
 func TestPrefixTableStaleEntries(t *testing.T) {
 	var table prefixTable[int]
 	const n = 1000
@@ -312,7 +317,7 @@ func TestPrefixTableSnapshotsNeverChange(t *testing.T) {
 	}
 	owners := func() (v []int) {
 		for _, a := range addrs {
-			v = append(v, snapshot.lookup(a))
+			v = append(v, snapshot.ownerOf(a))
 		}
 		return v
 	}
@@ -334,7 +339,7 @@ func TestPrefixTableSnapshotsNeverChange(t *testing.T) {
 	}
 }
 
-// Readers must see each change whole: the address always has an owner, and
+// Readers must see each change atomically: the address always has an owner, and
 // the two halves of a replaced table never mix.
 func TestPrefixTableConcurrentReaders(t *testing.T) {
 	var table prefixTable[int]
@@ -353,14 +358,14 @@ func TestPrefixTableConcurrentReaders(t *testing.T) {
 					return
 				default:
 				}
-				if v := table.lookup(a); v != 1 && v != 9 {
+				if v := table.ownerOf(a); v != 1 && v != 9 {
 					t.Errorf("lookup(%v) = %d", a, v)
 					return
 				}
 				r := table.published.Load()
 				one := prefixTable[int]{}
 				one.published.Store(r)
-				if v, w := one.lookup(a), one.lookup(b); v == w {
+				if v, w := one.ownerOf(a), one.ownerOf(b); v == w {
 					t.Errorf("lookups in one snapshot = %d and %d, want different owners", v, w)
 					return
 				}
@@ -385,13 +390,13 @@ func TestPrefixTableLookupDoesNotAllocate(t *testing.T) {
 		table.insert(randomPrefix(rnd), 1)
 	}
 	a, b := netip.MustParseAddr("10.1.2.3"), netip.MustParseAddr("fd00::1")
-	if n := testing.AllocsPerRun(100, func() { table.lookup(a); table.lookup(b) }); n != 0 {
+	if n := testing.AllocsPerRun(100, func() { table.ownerOf(a); table.ownerOf(b) }); n != 0 {
 		t.Errorf("lookup allocates %v times", n)
 	}
 }
 
-// A peer with one prefix is the common case: many must be cheap, to add, to
-// ask for and to remove.
+// Peers with one prefix are the common case: adding, listing and removing must
+// be cheap for many of them.
 func TestPrefixTableManyOwners(t *testing.T) {
 	const owners = 100_000
 	var table prefixTable[int]
@@ -407,7 +412,7 @@ func TestPrefixTableManyOwners(t *testing.T) {
 		}
 	}
 	for v := 1; v <= owners; v++ {
-		if table.lookup(at(v).Addr()) != v {
+		if table.ownerOf(at(v).Addr()) != v {
 			t.Fatalf("peer %d has lost its prefix", v)
 		}
 		table.removeAll(v)
@@ -415,7 +420,7 @@ func TestPrefixTableManyOwners(t *testing.T) {
 	checkTrie(t, &table)
 }
 
-// Each byte triple of the input is an operation: what, for whom, on which
+// Each three bytes of the input are an operation: its kind, its owner, its
 // prefix.
 func FuzzAllowedIPs(f *testing.F) {
 	f.Add([]byte{0, 0, 0, 1, 0, 0, 2, 0, 0})
@@ -442,7 +447,7 @@ func FuzzAllowedIPs(f *testing.F) {
 			}
 			a := p.Addr()
 			for range 3 {
-				if got, want := table.lookup(a), naive.lookup(a); got != want {
+				if got, want := table.ownerOf(a), naive.lookup(a); got != want {
 					t.Fatalf("lookup(%v) = %d, want %d", a, got, want)
 				}
 				if a = a.Next(); !a.IsValid() {
@@ -489,8 +494,8 @@ func benchmarkPrefixes(n int, v6 bool) []netip.Prefix {
 	return ps
 }
 
-// BenchmarkAllowedIPs measures tables of some sizes: filling the table, a
-// lookup, and the removal and return of a prefix.
+// BenchmarkAllowedIPs measures, for tables of several sizes, filling the table,
+// a lookup, and removing and reinserting a prefix.
 func BenchmarkAllowedIPs(b *testing.B) {
 	for _, n := range []int{10, 10_000, 1_000_000} {
 		for _, v6 := range []bool{false, true} {
@@ -498,8 +503,8 @@ func BenchmarkAllowedIPs(b *testing.B) {
 				ps := benchmarkPrefixes(n, v6)
 				var table *prefixTable[*int]
 				b.Run("fill/impl=own", func(b *testing.B) { table = benchmarkFill(b, ps) })
-				if table == nil { // that is not to be run
-					table = filled(ps)
+				if table == nil { // the sub-benchmark was filtered out
+					table = newFilledTable(ps)
 				}
 				b.Run("lookup/impl=own", func(b *testing.B) { benchmarkLookup(b, table, ps) })
 				b.Run("update/impl=own", func(b *testing.B) { benchmarkUpdate(b, table, ps[0]) })
@@ -516,15 +521,15 @@ func benchmarkLookup(b *testing.B, table *prefixTable[*int], ps []netip.Prefix) 
 		if i++; i == len(ps) {
 			i = 0
 		}
-		if table.lookup(ps[i].Addr()) == nil {
+		if table.ownerOf(ps[i].Addr()) == nil {
 			b.Fatal("no owner")
 		}
 	}
 }
 
-// benchmarkUpdate takes a prefix from its owner and gives it back.
+// benchmarkUpdate removes a prefix and inserts it again.
 func benchmarkUpdate(b *testing.B, table *prefixTable[*int], p netip.Prefix) {
-	owner := table.lookup(p.Addr())
+	owner := table.ownerOf(p.Addr())
 	b.ReportAllocs()
 	for b.Loop() {
 		table.remove(p, owner)
@@ -532,14 +537,14 @@ func benchmarkUpdate(b *testing.B, table *prefixTable[*int], p netip.Prefix) {
 	}
 }
 
-// benchmarkFill returns the latest table.
+// benchmarkFill measures filling a table and returns the last one.
 func benchmarkFill(b *testing.B, ps []netip.Prefix) *prefixTable[*int] {
 	var before, after runtime.MemStats
 	runtime.GC()
 	runtime.ReadMemStats(&before)
 	var table *prefixTable[*int]
 	for b.Loop() {
-		table = filled(ps)
+		table = newFilledTable(ps)
 	}
 	runtime.GC()
 	runtime.ReadMemStats(&after)
@@ -548,9 +553,134 @@ func benchmarkFill(b *testing.B, ps []netip.Prefix) *prefixTable[*int] {
 	return table
 }
 
-// filled is a table where all prefixes have one owner.
-func filled(ps []netip.Prefix) *prefixTable[*int] {
+// newFilledTable returns a table in which one owner has all prefixes.
+func newFilledTable(ps []netip.Prefix) *prefixTable[*int] {
 	table := new(prefixTable[*int])
 	table.replace(new(int), ps)
 	return table
+}
+
+func TestP69LongestPrefixDecides(t *testing.T) {
+	withTestbed(t, nil, func(b *testbed) {
+		wide, narrow, v6 := b.far, b.addRemote("192.0.2.3:1", "10.0.0.3"), b.addRemote("192.0.2.4:1", "10.0.0.4")
+		wide.setAllowedIPs("10.1.2.3/8", "10.200.0.0/16")
+		narrow.setAllowedIPs("10.5.77.88/16", "10.5.6.0/28")
+		v6.setAllowedIPs("fd00::abcd/32", "::/0")
+		wide.wantAllowedIPs("host bits", "10.0.0.0/8", "10.200.0.0/16")
+		narrow.wantAllowedIPs("host bits", "10.5.0.0/16", "10.5.6.0/28")
+		v6.wantAllowedIPs("host bits", "::/0", "fd00::/32")
+		b.wantRoute("the shortest", wide, "10.4.255.255", "10.6.0.0", "10.200.1.1", "10.255.255.255")
+		b.wantRoute("the longest", narrow, "10.5.0.0", "10.5.6.15", "10.5.6.16", "10.5.255.255")
+		b.wantRoute("the other family", v6, "2001:db8::1", "fd00::1", "::a05:600")
+		b.wantRoute("no prefix", nil, "11.0.0.0", "9.255.255.255")
+		wide.setAllowedIPs("12.0.0.0/8", "10.0.0.0/8")
+		narrow.setAllowedIPs("12.0.0.0/9", "10.5.0.0/16")
+		b.wantRoute("by one bit shorter", wide, "12.128.0.0")
+		b.wantRoute("by one bit longer", narrow, "12.127.255.255")
+		wide.wantMessage("data for the shortest", fakepeer.Initiation)
+		narrow.wantMessage("data for the longest", fakepeer.Initiation)
+	})
+}
+
+func TestP70InsertedPrefixMoves(t *testing.T) {
+	withTestbed(t, nil, func(b *testbed) {
+		other := b.addRemote("192.0.2.3:1", "10.0.0.3")
+		b.far.setAllowedIPs("10.1.0.0/16", "fd01::/16")
+		other.setAllowedIPs("fd01::/16", "10.2.0.0/16")
+		b.far.wantAllowedIPs("lost", "10.1.0.0/16")
+		other.wantAllowedIPs("won", "10.2.0.0/16", "fd01::/16")
+		b.wantRoute("moved", other, "fd01::1")
+		b.far.setAllowedIPs()
+		b.wantRoute("removing the rest of the former owner", other, "fd01::1")
+	})
+}
+
+// Covers N13.
+func TestP72DefaultRoutes(t *testing.T) {
+	withTestbed(t, nil, func(b *testbed) {
+		other := b.addRemote("192.0.2.3:1", "10.0.0.3")
+		b.far.setAllowedIPs("0.0.0.0/0", "::/0")
+		b.wantRoute("added", b.far, "0.0.0.0", "255.255.255.255", "::", "ffff::")
+		b.wantRoute("more specific", other, "10.0.0.3")
+		other.setAllowedIPs("1.2.3.4/0")
+		b.wantRoute("moved", other, "0.0.0.0", "255.255.255.255")
+		b.wantRoute("not moved", b.far, "::", "ffff::")
+		other.setAllowedIPs("::/0")
+		b.wantRoute("removed", nil, "0.0.0.0", "255.255.255.255")
+		b.wantRoute("replaced", other, "::", "ffff::")
+		other.setAllowedIPs()
+		b.wantRoute("all removed", nil, "0.0.0.0", "::")
+		b.far.wantAllowedIPs("all lost")
+	})
+}
+
+func TestP73TableAgreesWithNaiveOne(t *testing.T) {
+	withTestbed(t, nil, func(b *testbed) {
+		random := rand.New(rand.NewPCG(73, 0))
+		peers := []*remote{b.far, b.addRemote("192.0.2.3:1", "10.0.0.3"), b.addRemote("192.0.2.4:1", "10.0.0.4")}
+		naive := make(map[netip.Prefix]*remote)
+		for _, r := range peers {
+			naive[netip.PrefixFrom(r.ip, 32)] = r
+		}
+		draw := func() netip.Prefix {
+			// Few distinct bits, so that prefixes overlap.
+			if random.IntN(2) == 0 {
+				a := netip.AddrFrom4([4]byte{10, byte(random.IntN(4)) << 6, 0, byte(random.IntN(4))})
+				return netip.PrefixFrom(a, []int{0, 1, 8, 9, 10, 31, 32}[random.IntN(7)]).Masked()
+			}
+			a := netip.AddrFrom16([16]byte{0xfd, byte(random.IntN(4)) << 6, 7: byte(random.IntN(4)), 15: byte(random.IntN(4))})
+			return netip.PrefixFrom(a, []int{0, 8, 9, 10, 63, 64, 65, 127, 128}[random.IntN(9)]).Masked()
+		}
+		for range 300 {
+			p, r := draw(), peers[random.IntN(len(peers))]
+			remove := random.IntN(3) == 0
+			if !remove {
+				naive[p] = r
+			} else if naive[p] == r {
+				delete(naive, p)
+			}
+			if err := b.dev.apply(update{peers: []peerUpdate{{public: r.Public, allowedIPs: []allowedIPChange{{prefix: p, remove: remove}}}}}); err != nil {
+				t.Fatal(err)
+			}
+			for range 20 {
+				a := draw().Addr()
+				var want *peer
+				longest := -1
+				for q, owner := range naive {
+					if q.Contains(a) && q.Bits() > longest {
+						want, longest = owner.peer(), q.Bits()
+					}
+				}
+				if got := b.dev.allowed.ownerOf(a); got != want {
+					t.Fatalf("%v: owned by the wrong peer", a)
+				}
+			}
+		}
+		for _, r := range peers {
+			n := 0
+			for _, owner := range naive {
+				if owner == r {
+					n++
+				}
+			}
+			if got := len(r.stats().AllowedIPs); got != n {
+				t.Errorf("%d allowed IPs, want %d", got, n)
+			}
+		}
+	})
+}
+
+func TestP74PeerWithoutAllowedIPs(t *testing.T) {
+	edit := func(cfg *Config) {
+		cfg.Peers[0].AllowedIPs = nil
+		cfg.Peers[0].PersistentKeepalive = 10 * time.Second
+	}
+	withTestbed(t, edit, func(b *testbed) {
+		s := b.far.respondTo(b.far.wantInitiation("at once"))
+		b.far.wantData("completion", s, "")
+		b.wantRoute("no data to it", nil, farInner.String())
+		b.far.sendData(s, "no data from it")
+		b.wantDelivered("from nowhere")
+		b.far.wantData("persistent keepalive", s, "")
+	})
 }

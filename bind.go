@@ -12,27 +12,27 @@ import (
 	"github.com/wgstack/wireguard/internal/udp"
 )
 
-// binding is the set of outer sockets of a device. It never changes once
+// binding is the set of outer sockets of a device. It is immutable once
 // published.
 type binding struct {
 	sockets []udp.Socket
-	v4, v6  udp.Socket // of sockets; nil: the family has none
+	v4, v6  udp.Socket // the socket of each family; nil: none
 	port    uint16
 }
 
-// open makes the sockets for a port, from the configured factory if there is
-// one.
-func (d *Device) open(ctx context.Context, port uint16) (*binding, error) {
+// openBinding opens the sockets for a port, with Config.ListenPacket if it is
+// set.
+func (d *Device) openBinding(ctx context.Context, port uint16) (*binding, error) {
 	if d.listenPacket == nil {
-		sockets, _, err := udp.Listen(port)
+		sockets, err := udp.Listen(port)
 		if err != nil {
 			return nil, err
 		}
-		return listening(sockets), nil
+		return newBinding(sockets), nil
 	}
 	pc, err := d.listenPacket(ctx, "udp", net.JoinHostPort("", strconv.Itoa(int(port))))
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("ListenPacket: %w", err)
 	}
 	s := udp.Wrap(pc)
 	b := &binding{sockets: []udp.Socket{s}, v4: s, v6: s, port: s.LocalAddr().Port()}
@@ -42,8 +42,8 @@ func (d *Device) open(ctx context.Context, port uint16) (*binding, error) {
 	return b, nil
 }
 
-// listening is the binding of sockets of one family each.
-func listening(sockets []udp.Socket) *binding {
+// newBinding returns the binding of sockets of one family each.
+func newBinding(sockets []udp.Socket) *binding {
 	b := &binding{sockets: sockets, port: sockets[0].LocalAddr().Port()}
 	for _, s := range sockets {
 		if s.LocalAddr().Addr().Is4() {
@@ -55,8 +55,8 @@ func listening(sockets []udp.Socket) *binding {
 	return b
 }
 
-// socket returns the socket that reaches a, nil if there is none.
-func (b *binding) socket(a netip.Addr) udp.Socket {
+// socketFor returns the socket of the family of a, nil if there is none.
+func (b *binding) socketFor(a netip.Addr) udp.Socket {
 	if a.Is4() {
 		return b.v4
 	}
@@ -71,7 +71,7 @@ func (b *binding) close() error {
 	return err
 }
 
-// setMark marks the packets of every socket.
+// setMark sets the firewall mark of every socket.
 func (b *binding) setMark(mark uint32) error {
 	for _, s := range b.sockets {
 		if err := s.SetMark(mark); err != nil {
@@ -81,19 +81,21 @@ func (b *binding) setMark(mark uint32) error {
 	return nil
 }
 
-// write sends a message that belongs to no peer's lane.
-func (b *binding) write(m udp.Message) {
-	if s := b.socket(m.Addr.Addr()); s != nil {
+// writeMessage sends a message that does not go through a lane, which is a
+// cookie reply. An error is ignored, as the sender of the initiation will
+// repeat it.
+func (b *binding) writeMessage(m udp.Message) {
+	if s := b.socketFor(m.Addr.Addr()); s != nil {
 		s.WriteBatch([]udp.Message{m})
 	}
 }
 
-// writeBatch sends messages, all to one address, as udp.Socket does. If the
-// sockets are replaced meanwhile, the new ones take what the old ones did not.
+// writeBatch sends messages, all to one address, as udp.Socket does. If Rebind
+// replaces the sockets meanwhile, the rest is sent by the new ones.
 func (d *Device) writeBatch(ms []udp.Message) (int, error) {
 	b := d.binding.Load()
 	for sent := 0; ; {
-		s := b.socket(ms[0].Addr.Addr())
+		s := b.socketFor(ms[0].Addr.Addr())
 		if s == nil {
 			return sent, syscall.EAFNOSUPPORT
 		}
@@ -113,9 +115,9 @@ func (d *Device) writeBatch(ms []udp.Message) (int, error) {
 	}
 }
 
-// rebind replaces the sockets by new ones on the given port, 0 for any. If
-// that fails the old ones go on. d.mu is held.
-func (d *Device) rebind(ctx context.Context, port uint16) error {
+// rebindLocked replaces the sockets by new ones on the given port, 0 for any.
+// If that fails the old ones stay in use. d.mu is held.
+func (d *Device) rebindLocked(ctx context.Context, port uint16) error {
 	old := d.binding.Load()
 	var (
 		b   *binding
@@ -124,10 +126,10 @@ func (d *Device) rebind(ctx context.Context, port uint16) error {
 	if port == old.port && d.listenPacket == nil {
 		var sockets []udp.Socket
 		if sockets, err = udp.Relisten(old.sockets); err == nil {
-			b = listening(sockets)
+			b = newBinding(sockets)
 		}
 	} else {
-		b, err = d.open(ctx, port)
+		b, err = d.openBinding(ctx, port)
 	}
 	if err == nil {
 		if err = b.setMark(d.fwmark); err != nil {
@@ -135,14 +137,14 @@ func (d *Device) rebind(ctx context.Context, port uint16) error {
 		}
 	}
 	if err != nil {
-		return fmt.Errorf("rebind to port %d: %w", port, err)
+		return fmt.Errorf("rebind: %w", err)
 	}
 	d.binding.Store(b)
 	d.startReaders(b)
 	old.close()
 	for _, p := range d.peers {
 		p.mu.Lock()
-		p.forgetLocal()
+		p.forgetSourceAddress()
 		p.mu.Unlock()
 	}
 	return nil
@@ -150,6 +152,6 @@ func (d *Device) rebind(ctx context.Context, port uint16) error {
 
 func (d *Device) startReaders(b *binding) {
 	for _, s := range b.sockets {
-		d.background.Go(func() { d.read(s) })
+		d.background.Go(func() { d.readSocket(s) })
 	}
 }

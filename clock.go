@@ -5,24 +5,24 @@ import (
 	"time"
 )
 
-// clock tells the time by which keys age: the monotonic clock, plus the time
-// that the system was suspended where that can be learned. Reading the latter
-// costs a system call, so it is read only when the wall clock has moved apart
-// from the monotonic one, which every suspension makes it do.
+// clock is the time by which keys age: the monotonic clock plus, on systems that
+// tell it, the time that the system was suspended. Reading the latter is a system
+// call, so it is read only when the difference between the wall clock and the
+// monotonic clock has changed, as it does in every suspension.
 type clock struct {
 	start     time.Time
 	drift     atomic.Int64 // wall minus monotonic time since start, at the latest reading
 	suspended atomic.Int64 // since start
 	// suspension returns the time suspended since the system started.
-	suspension func() (time.Duration, bool)
-	before     time.Duration // suspension at start
+	suspension      func() (time.Duration, bool)
+	suspendedBefore time.Duration // suspension at start
 }
 
 const clockDriftTolerance = int64(500 * time.Millisecond)
 
 func newClock() *clock {
 	c := &clock{start: time.Now(), suspension: suspension}
-	c.before, _ = c.suspension()
+	c.suspendedBefore, _ = c.suspension()
 	return c
 }
 
@@ -31,9 +31,9 @@ func (c *clock) now() time.Time {
 	drift := t.UnixNano() - c.start.UnixNano() - int64(t.Sub(c.start))
 	if d := drift - c.drift.Load(); d > clockDriftTolerance || d < -clockDriftTolerance {
 		if total, ok := c.suspension(); ok {
-			c.suspended.Store(int64(total - c.before))
+			c.suspended.Store(int64(total - c.suspendedBefore))
 		}
-		c.drift.Store(drift) // last: who sees it need not look again
+		c.drift.Store(drift) // last: a reader of the new drift must see the new suspended
 	}
 	return t.Add(c.slept())
 }

@@ -2,37 +2,54 @@ package wireguard
 
 import (
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/wgstack/wireguard/internal/fakepeer"
 )
 
-// TestTimersAfterSuspension lets the system sleep while the only timer that
-// runs is far off: what becomes due afterwards must not wait for it.
+// TestTimersAfterSuspension suspends the system while the only running timer
+// has a distant deadline: earlier deadlines set afterwards must not wait for
+// it.
 func TestTimersAfterSuspension(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
-		s := b.far.connect()
-		b.far.write(s.Keepalive())
+	withTestbed(t, nil, func(b *testbed) {
+		s := b.far.connectFromDevice()
+		b.far.writeMessage(s.Keepalive())
 		time.Sleep(time.Minute)
 		b.dev.clock.suspended.Add(int64(10 * time.Minute))
-		b.output(b.far, "after waking")
+		b.outputTo(b.far, "after waking")
 		b.far.wantInitiation("the keys are dead")
 		start := time.Now()
-		b.far.want("the first was lost", fakepeer.Initiation)
+		b.far.wantMessage("the first was lost", fakepeer.Initiation)
 		if took := time.Since(start); took > rekeyTimeout+maxJitter {
 			t.Errorf("retransmitted after %v", took)
 		}
 	})
 }
 
-func TestLoadIgnoresTheWallClock(t *testing.T) {
-	var l load
-	now := time.Now()
-	l.note(now)
-	if !l.high(now.Add(underLoadAfter - 1)) {
-		t.Error("not high within a second")
-	}
-	if l.high(now.Add(underLoadAfter)) {
-		t.Error("high after a second")
-	}
+// suspendSystem simulates a suspension of the given length: only the clocks
+// that count suspension advance.
+func (b *testbed) suspendSystem(d time.Duration) {
+	synctest.Wait()
+	c := b.dev.clock
+	total := c.suspendedBefore + time.Duration(c.suspended.Load()) + d
+	c.suspension = func() (time.Duration, bool) { return total, true }
+	c.drift.Add(-int64(d)) // as if the wall clock had advanced
+}
+
+// Covers M32.
+func TestP33KeysAgeWhileSuspended(t *testing.T) {
+	withTestbed(t, nil, func(b *testbed) {
+		s := b.far.connectFromDevice()
+		b.far.writeMessage(s.Keepalive())
+		b.suspendSystem(rejectAfterTime - time.Second)
+		b.far.wantReceivedUnder("keys of 179 s", sessions{s}, nil)
+		hs := b.far.wantImmediateInitiation("keys of 179 s")
+		b.suspendSystem(time.Second)
+		b.far.wantReceivedUnder("keys of 180 s", nil, sessions{s})
+		b.far.wantData("confirmation", b.far.respondTo(hs), "")
+		b.suspendSystem(rejectAfterTime)
+		b.outputTo(b.far, "must wait")
+		b.far.wantData("staged packet", b.far.respondTo(b.far.wantImmediateInitiation("keys of 180 s")), "must wait")
+	})
 }

@@ -11,33 +11,35 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/wgstack/wireguard/netstack"
 )
 
-// DefaultMTU is the MTU of a tunnel whose [Config] names none: what fits a
-// 1500-byte link whichever family carries it.
-const DefaultMTU = 1420
+// DefaultMTU is the MTU of a tunnel whose [Config] has none, in bytes: the
+// largest that fits a 1500-byte link over IPv4 and over IPv6.
+const DefaultMTU = netstack.DefaultMTU
 
 // A Config describes a device: the interface and its peers. [ParseConfig]
 // reads one from a file in the format of wg-quick(8). The zero Config is a
-// device without key, address and peers.
+// device without key, addresses or peers.
 type Config struct {
-	// PrivateKey identifies this device. Without one no handshake is sent or
-	// accepted.
+	// PrivateKey identifies this device. A device without one neither sends nor
+	// accepts handshakes.
 	PrivateKey PrivateKey
 
 	// ListenPort is the UDP port for both families; 0 means any free one.
 	ListenPort uint16
 
-	// FwMark is the mark of outgoing packets where the system has such; 0
-	// means none.
+	// FwMark is the firewall mark of outgoing packets, on systems that have one;
+	// 0 means none.
 	FwMark uint32
 
-	// Address lists the addresses of the interface. The masks do not
-	// limit where packets go, which is up to the peers' AllowedIPs.
+	// Address lists the addresses of the device inside the tunnel. Their masks
+	// have no effect: AllowedIPs of the peers decide where packets go.
 	Address []netip.Prefix
 
-	// DNS lists the servers that look up names in the tunnel. Without any,
-	// names fail.
+	// DNS lists the servers, inside the tunnel, that names are looked up with.
+	// Without a server every lookup fails.
 	DNS []netip.Addr
 
 	// DNSSearch lists the domains in which unqualified names are looked up.
@@ -58,22 +60,23 @@ type Config struct {
 	// wg-quick(8) file. They are never run.
 	PreUp, PostUp, PreDown, PostDown []string
 
-	// Peers lists the peers, each public key once. A prefix that several claim
-	// belongs to the last.
+	// Peers lists the peers, each public key once. A prefix that several peers
+	// claim belongs to the last of them.
 	Peers []PeerConfig
 
-	// ListenPacket opens the socket that carries the encrypted packets, of both
-	// families; nil means the host's UDP, sent and received in batches. It is
-	// called with "udp" and ":port", and has the shape of [Device.ListenPacket],
-	// so that one device can carry another. A *net.UDPConn that it returns is
-	// batched too. What it returned is closed with the device. It is called by
-	// New, by Rebind and when the port changes; its context ends with the device,
-	// whose methods it must not call. The packets must not lead back into the
-	// device's own tunnel.
+	// ListenPacket opens the socket for the encrypted packets of both families.
+	// nil means UDP sockets of the host, which send and receive in batches, as
+	// does a *net.UDPConn that ListenPacket returns. It has the signature of
+	// [Device.ListenPacket], so that the tunnel of one device can carry another.
+	//
+	// It is called with the network "udp" and the address ":port", by New, by
+	// Rebind and when the port changes. Its context ends with the device. The
+	// device closes the sockets. ListenPacket must not call methods of the device,
+	// and its packets must not be routed into the device's own tunnel.
 	ListenPacket func(ctx context.Context, network, address string) (net.PacketConn, error)
 
-	// Logger receives what the device logs; nil means nothing is logged. Keys
-	// are never logged in full. Its handler must not close the device.
+	// Logger receives the log of the device; nil means none. Keys are never
+	// logged in full. The handler must not close the device.
 	Logger *slog.Logger
 }
 
@@ -85,32 +88,30 @@ type PeerConfig struct {
 	// PresharedKey is mixed into handshakes; zero means none.
 	PresharedKey PresharedKey
 
-	// Endpoint is where the peer is first expected: host:port, an IPv6 address
-	// in brackets, with its zone if any. Empty means the peer must speak
-	// first. A host name is kept as such, and looked up in the host's network.
+	// Endpoint is the initial address of the peer: host:port, with an IPv6
+	// address and its zone, if any, in brackets. A host name is looked up in the
+	// host's network when a handshake is due, and again when handshakes fail.
+	// Empty means that the peer must send the first message.
 	Endpoint string
 
-	// AllowedIPs lists the prefixes that the peer may send from and is sent
-	// packets to. Host bits are ignored.
+	// AllowedIPs lists the prefixes that the peer may send from, and that packets
+	// are sent to the peer for. Host bits are ignored.
 	AllowedIPs []netip.Prefix
 
-	// PersistentKeepalive is how often to send a packet when there is nothing
-	// else to send: whole seconds, up to 65535 of them. 0 means never.
+	// PersistentKeepalive is the interval after which an idle tunnel sends an
+	// empty packet: whole seconds, at most 65535. 0 means never.
 	PersistentKeepalive time.Duration
 }
 
 const (
-	minMTU     = 576
-	minMTUIPv6 = 1280
-	maxMTU     = 65535 - 80 // a packet and its overhead in one IPv6 packet
+	maxMTU = netstack.MaxMTU - 80 // a packet and its overhead in one IPv6 packet
 
 	maxKeepalive = 65535 * time.Second
 )
 
 // canonical returns a deep copy of c that shares nothing with it and has
 // defaults filled in, keys clamped, addresses unmapped, prefixes masked and
-// endpoints in the form of net.JoinHostPort. It fails at the first field that
-// makes no sense.
+// endpoints in the form of net.JoinHostPort. It fails at the first invalid field.
 func (c *Config) canonical() (Config, error) {
 	d := *c
 	if !d.PrivateKey.IsZero() {
@@ -119,7 +120,7 @@ func (c *Config) canonical() (Config, error) {
 	d.Address = nil
 	ipv6 := false
 	for _, p := range c.Address {
-		q, err := canonicalAddress(p)
+		q, err := netstack.CanonicalAddress(p)
 		if err != nil {
 			return Config{}, fmt.Errorf("wireguard: address %v: %w", p, err)
 		}
@@ -148,8 +149,8 @@ func (c *Config) canonical() (Config, error) {
 	if err := checkMTU(d.MTU); err != nil {
 		return Config{}, fmt.Errorf("wireguard: MTU %d: %w", d.MTU, err)
 	}
-	if ipv6 && d.MTU < minMTUIPv6 {
-		return Config{}, fmt.Errorf("wireguard: MTU %d: IPv6 needs at least %d", d.MTU, minMTUIPv6)
+	if ipv6 && d.MTU < netstack.MinMTUIPv6 {
+		return Config{}, fmt.Errorf("wireguard: MTU %d: IPv6 needs at least %d", d.MTU, netstack.MinMTUIPv6)
 	}
 	d.PreUp, d.PostUp = slices.Clone(c.PreUp), slices.Clone(c.PostUp)
 	d.PreDown, d.PostDown = slices.Clone(c.PreDown), slices.Clone(c.PostDown)
@@ -211,8 +212,8 @@ var (
 )
 
 func checkMTU(mtu int) error {
-	if mtu < minMTU || mtu > maxMTU {
-		return fmt.Errorf("not %d to %d", minMTU, maxMTU)
+	if mtu < netstack.MinMTU || mtu > maxMTU {
+		return fmt.Errorf("not %d to %d", netstack.MinMTU, maxMTU)
 	}
 	return nil
 }
@@ -226,29 +227,12 @@ func canonicalPrefix(p netip.Prefix) netip.Prefix {
 	return p.Masked()
 }
 
-// canonicalAddress checks an interface address, which keeps its host bits.
-func canonicalAddress(p netip.Prefix) (netip.Prefix, error) {
-	if !p.IsValid() {
-		return p, errPrefix
-	}
-	if p.Addr().Is4In6() {
-		if p.Bits() < 96 {
-			return p, errors.New("IPv4-mapped, with a mask shorter than 96 bits")
-		}
-		p = netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96)
-	}
-	if p.Addr().IsUnspecified() || p.Addr().IsMulticast() {
-		return p, errors.New("not a unicast address")
-	}
-	return p, nil
-}
-
 func canonicalDNS(a netip.Addr) (netip.Addr, error) {
 	switch {
 	case !a.IsValid():
 		return a, errAddr
 	case a.Zone() != "":
-		return a, errors.New("zones mean nothing in the tunnel")
+		return a, errors.New("an address in the tunnel has no zone")
 	}
 	a = a.Unmap()
 	if a.IsUnspecified() || a.IsMulticast() {
@@ -287,8 +271,8 @@ func canonicalEndpoint(s string) (string, error) {
 	return net.JoinHostPort(host, strconv.FormatUint(n, 10)), nil
 }
 
-// isHostName reports whether s can be the name of a host or domain. One that
-// ends in a number cannot: it is an address gone wrong.
+// isHostName reports whether s can be the name of a host or domain. A name whose
+// last label is a number cannot: it is a malformed address.
 func isHostName(s string) bool {
 	s = strings.TrimSuffix(s, ".")
 	if s == "" || len(s) > 253 {
@@ -313,11 +297,11 @@ func isHostName(s string) bool {
 	return !numeric
 }
 
-// clip keeps long input out of errors.
+// clip shortens input that is quoted in an error.
 func clip(s string) string {
-	const most = 64
-	if len(s) > most {
-		return s[:most] + "…"
+	const maxQuoted = 64
+	if len(s) > maxQuoted {
+		return s[:maxQuoted] + "…"
 	}
 	return s
 }

@@ -9,13 +9,6 @@ import (
 	"time"
 )
 
-func prefixes(ss ...string) (ps []netip.Prefix) {
-	for _, s := range ss {
-		ps = append(ps, netip.MustParsePrefix(s))
-	}
-	return ps
-}
-
 func TestCanonicalConfig(t *testing.T) {
 	key := PublicKey{1}
 	cfg := Config{
@@ -84,9 +77,10 @@ func TestCanonicalConfigErrors(t *testing.T) {
 		{"invalid address", func(c *Config, _ *PeerConfig) { c.Address = []netip.Prefix{{}} }, "wireguard: address invalid Prefix: not a valid prefix"},
 		{"unspecified address", func(c *Config, _ *PeerConfig) { c.Address = prefixes("0.0.0.0/0") }, "wireguard: address 0.0.0.0/0: not a unicast address"},
 		{"multicast address", func(c *Config, _ *PeerConfig) { c.Address = prefixes("ff02::1/64") }, "wireguard: address ff02::1/64: not a unicast address"},
+		{"loopback address", func(c *Config, _ *PeerConfig) { c.Address = prefixes("127.0.0.1/8") }, "wireguard: address 127.0.0.1/8: a loopback address"},
 		{"mapped address", func(c *Config, _ *PeerConfig) { c.Address = prefixes("::ffff:10.0.0.1/64") }, "wireguard: address ::ffff:10.0.0.1/64: IPv4-mapped, with a mask shorter than 96 bits"},
 		{"invalid server", func(c *Config, _ *PeerConfig) { c.DNS = []netip.Addr{{}} }, "wireguard: DNS server invalid IP: not a valid address"},
-		{"server with zone", func(c *Config, _ *PeerConfig) { c.DNS = []netip.Addr{netip.MustParseAddr("fe80::1%eth0")} }, "wireguard: DNS server fe80::1%eth0: zones mean nothing in the tunnel"},
+		{"server with zone", func(c *Config, _ *PeerConfig) { c.DNS = []netip.Addr{netip.MustParseAddr("fe80::1%eth0")} }, "wireguard: DNS server fe80::1%eth0: an address in the tunnel has no zone"},
 		{"unspecified server", func(c *Config, _ *PeerConfig) { c.DNS = []netip.Addr{netip.IPv6Unspecified()} }, "wireguard: DNS server ::: not a unicast address"},
 		{"search domain", func(c *Config, _ *PeerConfig) { c.DNSSearch = []string{"a b"} }, `wireguard: DNS search domain "a b": not a valid name`},
 		{"MTU 575", func(c *Config, _ *PeerConfig) { c.MTU = 575 }, "wireguard: MTU 575: not 576 to 65455"},
@@ -178,7 +172,7 @@ func TestCanonicalEndpoint(t *testing.T) {
 	}
 }
 
-// A field that is added without being considered here may be shared.
+// A new field must be added here, after checking that canonical copies it.
 func TestCanonicalConfigKnowsAllFields(t *testing.T) {
 	var got []string
 	for _, typ := range []reflect.Type{reflect.TypeFor[Config](), reflect.TypeFor[PeerConfig]()} {

@@ -13,7 +13,7 @@ import (
 	"golang.org/x/crypto/chacha20poly1305"
 )
 
-// MAC1, MAC2 and cookies, whitepaper sections 5.3 and 5.4.7.
+// MAC1, MAC2 and cookies, whitepaper sections 5.3, 5.4.4 and 5.4.7.
 
 const (
 	mac1Label   = "mac1----"
@@ -24,6 +24,19 @@ type (
 	mac    = [macSize]byte
 	cookie = [macSize]byte
 )
+
+// keyedMAC is the MAC of the whitepaper: keyed BLAKE2s with a 16-byte output.
+func keyedMAC(key []byte, data ...[]byte) (mac [macSize]byte) {
+	h, err := blake2s.New128(key)
+	if err != nil {
+		panic(err) // only an empty or overlong key
+	}
+	for _, d := range data {
+		h.Write(d)
+	}
+	h.Sum(mac[:0])
+	return mac
+}
 
 func labelKey(label string, static *PublicKey) [blake2s.Size]byte {
 	return blake2s.Sum256(append([]byte(label), static[:]...))
@@ -69,8 +82,8 @@ func validMAC2(msg []byte, ck *cookie) bool {
 	return subtle.ConstantTimeCompare(want[:], got) == 1
 }
 
-// reply makes the cookie reply to a handshake message.
-func (c *cookieChecker) reply(msg []byte, ck *cookie) [cookieReplySize]byte {
+// newReply makes the cookie reply to a handshake message.
+func (c *cookieChecker) newReply(msg []byte, ck *cookie) [cookieReplySize]byte {
 	_, mac1, _, _ := splitMACs(msg)
 	r := cookieReply{receiver: binary.LittleEndian.Uint32(msg[4:])}
 	rand.Read(r.nonce[:])
@@ -78,20 +91,20 @@ func (c *cookieChecker) reply(msg []byte, ck *cookie) [cookieReplySize]byte {
 	return r.marshal()
 }
 
-// cookieJar makes the cookies of a device: a MAC of the source under a secret
-// that lives for two minutes.
-type cookieJar struct {
-	mu     sync.Mutex
-	secret [blake2s.Size]byte
-	born   time.Time
+// cookieSecret makes the cookies of a device. A cookie is a MAC of the source
+// address and port under a secret that changes every two minutes.
+type cookieSecret struct {
+	mu        sync.Mutex
+	secret    [blake2s.Size]byte
+	createdAt time.Time
 }
 
-func (j *cookieJar) cookie(now time.Time, src netip.AddrPort) cookie {
+func (j *cookieSecret) cookieFor(now time.Time, src netip.AddrPort) cookie {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	if j.born.IsZero() || now.Sub(j.born) >= cookieLifetime {
+	if j.createdAt.IsZero() || now.Sub(j.createdAt) >= cookieLifetime {
 		rand.Read(j.secret[:])
-		j.born = now
+		j.createdAt = now
 	}
 	var port [2]byte
 	binary.BigEndian.PutUint16(port[:], src.Port())
@@ -99,29 +112,31 @@ func (j *cookieJar) cookie(now time.Time, src netip.AddrPort) cookie {
 }
 
 // cookieGenerator puts MACs on the handshake messages to one peer and keeps
-// the cookie that the peer gave. The peer's lock guards it.
+// the cookie received from the peer. The peer's lock guards it.
 type cookieGenerator struct {
-	cookie   cookie
-	born     time.Time // of the cookie; zero: none
-	mac1     mac       // of the latest message
-	mac1Sent bool      // no cookie reply has used mac1 yet
+	cookie         cookie
+	cookieReceived time.Time // of the cookie; zero: none
+	mac1           mac       // of the latest message
+	mac1Sent       bool      // no cookie reply has used mac1 yet
 }
 
-// addMACs fills the last 32 bytes of msg, sent to the holder of static.
+// addMACs sets mac1 and mac2, the last 32 bytes of msg, for a peer with the given
+// static key.
 func (g *cookieGenerator) addMACs(now time.Time, static *PublicKey, msg []byte) {
 	before1, mac1, before2, mac2 := splitMACs(msg)
 	key := labelKey(mac1Label, static)
 	g.mac1 = keyedMAC(key[:], before1)
 	g.mac1Sent = true
 	copy(mac1, g.mac1[:])
-	if !g.born.IsZero() && now.Sub(g.born) < cookieLifetime-cookieLatency {
+	if !g.cookieReceived.IsZero() && now.Sub(g.cookieReceived) < cookieLifetime-cookieLatency {
 		m := keyedMAC(g.cookie[:], before2)
 		copy(mac2, m[:])
 	}
 }
 
-// consume stores the cookie of a reply to the latest message.
-func (g *cookieGenerator) consume(now time.Time, static *PublicKey, b []byte) bool {
+// consumeReply stores the cookie of a reply to the latest message and reports
+// whether the reply was authentic. One message takes one reply.
+func (g *cookieGenerator) consumeReply(now time.Time, static *PublicKey, b []byte) bool {
 	if !g.mac1Sent {
 		return false
 	}
@@ -132,7 +147,7 @@ func (g *cookieGenerator) consume(now time.Time, static *PublicKey, b []byte) bo
 		return false
 	}
 	copy(g.cookie[:], ck)
-	g.born = now
+	g.cookieReceived = now
 	g.mac1Sent = false
 	return true
 }

@@ -11,42 +11,42 @@
 // # Concurrency
 //
 // All methods of a Device may be called concurrently. [Device.Close] may be
-// called at any time; it unblocks whatever waits on the device, its
-// connections and its listeners, and returns when every goroutine of the
-// device has ended. A device runs one goroutine for each outer socket, and
-// others only while there are packets to encrypt or handshakes to make; a
-// peer that is idle has none.
+// called at any time. It unblocks every call that waits on the device, its
+// connections or its listeners, and returns when every goroutine of the device
+// has ended. A device runs one goroutine for each outer socket, and others only
+// while there are packets to encrypt or handshakes to make. An idle peer has
+// none.
 //
-// Writes block while a peer's packets cannot leave as fast as they are made, if
-// need be beyond their deadlines, for as long as the outer socket takes.
-// Up to 128 packets to a peer wait for a handshake; the oldest are dropped
-// beyond that.
+// A write blocks while packets for its peer are made faster than the outer
+// socket sends them. A socket that blocks can hold a write past its deadline. Up
+// to 128 packets for a peer wait for a handshake; beyond that the oldest are
+// dropped.
 //
 // # Security
 //
 // The protocol is that of the WireGuard whitepaper,
 // Noise_IKpsk2_25519_ChaChaPoly_BLAKE2s, as the Linux kernel speaks it: peers
 // are authenticated by their static keys, packets are encrypted, replays are
-// refused, keys change every two minutes, and a peer may send only from the
-// addresses that are its allowed IPs. A device that is not addressed by a peer
-// with the right key stays silent. Under a flood of handshakes it asks for
-// cookies, and answers each source at a limited rate.
+// refused, keys change every two minutes, and a peer may send only from
+// addresses in its allowed IPs. A device does not answer a sender that has no
+// valid key. During a flood of handshakes it asks for cookies, and answers each
+// source address at a limited rate.
 //
 // Secrets are compared in constant time and never logged. Key buffers of this
-// package are zeroed once they are not needed, but Go cannot promise that no
-// copy remains: the runtime may have moved a stack that held one, and the
-// expanded keys inside of the ciphers of golang.org/x/crypto are dropped for
-// the garbage collector to reuse, not zeroed. Go programs cannot pin their
-// memory either: keep swap encrypted if that matters.
+// package are zeroed when they are no longer needed, but Go cannot guarantee
+// that no copy remains: the runtime may have moved a stack that held one, and
+// the expanded keys inside the ciphers of golang.org/x/crypto are left to the
+// garbage collector without being zeroed. Go programs cannot pin their memory
+// either: encrypt swap if that matters.
 //
-// The ECN mark of inner packets is copied to the outer ones; nothing else of
-// their headers shows. Sizes and times of packets do show: payload is padded
-// to 16 bytes, not to a constant size.
+// The ECN mark of an inner packet is copied to the outer one. Nothing else of
+// the inner headers is visible outside. Sizes and times of packets are visible:
+// payload is padded to a multiple of 16 bytes, not to a constant size.
 //
 // # Limits
 //
-// Keys age by the time that the system was suspended too, where that can be
-// learned: on Linux it can. Segmentation offload is used on Linux; other
-// systems send packet by packet. The inner stack knows one interface and no
-// routes but the peers' allowed IPs.
+// On Linux the age of keys includes the time that the system was suspended; on
+// other systems it may not. UDP segmentation offload is used on Linux; other
+// systems send one datagram a system call. The inner stack has one interface
+// and no routes but the allowed IPs of the peers.
 package wireguard

@@ -11,8 +11,9 @@ import (
 	"github.com/wgstack/wireguard/internal/udp"
 )
 
-// endpoint is where a peer was last heard, and the local address that it
-// spoke to, from which it is answered. It never changes once published.
+// endpoint is the address of the latest authentic message of a peer, and the
+// local address that the message was sent to, which answers are sent from. It is
+// immutable once published.
 type endpoint struct {
 	addr  netip.AddrPort
 	local udp.Local // zero: the system chooses
@@ -20,23 +21,23 @@ type endpoint struct {
 
 const resolveTimeout = 5 * time.Second
 
-// hostEndpoint is the configured endpoint of a peer that has one by name. The
-// peer's lock guards it.
-type hostEndpoint struct {
-	host  string
-	port  uint16
-	stale bool // to be looked up before the next initiation
-	turn  int  // of the addresses found: the next is tried when handshakes fail
+// namedEndpoint is a configured endpoint whose host is a name. The peer's lock
+// guards it.
+type namedEndpoint struct {
+	host        string
+	port        uint16
+	stale       bool // look it up before the next initiation
+	nextAddress int  // index of the address to use next; it advances as handshakes fail
 }
 
-// parseEndpoint splits a canonical host:port into an address or a name.
-func parseEndpoint(s string) (netip.AddrPort, *hostEndpoint) {
+// parseEndpoint parses a canonical host:port. The result is an address or a name.
+func parseEndpoint(s string) (netip.AddrPort, *namedEndpoint) {
 	if a, err := netip.ParseAddrPort(s); err == nil {
 		return a, nil
 	}
 	host, service, _ := net.SplitHostPort(s)
 	port, _ := strconv.ParseUint(service, 10, 16)
-	return netip.AddrPort{}, &hostEndpoint{host: host, port: uint16(port), stale: true}
+	return netip.AddrPort{}, &namedEndpoint{host: host, port: uint16(port), stale: true}
 }
 
 // lookupHost is the host's resolver.
@@ -44,9 +45,9 @@ func lookupHost(ctx context.Context, host string) ([]netip.Addr, error) {
 	return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
 }
 
-// resolve looks the peer's name up and adopts one of its addresses, keeping
-// the former endpoint if that fails.
-func (p *peer) resolve(h hostEndpoint) {
+// resolveEndpoint looks up the name of the peer's endpoint and makes one of its
+// addresses the endpoint. If that fails the endpoint stays as it is.
+func (p *peer) resolveEndpoint(h namedEndpoint) {
 	d := p.device
 	ctx, cancel := context.WithTimeout(d.ctx, resolveTimeout)
 	defer cancel()
@@ -54,7 +55,7 @@ func (p *peer) resolve(h hostEndpoint) {
 	usable := addrs[:0]
 	b := d.binding.Load()
 	for _, a := range addrs {
-		if a = a.Unmap(); b.socket(a) != nil {
+		if a = a.Unmap(); b.socketFor(a) != nil {
 			usable = append(usable, a)
 		}
 	}
@@ -66,14 +67,37 @@ func (p *peer) resolve(h hostEndpoint) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.host == nil || p.host.host != h.host || p.host.port != h.port {
-		return // configured anew in the meantime
+	if p.namedEndpoint == nil || p.namedEndpoint.host != h.host || p.namedEndpoint.port != h.port {
+		return // another endpoint was configured during the lookup
 	}
 	if err != nil {
-		p.failure = err
+		p.handshakeFailure = err
 		return
 	}
-	p.host.stale = false
-	p.host.turn++
-	p.setEndpoint(endpoint{addr: netip.AddrPortFrom(usable[h.turn%len(usable)], h.port)})
+	p.namedEndpoint.stale = false
+	p.namedEndpoint.nextAddress++
+	p.setEndpoint(endpoint{addr: netip.AddrPortFrom(usable[h.nextAddress%len(usable)], h.port)})
+}
+
+// hasEndpoint reports whether the peer has an endpoint, or a name to look one up
+// by. p.mu is held.
+func (p *peer) hasEndpoint() bool { return p.namedEndpoint != nil || p.endpoint.Load() != nil }
+
+// setEndpoint makes e the endpoint, where packets are sent. p.mu is held.
+func (p *peer) setEndpoint(e endpoint) {
+	if old := p.endpoint.Load(); old == nil || *old != e {
+		moved := e // a copy, so that e escapes only when the endpoint changes
+		p.endpoint.Store(&moved)
+		if old != nil && old.addr.Addr() != e.addr.Addr() {
+			p.path.noteMoved()
+		}
+	}
+}
+
+// forgetSourceAddress lets the system choose the source address again, since a
+// pinned one may be the reason why the peer does not answer. p.mu is held.
+func (p *peer) forgetSourceAddress() {
+	if e := p.endpoint.Load(); e != nil && e.local != (udp.Local{}) {
+		p.endpoint.Store(&endpoint{addr: e.addr})
+	}
 }

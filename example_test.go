@@ -1,21 +1,25 @@
 package wireguard_test
 
 import (
+	"bufio"
 	"context"
 	"fmt"
 	"io"
 	"log"
+	"net"
 	"net/http"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/wgstack/wireguard"
 )
 
-// Two devices in one program, over loopback, to run the other examples on. The
-// first is configured to reach the second.
+// twoDevices returns two devices in one program, connected over loopback, for
+// the other examples. The first is configured with the endpoint of the second.
 func twoDevices() (near, far *wireguard.Device) {
 	nearKey, farKey := wireguard.NewPrivateKey(), wireguard.NewPrivateKey()
 	far, err := wireguard.New(wireguard.Config{
@@ -98,7 +102,7 @@ func ExampleDevice_DialContext() {
 	defer near.Close()
 	defer far.Close()
 
-	// A refused connection and a missing peer are told at once.
+	// A refused connection and a missing peer are reported at once.
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	_, err := near.DialContext(ctx, "tcp", "10.0.0.2:81")
@@ -137,8 +141,8 @@ func ExampleDevice_ListenPacket() {
 	// Output: echo <nil>
 }
 
-// A far end for traffic to any address: what peers connect to is connected to
-// from here.
+// A gateway for connections to any address: the handler receives every TCP
+// connection that peers make through the tunnel.
 func ExampleDevice_HandleTCP() {
 	near, far := twoDevices()
 	defer near.Close()
@@ -159,6 +163,160 @@ func ExampleDevice_HandleTCP() {
 	}
 	io.Copy(os.Stdout, conn)
 	// Output: you asked for 10.0.0.99:1234
+}
+
+// Datagrams to any address, as an exit node receives them.
+func ExampleDevice_HandleUDP() {
+	near, far := twoDevices()
+	defer near.Close()
+	defer far.Close()
+
+	far.HandleUDP(func(flow *wireguard.UDPFlow) {
+		conn, err := flow.Accept()
+		if err != nil {
+			return
+		}
+		defer conn.Close()
+		conn.SetDeadline(time.Now().Add(10 * time.Second)) // UDP has no end of a flow
+		buf := make([]byte, 1500)
+		n, err := conn.Read(buf)
+		if err == nil {
+			fmt.Fprintf(conn, "%s to %v", buf[:n], flow.Destination)
+		}
+	})
+
+	conn, err := near.DialContext(context.Background(), "udp", "10.0.0.99:1234")
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Fprint(conn, "a datagram")
+	buf := make([]byte, 1500)
+	n, err := conn.Read(buf)
+	fmt.Println(string(buf[:n]), err)
+	// Output: a datagram to 10.0.0.99:1234 <nil>
+}
+
+// A peer that is added while the device runs, and later gets another prefix.
+func ExampleDevice_SetPeer() {
+	dev, err := wireguard.New(wireguard.Config{PrivateKey: wireguard.NewPrivateKey()})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer dev.Close()
+
+	peer := wireguard.PeerConfig{
+		PublicKey:  wireguard.NewPrivateKey().PublicKey(),
+		Endpoint:   "192.0.2.1:51820",
+		AllowedIPs: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/24")},
+	}
+	if err := dev.SetPeer(peer); err != nil {
+		log.Fatal(err)
+	}
+	peer.AllowedIPs = append(peer.AllowedIPs, netip.MustParsePrefix("10.1.0.0/24"))
+	if err := dev.SetPeer(peer); err != nil { // a session would continue
+		log.Fatal(err)
+	}
+	fmt.Println(dev.Stats().Peers[0].AllowedIPs)
+
+	if err := dev.RemovePeer(peer.PublicKey); err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(len(dev.Stats().Peers), "peers")
+	// Output:
+	// [10.0.0.0/24 10.1.0.0/24]
+	// 0 peers
+}
+
+func ExampleDevice_Stats() {
+	near, far := twoDevices()
+	defer near.Close()
+	defer far.Close()
+
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	if err := near.Handshake(ctx, far.Stats().PublicKey); err != nil {
+		log.Fatal(err)
+	}
+	for _, p := range near.Stats().Peers {
+		fmt.Println(p.AllowedIPs, "received", p.RxBytes, "bytes") // a response
+		fmt.Println("handshake in the last minute:", time.Since(p.LastHandshake) < time.Minute)
+	}
+	// Output:
+	// [10.0.0.0/24] received 92 bytes
+	// handshake in the last minute: true
+}
+
+// New sockets after the host has moved to another network. Sessions continue.
+func ExampleDevice_Rebind() {
+	near, far := twoDevices()
+	defer near.Close()
+	defer far.Close()
+
+	port := near.Stats().ListenPort
+	if err := near.Rebind(); err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println("same port:", near.Stats().ListenPort == port)
+	// Output: same port: true
+}
+
+// The configuration protocol on a listener of the program's own. ListenUAPI opens
+// the socket that wg(8) looks for, but usually needs root.
+func ExampleDevice_ServeUAPI() {
+	near, far := twoDevices()
+	defer near.Close()
+	defer far.Close()
+
+	dir, err := os.MkdirTemp("", "uapi") // a directory that only this user can enter
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	l, err := net.Listen("unix", filepath.Join(dir, "wg0.sock"))
+	if err != nil {
+		log.Fatal(err)
+	}
+	go near.ServeUAPI(l)
+
+	conn, err := net.Dial("unix", l.Addr().String())
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer conn.Close()
+	fmt.Fprint(conn, "get=1\n\n")
+	for lines := bufio.NewScanner(conn); lines.Scan() && lines.Text() != ""; {
+		if key, value, _ := strings.Cut(lines.Text(), "="); key == "allowed_ip" || key == "errno" {
+			fmt.Println(key, value)
+		}
+	}
+	// Output:
+	// allowed_ip 10.0.0.0/24
+	// errno 0
+}
+
+// An outer socket with an option of its own: net.ListenConfig.Control is called
+// before the socket is bound. On Linux it can bind the socket to an interface with
+//
+//	unix.SetsockoptString(int(fd), unix.SOL_SOCKET, unix.SO_BINDTODEVICE, "eth0")
+func ExampleConfig_listenPacket() {
+	options := net.ListenConfig{
+		Control: func(network, address string, c syscall.RawConn) error {
+			return c.Control(func(fd uintptr) {
+				fmt.Println("a socket of", network)
+			})
+		},
+	}
+	dev, err := wireguard.New(wireguard.Config{
+		PrivateKey: wireguard.NewPrivateKey(),
+		ListenPacket: func(ctx context.Context, _, address string) (net.PacketConn, error) {
+			return options.ListenPacket(ctx, "udp4", address)
+		},
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer dev.Close()
+	// Output: a socket of udp4
 }
 
 func ExampleDevice_Handshake() {

@@ -8,46 +8,47 @@ import (
 	"github.com/wgstack/wireguard/internal/udp"
 )
 
-// The exchange of handshake messages: what is decided about them between the
-// socket and the pure functions of handshake.go, and what they change in a
-// peer once they have proved valid.
+// The exchange of handshake messages: the decisions about them between the socket
+// and the pure functions of handshake.go, and what valid messages change in a
+// peer.
 
-// handshakeJob is an initiation to make for peer or, with peer nil, a message
-// to consume.
-type handshakeJob struct {
-	peer *peer
+// receivedHandshake is a handshake message to consume.
+type receivedHandshake struct {
 	size int
 	raw  [handshakeMaxSize]byte
 	from endpoint
 }
 
-// load tells whether the handshake queue is so long that senders must prove
-// their address with a cookie. It stays so for a second.
-type load struct{ noted atomic.Pointer[time.Time] }
+// handshakeLoad tells whether the queue of received handshake messages was long in
+// the last second, so that senders must prove their address with a cookie. What
+// the device does itself is not load: initiations have a pool of their own.
+type handshakeLoad struct{ noted atomic.Pointer[time.Time] }
 
-func (l *load) note(now time.Time) { l.noted.Store(&now) }
+func (l *handshakeLoad) noteLongQueue(now time.Time) { l.noted.Store(&now) }
 
-func (l *load) high(now time.Time) bool {
+func (l *handshakeLoad) isHigh(now time.Time) bool {
 	noted := l.noted.Load()
 	return noted != nil && now.Sub(*noted) < underLoadAfter
 }
 
-// queueHandshake takes a handshake message off the receive path. A full queue
-// drops it.
+// queueHandshake copies a handshake message from the receive path into the queue of
+// received messages. A message without a valid mac1 takes no place in it, as anyone
+// can send those. A full queue drops the message.
 func (d *Device) queueHandshake(b []byte, from endpoint) {
-	j := handshakeJob{size: len(b), from: from}
+	id := d.identity.Load()
+	if id == nil || messageType(b) != typeCookieReply && !id.checker.validMAC1(b) {
+		return
+	}
+	j := receivedHandshake{size: len(b), from: from}
 	copy(j.raw[:], b)
-	if d.handshakes.waiting() >= underLoadHandshakes {
-		d.load.note(d.now())
+	if d.handshakes.queuedJobs() >= underLoadHandshakes {
+		d.load.noteLongQueue(d.now())
 	}
 	d.handshakes.submit(j, maxQueuedHandshakes)
 }
 
-func (d *Device) doHandshake(j handshakeJob) {
-	if j.peer != nil {
-		j.peer.sendInitiation()
-		return
-	}
+// handleHandshake consumes a received handshake message.
+func (d *Device) handleHandshake(j receivedHandshake) {
 	msg := j.raw[:j.size]
 	id := d.identity.Load()
 	if id == nil {
@@ -59,7 +60,7 @@ func (d *Device) doHandshake(j handshakeJob) {
 		d.receiveCookieReply(now, msg)
 		return
 	}
-	if !d.admit(now, id, msg, j.from) {
+	if !d.admitHandshake(now, id, msg, j.from) {
 		return
 	}
 	if t == typeInitiation {
@@ -69,28 +70,74 @@ func (d *Device) doHandshake(j handshakeJob) {
 	}
 }
 
-// admit decides before any expensive computation whether to go on with a
-// handshake message.
-func (d *Device) admit(now time.Time, id *identity, msg []byte, from endpoint) bool {
-	if !id.checker.validMAC1(msg) {
-		return false
-	}
-	if !d.load.high(now) {
+// admitHandshake decides, before any expensive computation, whether to process a
+// handshake message, whose mac1 is valid. Under load it may answer with a cookie
+// instead.
+func (d *Device) admitHandshake(now time.Time, id *identity, msg []byte, from endpoint) bool {
+	if !d.load.isHigh(now) {
 		d.limiter.Expire(now)
 		return true
 	}
-	ck := d.cookies.cookie(now, from.addr)
+	ck := d.cookies.cookieFor(now, from.addr)
 	if validMAC2(msg, &ck) {
 		return d.limiter.Allow(now, from.addr.Addr())
 	}
-	r := id.checker.reply(msg, &ck)
-	d.binding.Load().write(udp.Message{Buf: r[:], Addr: from.addr, Local: from.local, TOS: handshakeTOS})
+	r := id.checker.newReply(msg, &ck)
+	d.binding.Load().writeMessage(udp.Message{Buf: r[:], Addr: from.addr, Local: from.local, TOS: handshakeTOS})
 	return false
 }
 
-// sendInitiation makes an initiation and sends it. p.initiating is set.
+// startHandshake sends an initiation, unless one was sent less than five seconds
+// ago. retry means that the retransmission timer asks for it; any other caller
+// starts a new series of attempts. p.mu is held.
+func (p *peer) startHandshake(now time.Time, retry bool) {
+	if p.stopped || p.initiating || p.device.identity.Load() == nil || !p.hasEndpoint() {
+		return
+	}
+	if !retry {
+		p.timers.resetRetries()
+	}
+	if !p.lastHandshakeSent.IsZero() && now.Sub(p.lastHandshakeSent) < rekeyTimeout {
+		if p.timers.retransmit.IsZero() {
+			// Our recent response delays it. If the response is lost, only the
+			// timer can try again.
+			p.timers.handshakeInitiated(p.lastHandshakeSent)
+			p.scheduleTimer(now)
+			p.noteSessionRequest(now)
+		}
+		return
+	}
+	p.lastHandshakeSent = now
+	p.initiating = true
+	p.noteSessionRequest(now)
+	if h := p.namedEndpoint; h != nil && h.stale {
+		copy := *h
+		p.device.background.Go(func() {
+			p.resolveEndpoint(copy)
+			p.device.initiations.submit(p, unlimited)
+		})
+		return
+	}
+	p.device.initiations.submit(p, unlimited)
+}
+
+// noteSessionRequest notes that a session is wanted of the peer. p.mu is held.
+func (p *peer) noteSessionRequest(now time.Time) {
+	if p.firstUnansweredRequest.IsZero() {
+		p.firstUnansweredRequest = now
+	}
+}
+
+// sendInitiation makes an initiation and sends it. startHandshake has set
+// p.initiating, so no other goroutine does so for this peer.
 func (p *peer) sendInitiation() {
 	d := p.device
+	p.mu.Lock()
+	stopped := p.stopped
+	p.mu.Unlock()
+	if stopped {
+		return // without the work: Close waits for thousands of these
+	}
 	id := d.identity.Load()
 	var (
 		i   *initiator
@@ -99,12 +146,12 @@ func (p *peer) sendInitiation() {
 	)
 	if id != nil {
 		var ss staticSecret
-		if ss, err = p.staticSecret(id); err == nil {
-			index := d.indices.reserve(p)
-			msg, i, err = initiate(id, p.public, &ss, NewPrivateKey(), index, d.stamps.stamp(time.Now()))
+		if ss, err = p.staticSecretWith(id); err == nil {
+			index := d.indices.reserveIndex(p)
+			msg, i, err = newInitiation(id, p.public, &ss, NewPrivateKey(), index, p.timestamps.nextTimestamp(time.Now()))
 			clear(ss[:])
 			if err != nil {
-				d.indices.release(index)
+				d.indices.releaseIndex(index)
 			}
 		}
 	}
@@ -112,55 +159,55 @@ func (p *peer) sendInitiation() {
 	p.mu.Lock()
 	p.initiating = false
 	if err != nil {
-		p.failure = err
-		p.wakeWaiters()
+		p.handshakeFailure = err
+		p.signalSessionChanged()
 	}
 	if stale := d.identity.Load() != id; i == nil || p.stopped || stale {
 		if i != nil {
-			d.indices.release(i.index)
+			d.indices.releaseIndex(i.index)
 			i.erase()
 		}
 		if stale {
-			p.initiate(now, false) // under the new identity
+			p.startHandshake(now, false) // under the new identity
 		}
 		p.mu.Unlock()
 		return
 	}
-	p.setPending(i)
-	p.handshakeSent = now
-	if p.host == nil || !p.host.stale {
-		p.failure = nil
+	p.setPendingHandshake(i)
+	p.lastHandshakeSent, p.lastInitiationSent = now, now
+	if p.namedEndpoint == nil || !p.namedEndpoint.stale {
+		p.handshakeFailure = nil
 	}
-	p.timers.initiated(now)
+	p.timers.handshakeInitiated(now)
 	p.sendHandshake(now, msg[:])
 	p.mu.Unlock()
 	d.log.Debug("initiation sent", "peer", p.public.short())
 }
 
-// sendHandshake completes msg with MACs and puts it on the lane. p.mu is held.
+// sendHandshake adds the MACs to msg and pushes it onto the lane. p.mu is held.
 func (p *peer) sendHandshake(now time.Time, msg []byte) {
 	p.cookies.addMACs(now, &p.public, msg)
-	p.timers.sent(now)
-	p.schedule(now)
-	p.enqueue(newHandshakeBatch(p, msg))
+	p.timers.authenticatedSent(now)
+	p.scheduleTimer(now)
+	p.enqueueBatch(newHandshakeBatch(p, msg))
 }
 
 // receiveInitiation consumes an initiation and answers it.
 func (d *Device) receiveInitiation(now time.Time, id *identity, msg []byte, from endpoint) {
 	var r responder
 	defer r.erase()
-	if r.readStatic(id, msg) != nil {
+	if r.consumeStatic(id, msg) != nil {
 		return
 	}
 	p := d.peer(r.remote)
 	if p == nil {
 		return
 	}
-	ss, err := p.staticSecret(id)
+	ss, err := p.staticSecretWith(id)
 	if err != nil {
 		return
 	}
-	stamp, err := r.readTimestamp(&ss)
+	stamp, err := r.consumeTimestamp(&ss)
 	clear(ss[:])
 	if err != nil || !p.acceptInitiation(now, stamp, from) {
 		return
@@ -173,28 +220,28 @@ func (d *Device) receiveInitiation(now time.Time, id *identity, msg []byte, from
 func (p *peer) acceptInitiation(now time.Time, stamp tai64n, from endpoint) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.stopped || !stamp.after(p.greatestStamp) ||
-		!p.initiationSeen.IsZero() && now.Sub(p.initiationSeen) < initiationInterval {
+	if p.stopped || !stamp.after(p.greatestTimestamp) ||
+		!p.lastInitiationAccepted.IsZero() && now.Sub(p.lastInitiationAccepted) < initiationInterval {
 		return false
 	}
-	p.greatestStamp = stamp
-	p.initiationSeen = now
-	p.received(now, from)
-	p.rx.Add(initiationSize)
+	p.greatestTimestamp = stamp
+	p.lastInitiationAccepted = now
+	p.noteAuthenticated(now, from)
+	p.rxBytes.Add(initiationSize)
 	return true
 }
 
-// respond answers the initiation of the given stamp.
+// respond answers the accepted initiation with the given timestamp.
 func (p *peer) respond(id *identity, r *responder, stamp tai64n) {
 	d := p.device
 	p.mu.Lock()
 	psk := p.psk
 	p.mu.Unlock()
-	index := d.indices.reserve(p)
-	msg, keys, err := r.respond(&psk, NewPrivateKey(), index)
+	index := d.indices.reserveIndex(p)
+	msg, keys, err := r.newResponse(&psk, NewPrivateKey(), index)
 	clear(psk[:])
 	if err != nil {
-		d.indices.release(index)
+		d.indices.releaseIndex(index)
 		return
 	}
 	now := d.now()
@@ -202,36 +249,36 @@ func (p *peer) respond(id *identity, r *responder, stamp tai64n) {
 	keys.erase()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.stopped || d.identity.Load() != id || p.greatestStamp != stamp {
-		d.indices.release(index)
+	if p.stopped || d.identity.Load() != id || p.greatestTimestamp != stamp {
+		d.indices.releaseIndex(index)
 		return
 	}
-	d.indices.assign(pair)
-	gone := p.keys.responded(pair)
-	p.discard(gone[:]...)
-	p.handshakeSent = now
-	p.timers.derived(now)
+	d.indices.assignKeypair(pair)
+	removed := p.keys.installResponded(pair)
+	p.releaseKeypairs(removed[:]...)
+	p.lastHandshakeSent = now
+	p.timers.sessionDerived(now)
 	p.sendHandshake(now, msg[:])
 }
 
-// receiveResponse consumes the response to an initiation of ours.
+// receiveResponse consumes the response to our initiation.
 func (d *Device) receiveResponse(now time.Time, id *identity, msg []byte, from endpoint) {
-	e, ok := d.indices.lookup(binary.LittleEndian.Uint32(msg[8:]))
+	e, ok := d.indices.entryOf(binary.LittleEndian.Uint32(msg[8:]))
 	if !ok || e.pair != nil {
 		return
 	}
 	p := e.peer
 	p.mu.Lock()
-	waiting := p.pending
+	waiting := p.pendingHandshake
 	if waiting == nil || waiting.self != id || waiting.index != binary.LittleEndian.Uint32(msg[8:]) {
 		p.mu.Unlock()
 		return
 	}
-	// Another response may win while this one is consumed, and then erases
-	// the handshake: work on a copy.
+	// A concurrent response may complete and erase the handshake while this one
+	// is consumed, so work on a copy.
 	i, psk := *waiting, p.psk
 	p.mu.Unlock()
-	keys, remoteIndex, err := i.finish(msg, &psk)
+	keys, remoteIndex, err := i.consumeResponse(msg, &psk)
 	i.erase()
 	clear(psk[:])
 	if err != nil {
@@ -241,29 +288,30 @@ func (d *Device) receiveResponse(now time.Time, id *identity, msg []byte, from e
 	keys.erase()
 
 	p.mu.Lock()
-	if p.stopped || p.pending != waiting {
+	if p.stopped || p.pendingHandshake != waiting {
 		p.mu.Unlock()
 		return
 	}
-	p.pending = nil
+	p.pendingHandshake = nil
+	p.noteRoundTrip(now.Sub(p.lastInitiationSent))
 	waiting.erase()
-	d.indices.assign(pair) // the index goes on as the key pair's
-	gone := p.keys.initiated(pair)
-	p.discard(gone[:]...)
-	p.timers.derived(now)
-	p.received(now, from)
-	p.rx.Add(responseSize)
-	p.established(now)
-	p.schedule(now)
-	// The responder sends nothing until it has heard from us.
+	d.indices.assignKeypair(pair) // the index of the handshake becomes that of the key pair
+	removed := p.keys.installInitiated(pair)
+	p.releaseKeypairs(removed[:]...)
+	p.timers.sessionDerived(now)
+	p.noteAuthenticated(now, from)
+	p.rxBytes.Add(responseSize)
+	p.noteSessionEstablished(now)
+	p.scheduleTimer(now)
+	// The responder sends nothing before the first message under the new keys.
 	p.sendKeepalive(now)
 	p.mu.Unlock()
 	d.log.Debug("handshake completed", "peer", p.public.short(), "endpoint", from.addr)
 }
 
-// receiveCookieReply stores a cookie for the handshake messages to come.
+// receiveCookieReply stores a cookie for later handshake messages.
 func (d *Device) receiveCookieReply(now time.Time, msg []byte) {
-	e, ok := d.indices.lookup(binary.LittleEndian.Uint32(msg[4:]))
+	e, ok := d.indices.entryOf(binary.LittleEndian.Uint32(msg[4:]))
 	if !ok {
 		return
 	}
@@ -271,6 +319,63 @@ func (d *Device) receiveCookieReply(now time.Time, msg []byte) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !p.stopped {
-		p.cookies.consume(now, &p.public, msg)
+		p.cookies.consumeReply(now, &p.public, msg)
 	}
+}
+
+// noteSessionEstablished notes that both ends have the keys of a handshake: our
+// initiation was answered, or our response was confirmed. p.mu is held.
+func (p *peer) noteSessionEstablished(now time.Time) {
+	p.timers.handshakeCompleted()
+	p.handshakeCompleted, p.handshakeWallTime = now, time.Now()
+	p.firstUnansweredRequest, p.handshakeFailure = time.Time{}, nil
+	p.signalSessionChanged()
+}
+
+// staticSecretWith returns the shared secret of the static keys of id and the
+// peer. It is computed when it is first needed, outside of p.mu, and cached.
+func (p *peer) staticSecretWith(id *identity) (staticSecret, error) {
+	p.mu.Lock()
+	if p.staticSecretFor == id {
+		defer p.mu.Unlock()
+		return p.staticSecret, nil
+	}
+	p.mu.Unlock()
+	ss, err := id.computeStaticSecret(&p.public)
+	if err != nil {
+		return ss, err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.device.identity.Load() == id && !p.stopped {
+		p.staticSecret, p.staticSecretFor = ss, id
+	}
+	return ss, nil
+}
+
+// setPendingHandshake makes i the handshake that waits for a response, nil for
+// none, and erases the former one. p.mu is held.
+func (p *peer) setPendingHandshake(i *initiator) {
+	if old := p.pendingHandshake; old != nil {
+		p.device.indices.releaseIndex(old.index)
+		old.erase()
+	}
+	p.pendingHandshake = i
+}
+
+// releaseKeypairs releases the receiver indices of key pairs that left the ring,
+// so that messages for them are no longer accepted. p.mu is held.
+func (p *peer) releaseKeypairs(pairs ...*keypair) {
+	for _, k := range pairs {
+		if k != nil {
+			p.device.indices.releaseIndex(k.localIndex)
+		}
+	}
+}
+
+// eraseSession erases the keys and any pending handshake. p.mu is held.
+func (p *peer) eraseSession() {
+	p.setPendingHandshake(nil)
+	removed := p.keys.removeAll()
+	p.releaseKeypairs(removed[:]...)
 }

@@ -7,94 +7,105 @@ import (
 	"github.com/wgstack/wireguard/netstack"
 )
 
-// A packet on its own is sealed and sent at once, by who sends it. While small
-// packets follow each other closely, the first goes to another core, and those
-// that come until it is sealed go with it: one unit of work, one system call.
+// Gathering joins small packets that follow each other closely. A single packet
+// is sealed and sent at once, by the goroutine that sends it. In a stream of
+// small packets, the first one goes to a sealing worker, and the packets that
+// arrive before it is sealed are appended to its batch: one job and one system
+// call for all of them.
 
 const (
-	// streamInterval is how soon after another a packet belongs to a stream: less
-	// than it takes to seal and send a few, or to be answered.
+	// streamInterval is the longest time between two packets of a stream. It is
+	// less than it takes to seal and send a few packets, or to get a reply.
 	streamInterval = 10 * time.Microsecond
-	// streamPackets is how many in a row make a stream. Fewer, such as those of a
-	// request, go sooner if nobody has to be woken for them.
+	// streamPackets is the number of packets in a row that make a stream. Fewer
+	// packets, such as those of one request, leave sooner without a worker.
 	streamPackets = 8
-	// turnPackets is after how many a stream lets others run. Its sender hardly
-	// ever blocks, and would keep those that wait for its core from it for 10 ms.
-	turnPackets = 256
+	// yieldPackets is the number of packets after which the sender of a stream
+	// yields its core. It hardly ever blocks, and would otherwise delay other
+	// goroutines of the core by up to 10 ms.
+	yieldPackets = 256
 )
 
-// gathering is what a peer knows of the small packets that it was sent last.
+// gathering is the state of the small packets that were last sent to a peer.
 type gathering struct {
-	batch  *sendBatch // the last one sent, if it takes more
-	size   int        // of the last one, in bytes
-	latest time.Time  // when the latest packet came
-	stream int        // packets in a row that came closely
-	turn   int        // packets since others could run
+	batch        *sendBatch // the latest batch, while packets can be appended; nil: none
+	lastSize     int        // of the latest batch, in bytes
+	lastPacket   time.Time  // when the latest packet was sent
+	streamLength int        // number of packets in a row that came closely
+	sinceYield   int        // number of packets since the sender yielded
 }
 
-// gather adds a packet to the batch sent before it, if that can take it.
-// Otherwise the packet begins a batch, which is to have the given room.
-func (p *peer) gather(pkt *netstack.Packet) (room int, done bool) {
+// close ends the appending to the latest batch.
+func (g *gathering) close() { g.batch = nil }
+
+// gatherPacket appends a packet to the latest batch, if possible. Otherwise the
+// caller begins a batch with the packet, to which up to growLimit bytes may be
+// appended; 0 means none.
+func (p *peer) gatherPacket(pkt *netstack.Packet) (growLimit int, appended bool) {
 	now := p.device.now()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	g := &p.gathering
-	if now.Sub(g.latest) > streamInterval {
-		g.stream = 0
+	if now.Sub(g.lastPacket) > streamInterval {
+		g.streamLength = 0
 	}
-	g.latest = now
-	g.stream++
-	g.turn++
+	g.lastPacket = now
+	g.streamLength++
+	g.sinceYield++
 	size := dataOverhead + padded(pkt.Len(), p.device.mtu)
-	if p.add(pkt, size, now) {
+	if p.appendToBatch(pkt, size, now) {
 		return 0, true
 	}
-	if g.stream > streamPackets && p.keys.current.usable(now) { // what is staged takes no more than it needs
-		room = min(2*max(g.size, size), maxBatchBytes)
+	// Without usable keys the batch is staged, where nothing is appended.
+	if g.streamLength > streamPackets && p.keys.current.usable(now) {
+		growLimit = min(2*max(g.lastSize, size), maxBatchBytes)
 	}
-	g.size = size
-	return room, false
+	g.lastSize = size
+	return growLimit, false
 }
 
-// add adds a packet, a message of the given size, to the batch that gathers, if
-// all its messages but the last are then of one size. p.mu is held.
-func (p *peer) add(pkt *netstack.Packet, size int, now time.Time) bool {
+// appendToBatch appends a packet, as a message of the given size, to the latest
+// batch. It reports false if that would break the rules of a batch: one
+// session, one ECN mark, and all messages of one size but a smaller last one.
+// p.mu is held.
+func (p *peer) appendToBatch(pkt *netstack.Packet, size int, now time.Time) bool {
 	b := p.gathering.batch
 	if b == nil || p.stopped || b.pair != p.keys.current || b.tos != pkt.TOS()&ecnMask ||
-		size > b.stride || len(b.data)+size > b.room || b.count == maxBatchSegments {
+		size > b.stride || len(b.data)+size > b.growLimit || b.count == maxBatchSegments {
 		return false
 	}
-	if _, _, ok := p.take(now, 1); !ok {
+	if _, _, ok := p.reserveCounters(now, 1); !ok {
 		return false
 	}
-	b.data = b.buf.b[:len(b.data)+size]
+	b.data = b.buf.bytes[:len(b.data)+size]
 	b.count++
-	b.fill(b.count-1, pkt, 0)
-	p.gathering.size = len(b.data)
+	b.layOutMessage(b.count-1, pkt, 0)
+	p.gathering.lastSize = len(b.data)
 	if size == b.stride {
+		// reserveCounters closed the gathering, but this counter is b's own.
 		p.gathering.batch = b
 	}
 	return true
 }
 
-// gathered ends the gathering of b, which is about to be sealed.
-func (p *peer) gathered(b *sendBatch) {
+// endGathering ends the appending to b, which is about to be sealed.
+func (p *peer) endGathering(b *sendBatch) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.gathering.batch == b {
-		p.gathering.batch = nil
+		p.gathering.close()
 	}
 }
 
-// takeTurns lets others run, now and then, between the batches of a stream.
-func (p *peer) takeTurns() {
+// yieldInStream lets other goroutines run after every yieldPackets packets.
+func (p *peer) yieldInStream() {
 	p.mu.Lock()
-	over := p.gathering.turn >= turnPackets
-	if over {
-		p.gathering.turn = 0
+	due := p.gathering.sinceYield >= yieldPackets
+	if due {
+		p.gathering.sinceYield = 0
 	}
 	p.mu.Unlock()
-	if over {
+	if due {
 		runtime.Gosched()
 	}
 }

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net/netip"
 	"runtime"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -18,20 +17,21 @@ import (
 	"github.com/wgstack/wireguard/netstack"
 )
 
-// sendStream has enough packets follow each other that the next begins a batch
-// that gathers. Nobody seals on other goroutines: work does, when it is called.
-func sendStream(t *testing.T) (b *streamBed) {
+// newStreamTestbed returns a device in the middle of a stream: the next packet
+// begins a batch that gathers. Batches are sealed only by sealWaiting, not by
+// other goroutines.
+func newStreamTestbed(t *testing.T) (b *streamTestbed) {
 	t.Helper()
-	b = &streamBed{T: t}
-	b.dev, b.peer, b.pair, b.conn, _ = steadyDevice(t)
+	b = &streamTestbed{T: t}
+	b.dev, b.peer, b.pair, b.conn, _ = newSteadyDevice(t)
 	b.sent = make(chan []byte, 4096)
 	b.conn.watch = func(msg []byte) { b.sent <- bytes.Clone(msg) }
-	b.dev.sealers.limit = 0
-	b.begin()
+	b.dev.sealers.maxWorkers = 0
+	b.beginStream()
 	return b
 }
 
-type streamBed struct {
+type streamTestbed struct {
 	*testing.T
 	dev     *Device
 	peer    *peer
@@ -41,52 +41,52 @@ type streamBed struct {
 	counter uint64 // of the next message
 }
 
-// begin makes what follows a stream, whatever time has passed.
-func (b *streamBed) begin() {
+// beginStream makes the next packet part of a stream, whatever time has passed.
+func (b *streamTestbed) beginStream() {
 	b.peer.mu.Lock()
 	defer b.peer.mu.Unlock()
-	b.peer.gathering.stream = streamPackets
+	b.peer.gathering.streamLength = streamPackets
 }
 
-// follow makes it so long since the latest packet.
-func (b *streamBed) follow(d time.Duration) {
+// setTimeSinceLatest sets the time since the latest packet to d.
+func (b *streamTestbed) setTimeSinceLatest(d time.Duration) {
 	b.peer.mu.Lock()
 	defer b.peer.mu.Unlock()
-	b.peer.gathering.latest = b.dev.now().Add(-d)
+	b.peer.gathering.lastPacket = b.dev.now().Add(-d)
 }
 
-// output sends a packet as part of a stream.
-func (b *streamBed) output(payload string) {
+// outputPayload sends a packet as part of a stream.
+func (b *streamTestbed) outputPayload(payload string) {
 	b.Helper()
 	b.outputPacket(packet(devInner, farInner, payload))
 }
 
-func (b *streamBed) outputPacket(pkt []byte) {
+func (b *streamTestbed) outputPacket(pkt []byte) {
 	b.Helper()
-	b.follow(-time.Hour) // as the machine may be slow
+	b.setTimeSinceLatest(-time.Hour) // part of the stream even on a slow machine
 	if err := b.dev.output(netstack.NewPacket(pkt)); err != nil {
 		b.Error(err)
 	}
 }
 
-// batches returns how many batches wait to be sealed.
-func (b *streamBed) batches() int { return b.dev.sealers.waiting() }
+// waitingBatches returns how many batches wait to be sealed.
+func (b *streamTestbed) waitingBatches() int { return b.dev.sealers.queuedJobs() }
 
-// work seals and sends what waits.
-func (b *streamBed) work() {
-	for b.batches() > 0 {
+// sealWaiting seals and sends the waiting batches.
+func (b *streamTestbed) sealWaiting() {
+	for b.waitingBatches() > 0 {
 		s := &b.dev.sealers
 		s.mu.Lock()
 		batch := s.jobs[s.head]
 		s.head++
 		s.mu.Unlock()
-		b.dev.seal(batch)
+		b.dev.sealBatch(batch)
 	}
 }
 
-// want takes a message that was sent. Its content must be a packet with the
-// given payload.
-func (b *streamBed) want(payload string) {
+// wantPayload expects that the next message sent holds a packet with the given
+// payload.
+func (b *streamTestbed) wantPayload(payload string) {
 	b.Helper()
 	select {
 	case msg := <-b.sent:
@@ -95,7 +95,7 @@ func (b *streamBed) want(payload string) {
 		}
 		b.counter++
 		plain := openVector(b.T, newAEAD(&[32]byte{1}), msg)
-		pkt, ok := trim(plain)
+		pkt, ok := trimPacket(plain)
 		if want := packet(devInner, farInner, payload); !ok || string(pkt) != string(want) {
 			b.Errorf("packet % x..., want % x...", pkt[:min(len(pkt), 40)], want[:min(len(want), 40)])
 		}
@@ -107,7 +107,7 @@ func (b *streamBed) want(payload string) {
 	}
 }
 
-func (b *streamBed) wantNone() {
+func (b *streamTestbed) wantNothingSent() {
 	b.Helper()
 	select {
 	case msg := <-b.sent:
@@ -118,94 +118,94 @@ func (b *streamBed) wantNone() {
 
 // A packet that is not part of a stream is sent when output returns.
 func TestPacketsAloneAreSentAtOnce(t *testing.T) {
-	b := sendStream(t)
+	b := newStreamTestbed(t)
 	for i := range 3 * streamPackets {
-		b.follow(streamInterval + time.Nanosecond)
+		b.setTimeSinceLatest(streamInterval + time.Nanosecond)
 		if err := b.dev.output(netstack.NewPacket(packet(devInner, farInner, fmt.Sprint(i)))); err != nil {
 			t.Error(err)
 		}
-		b.want(fmt.Sprint(i))
+		b.wantPayload(fmt.Sprint(i))
 	}
-	// Nor do a few make one.
+	// A few packets are not a stream either.
 	for i := range streamPackets - 1 {
-		b.output(fmt.Sprint(i))
-		b.want(fmt.Sprint(i))
+		b.outputPayload(fmt.Sprint(i))
+		b.wantPayload(fmt.Sprint(i))
 	}
 }
 
 func TestStreamGathers(t *testing.T) {
-	b := sendStream(t)
+	b := newStreamTestbed(t)
 	var sent []string
 	for i := range 100 {
 		sent = append(sent, fmt.Sprintf("%02d%s", i, strings.Repeat("x", 1200)))
-		b.output(sent[i])
+		b.outputPayload(sent[i])
 	}
-	b.wantNone()
-	// The first has room for two packets' bytes, or what a buffer of such a size
-	// has in any case.
-	if n := b.batches(); n < 2 || n > 8 {
+	b.wantNothingSent()
+	// The first batch has room for the bytes of two packets, or for as much as
+	// the buffer class for that size holds.
+	if n := b.waitingBatches(); n < 2 || n > 8 {
 		t.Errorf("%d batches for %d packets", n, len(sent))
 	}
-	b.work()
+	b.sealWaiting()
 	for _, payload := range sent {
-		b.want(payload)
+		b.wantPayload(payload)
 	}
-	// What comes after the work began does not change it.
-	b.output("later")
-	b.wantNone()
-	b.work()
-	b.want("later")
-	b.wantNone()
+	// Packets that arrive after sealing began do not change the batch.
+	b.outputPayload("later")
+	b.wantNothingSent()
+	b.sealWaiting()
+	b.wantPayload("later")
+	b.wantNothingSent()
 }
 
-// A batch grows with the stream, and a stream of packets that do not fit
-// together does not take 64 KiB for each.
+// A batch grows with the stream, but a stream of packets that do not fit into
+// one batch does not use 64 KiB for each.
 func TestStreamRoomFollows(t *testing.T) {
-	b := sendStream(t)
+	b := newStreamTestbed(t)
 	payload := strings.Repeat("x", 1200)
 	before := 1
 	for _, want := range []int{1, 12, 51, 51, 1, 12} {
-		b.begin()
+		b.beginStream()
 		for range want {
-			b.output(payload)
+			b.outputPayload(payload)
 		}
-		if n := b.batches(); n != 1 {
+		if n := b.waitingBatches(); n != 1 {
 			t.Errorf("%d batches for %d packets after %d", n, want, before)
 		}
-		b.work()
+		b.sealWaiting()
 		for range want {
-			b.want(payload)
+			b.wantPayload(payload)
 		}
 		before = want
 	}
-	b = sendStream(t)
+	b = newStreamTestbed(t)
 	for i := range 5 {
-		b.output(strings.Repeat("x", i))    // smaller than the one before, which it is added to
-		b.output(strings.Repeat("x", 1200)) // larger
+		b.outputPayload(strings.Repeat("x", i))    // smaller, so it is appended to the batch
+		b.outputPayload(strings.Repeat("x", 1200)) // larger, so it needs a new batch
 	}
 	memory := 0
 	for _, batch := range b.dev.sealers.jobs {
-		memory += len(batch.buf.b)
+		memory += len(batch.buf.bytes)
 	}
-	if n := b.batches(); n > 6 || memory > 6*16384 || b.peer.out.bytes != memory {
-		t.Errorf("%d batches of 10 packets take %d bytes and weigh %d", n, memory, b.peer.out.bytes)
+	if n := b.waitingBatches(); n > 6 || memory > 6*16384 || b.peer.outbound.bytes != memory {
+		t.Errorf("%d batches of 10 packets take %d bytes and weigh %d", n, memory, b.peer.outbound.bytes)
 	}
-	b.work()
+	b.sealWaiting()
 }
 
-// A batch stays below what the system takes in one call.
+// A batch stays below the limit of one system call.
 func TestStreamSize(t *testing.T) {
-	b := sendStream(t)
+	b := newStreamTestbed(t)
 	const size = 1024 // of a message
 	payload := strings.Repeat("x", size-dataOverhead-28)
-	b.peer.gathering.size = maxBatchBytes
+	b.peer.gathering.lastSize = maxBatchBytes
 	for range maxBatchBytes/size + 1 {
-		b.output(payload)
+		b.outputPayload(payload)
 	}
-	if n := b.batches(); n != 2 {
+	if n := b.waitingBatches(); n != 2 {
 		t.Errorf("%d batches, want 2", n)
 	}
-	b.work()
+	b.sealWaiting()
 }
 
 // sealHook is called by the first Seal.
@@ -222,22 +222,22 @@ func (h *sealHook) Seal(dst, nonce, plaintext, additional []byte) []byte {
 	return h.AEAD.Seal(dst, nonce, plaintext, additional)
 }
 
-// What comes while a batch is sealed does not change it.
+// Packets that arrive while a batch is being sealed do not change it.
 func TestStreamIsSealedAsItWas(t *testing.T) {
-	b := sendStream(t)
+	b := newStreamTestbed(t)
 	waiting := 0
 	b.pair.send = &sealHook{b.pair.send, func() {
-		b.output("three")
-		waiting = b.batches()
+		b.outputPayload("three")
+		waiting = b.waitingBatches()
 	}}
-	b.output("one..")
-	b.output("two..")
-	b.work()
+	b.outputPayload("one..")
+	b.outputPayload("two..")
+	b.sealWaiting()
 	if waiting != 1 {
 		t.Errorf("%d batches wait while the first is sealed", waiting)
 	}
 	for _, payload := range []string{"one..", "two..", "three"} {
-		b.want(payload)
+		b.wantPayload(payload)
 	}
 }
 
@@ -250,54 +250,54 @@ func TestStreamEnds(t *testing.T) {
 	}
 	for _, test := range []struct {
 		name    string
-		between func(b *streamBed)
-		batches int // with the packet after it; -1: the first has gone, and all others wait for a session
+		between func(b *streamTestbed)
+		batches int // including the next packet; -1: the first was sent, and all others wait for a session
 	}{
-		{"", func(b *streamBed) {}, 1},
-		{"larger packet", func(b *streamBed) { b.output(long) }, 2},
-		{"smaller packet", func(b *streamBed) { b.output("") }, 2},
-		{"other ECN", func(b *streamBed) { b.outputPacket(mark(packet(devInner, farInner, first))) }, 3},
-		{"sealing", func(b *streamBed) { b.peer.gathered(b.peer.gathering.batch) }, 2},
-		{"keepalive", func(b *streamBed) {
+		{"", func(b *streamTestbed) {}, 1},
+		{"larger packet", func(b *streamTestbed) { b.outputPayload(long) }, 2},
+		{"smaller packet", func(b *streamTestbed) { b.outputPayload("") }, 2},
+		{"other ECN", func(b *streamTestbed) { b.outputPacket(mark(packet(devInner, farInner, first))) }, 3},
+		{"sealing", func(b *streamTestbed) { b.peer.endGathering(b.peer.gathering.batch) }, 2},
+		{"keepalive", func(b *streamTestbed) {
 			b.peer.mu.Lock()
 			defer b.peer.mu.Unlock()
 			b.peer.sendKeepalive(b.dev.now())
 		}, 3},
-		{"new keys", func(b *streamBed) {
+		{"new keys", func(b *streamTestbed) {
 			b.peer.mu.Lock()
 			defer b.peer.mu.Unlock()
 			b.peer.keys.current = newKeypair(&transportKeys{}, b.dev.now(), false, 1, 2)
 		}, 2},
-		{"no keys", func(b *streamBed) {
+		{"no keys", func(b *streamTestbed) {
 			b.peer.mu.Lock()
 			defer b.peer.mu.Unlock()
 			b.peer.keys.current = nil
 		}, -1},
-		{"keys used up", func(b *streamBed) { b.pair.counter = rejectAfterMessages }, -1},
-		{"old keys", func(b *streamBed) { b.pair.born = b.dev.now().Add(-rejectAfterTime) }, -1},
-		{"removal", func(b *streamBed) {
+		{"keys used up", func(b *streamTestbed) { b.pair.counter = rejectAfterMessages }, -1},
+		{"old keys", func(b *streamTestbed) { b.pair.createdAt = b.dev.now().Add(-rejectAfterTime) }, -1},
+		{"removal", func(b *streamTestbed) {
 			b.peer.mu.Lock()
 			defer b.peer.mu.Unlock()
 			b.peer.stopped = true
 		}, -1},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			b := sendStream(t)
-			b.output(first)
-			if b.batches() != 1 {
+			b := newStreamTestbed(t)
+			b.outputPayload(first)
+			if b.waitingBatches() != 1 {
 				t.Fatal("the first packet does not wait")
 			}
 			test.between(b)
-			b.output(first)
-			if n := b.batches(); n != max(test.batches, 1) {
+			b.outputPayload(first)
+			if n := b.waitingBatches(); n != max(test.batches, 1) {
 				t.Errorf("%d batches, want %d", n, test.batches)
 			}
 			if n := b.peer.staged.packets; test.batches > 0 && n > 0 {
 				t.Errorf("%d packets are staged", n)
 			}
 			for _, batch := range b.peer.staged.batches {
-				if batch.room > 0 {
-					t.Errorf("a packet that is staged has room for %d bytes", batch.room)
+				if batch.growLimit > 0 {
+					t.Errorf("a packet that is staged has room for %d bytes", batch.growLimit)
 				}
 			}
 			if test.batches < 0 && b.peer.gathering.batch != nil && b.peer.gathering.batch.count > 1 {
@@ -310,42 +310,43 @@ func TestStreamEnds(t *testing.T) {
 	}
 }
 
-// At most 64 messages leave together, however small.
+// At most 64 messages are sent in one batch, however small.
 func TestStreamSegments(t *testing.T) {
-	b := sendStream(t)
+	b := newStreamTestbed(t)
 	for range 3 {
-		b.begin()
+		b.beginStream()
 		for range 2 * maxBatchSegments {
-			b.output("x")
+			b.outputPayload("x")
 		}
-		b.work()
+		b.sealWaiting()
 	}
 	for range 3 * 2 * maxBatchSegments {
-		b.want("x")
+		b.wantPayload("x")
 	}
-	b.begin()
+	b.beginStream()
 	for range 2*maxBatchSegments + 1 {
-		b.output("x")
+		b.outputPayload("x")
 	}
-	if n := b.batches(); n != 3 {
+	if n := b.waitingBatches(); n != 3 {
 		t.Errorf("%d batches for %d packets", n, 2*maxBatchSegments+1)
 	}
-	b.work()
+	b.sealWaiting()
 }
 
-// A stream has the room that its memory takes, and its sender waits for more.
+// A stream is charged for the memory that it occupies, and its sender waits for
+// room.
 func TestStreamWaitsForRoom(t *testing.T) {
-	b := sendStream(t)
+	b := newStreamTestbed(t)
 	done := make(chan struct{})
 	var sent atomic.Int64
 	go func() {
 		defer close(done)
 		for range 1000 {
-			b.output(strings.Repeat("x", 1200))
+			b.outputPayload(strings.Repeat("x", 1200))
 			sent.Add(1)
 		}
 	}()
-	for b.batches() == 0 || !b.peer.out.full(b.dev.laneBytesOut()) {
+	for b.waitingBatches() == 0 || !b.peer.outbound.isFull(b.dev.outboundLaneLimit()) {
 		runtime.Gosched()
 	}
 	for {
@@ -354,18 +355,18 @@ func TestStreamWaitsForRoom(t *testing.T) {
 			if n := sent.Load(); n != 1000 {
 				t.Errorf("%d packets sent", n)
 			}
-			b.work()
+			b.sealWaiting()
 			for range 1000 {
-				b.want(strings.Repeat("x", 1200))
+				b.wantPayload(strings.Repeat("x", 1200))
 			}
 			return
 		default:
-			b.peer.out.mu.Lock()
-			if n := b.peer.out.bytes; n > b.dev.laneBytesOut()+maxBatchBytes {
+			b.peer.outbound.mu.Lock()
+			if n := b.peer.outbound.bytes; n > b.dev.outboundLaneLimit()+maxBatchBytes {
 				t.Errorf("%d bytes in the lane", n)
 			}
-			b.peer.out.mu.Unlock()
-			b.work()
+			b.peer.outbound.mu.Unlock()
+			b.sealWaiting()
 		}
 	}
 }
@@ -373,7 +374,7 @@ func TestStreamWaitsForRoom(t *testing.T) {
 // Streams of many senders, sealed on other cores, keep their order.
 func TestStreamsInOrder(t *testing.T) {
 	const senders, packets = 4, 500
-	d, _, _, conn, _ := steadyDevice(t)
+	d, _, _, conn, _ := newSteadyDevice(t)
 	type message struct {
 		counter uint64
 		sender  uint32
@@ -428,35 +429,35 @@ func TestStreamsInOrder(t *testing.T) {
 	}
 }
 
-// onOneCore returns whether another goroutine got to run while f did, on one
-// core, which f must not leave for long.
-func onOneCore(f func()) bool {
+// yieldsCore reports whether another goroutine ran during f, with one core for
+// both. f must not block for long.
+func yieldsCore(f func()) bool {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
 	var ran atomic.Bool
-	runtime.Gosched() // a fresh slice of time
+	runtime.Gosched() // start with a full time slice
 	go ran.Store(true)
 	f()
 	return ran.Load()
 }
 
-// A stream and the goroutine that opens one leave the core to others in time.
+// A goroutine that sends a stream yields its core to others regularly.
 func TestStreamsTakeTurns(t *testing.T) {
 	most := 0
-	b := sendStream(t)
-	for range 10 { // whoever else runs may have the other go before its turn
-		b.begin()
+	b := newStreamTestbed(t)
+	for range 10 { // other goroutines of the process may cause an earlier yield
+		b.beginStream()
 		pkt := netstack.NewPacket(packet(devInner, farInner, "x"))
 		sent := 0
-		onOneCore(func() {
+		yieldsCore(func() {
 			var ran atomic.Bool
 			go ran.Store(true)
-			for !ran.Load() && sent < 10*turnPackets {
-				b.follow(-time.Hour)
+			for !ran.Load() && sent < 10*yieldPackets {
+				b.setTimeSinceLatest(-time.Hour)
 				if err := b.dev.output(pkt); err != nil {
 					t.Error(err)
 				}
 				if sent++; sent%maxBatchSegments == 0 {
-					b.work()
+					b.sealWaiting()
 					for len(b.sent) > 0 {
 						<-b.sent
 					}
@@ -465,45 +466,7 @@ func TestStreamsTakeTurns(t *testing.T) {
 		})
 		most = max(most, sent)
 	}
-	if most > 4*turnPackets || most < turnPackets/2 {
+	if most > 4*yieldPackets || most < yieldPackets/2 {
 		t.Errorf("others ran after %d packets of a stream, at the latest", most)
-	}
-}
-
-func TestOpeningTakesTurns(t *testing.T) {
-	d, _, pair, _, _ := steadyDevice(t)
-	plain := packet(farInner, devInner, strings.Repeat("x", 1000))
-	run := sealedRun(pair, 0, 16, plain)
-	e, _ := d.indices.lookup(pair.localIndex)
-	newBatch := func(messages int) *recvBatch {
-		buf := newBuffer(maxMessage)
-		copy(buf.b, run)
-		b := recvBatches.Get().(*recvBatch)
-		b.peer, b.pair, b.bufs = e.peer, e.pair, append(b.bufs, buf)
-		size := dataOverhead + len(plain)
-		for m := range slices.Chunk(buf.b[:messages*size], size) {
-			b.msgs = append(b.msgs, m)
-			b.bytes += len(m)
-		}
-		e.peer.in.push(b, b.pinned())
-		d.held.Add(int64(b.pinned()))
-		return b
-	}
-	// Whether others run can be by chance, but not as a rule.
-	const tries = 10
-	large, small := 0, 0
-	for range tries {
-		if b := newBatch(16); onOneCore(func() { d.openBatch(b) }) {
-			large++
-		}
-		if b := newBatch(1); onOneCore(func() { d.openBatch(b) }) {
-			small++
-		}
-	}
-	if large < tries/2 {
-		t.Errorf("others ran after %d of %d large batches", large, tries)
-	}
-	if small > tries/2 {
-		t.Errorf("others ran after %d of %d small batches", small, tries)
 	}
 }

@@ -3,7 +3,6 @@ package wireguard
 import (
 	"crypto/ecdh"
 
-	"golang.org/x/crypto/blake2s"
 	"golang.org/x/crypto/chacha20poly1305"
 )
 
@@ -33,10 +32,10 @@ func newIdentity(private PrivateKey) *identity {
 }
 
 // staticSecret is the shared secret of the two static keys, the ss token. It
-// is the same in every handshake of two peers, so it is worth keeping.
+// is the same in every handshake of two peers, so it is cached.
 type staticSecret [32]byte
 
-func (id *identity) staticSecret(remote *PublicKey) (ss staticSecret, err error) {
+func (id *identity) computeStaticSecret(remote *PublicKey) (ss staticSecret, err error) {
 	shared, err := dh(id.key, remote)
 	if err != nil {
 		return ss, err
@@ -67,8 +66,8 @@ func (i *initiator) erase() {
 	i.ephemeral = nil
 }
 
-// initiate makes an initiation without MACs.
-func initiate(self *identity, remote PublicKey, ss *staticSecret, ephemeral PrivateKey, sender uint32, stamp tai64n) (*[initiationSize]byte, *initiator, error) {
+// newInitiation makes an initiation without MACs.
+func newInitiation(self *identity, remote PublicKey, ss *staticSecret, ephemeral PrivateKey, sender uint32, stamp tai64n) (*[initiationSize]byte, *initiator, error) {
 	i := &initiator{state: wireguardState, self: self, ephemeral: ephemeral.key(), index: sender}
 	s := &i.state
 	msg := initiation{sender: sender}
@@ -94,8 +93,9 @@ func initiate(self *identity, remote PublicKey, ss *staticSecret, ephemeral Priv
 	return &b, i, nil
 }
 
-// finish consumes the response to an initiation. i is left as it was.
-func (i *initiator) finish(b []byte, psk *PresharedKey) (keys transportKeys, remoteIndex uint32, err error) {
+// consumeResponse consumes the response to the initiation and returns the keys.
+// It does not change i, so that a forged response leaves the handshake intact.
+func (i *initiator) consumeResponse(b []byte, psk *PresharedKey) (keys transportKeys, remoteIndex uint32, err error) {
 	var msg response
 	msg.parse(b)
 	s := i.state
@@ -132,9 +132,9 @@ type responder struct {
 
 func (r *responder) erase() { r.state = symmetricState{} }
 
-// readStatic consumes an initiation as far as the initiator's static key,
-// which tells who sent it.
-func (r *responder) readStatic(self *identity, b []byte) error {
+// consumeStatic consumes an initiation up to the initiator's static key, which
+// identifies the sender.
+func (r *responder) consumeStatic(self *identity, b []byte) error {
 	r.msg.parse(b)
 	r.remoteIndex = r.msg.sender
 	r.state = wireguardState
@@ -155,8 +155,8 @@ func (r *responder) readStatic(self *identity, b []byte) error {
 	return err
 }
 
-// readTimestamp consumes the rest.
-func (r *responder) readTimestamp(ss *staticSecret) (stamp tai64n, err error) {
+// consumeTimestamp consumes the rest of the initiation.
+func (r *responder) consumeTimestamp(ss *staticSecret) (stamp tai64n, err error) {
 	s := &r.state
 	// ss
 	key := s.mixCipherKey(ss[:])
@@ -166,8 +166,8 @@ func (r *responder) readTimestamp(ss *staticSecret) (stamp tai64n, err error) {
 	return stamp, err
 }
 
-// respond makes the response without MACs.
-func (r *responder) respond(psk *PresharedKey, ephemeral PrivateKey, sender uint32) (*[responseSize]byte, transportKeys, error) {
+// newResponse makes the response, without MACs, and the transport keys.
+func (r *responder) newResponse(psk *PresharedKey, ephemeral PrivateKey, sender uint32) (*[responseSize]byte, transportKeys, error) {
 	var keys transportKeys
 	s := &r.state
 	msg := response{sender: sender, receiver: r.remoteIndex}
@@ -193,17 +193,4 @@ func (r *responder) respond(psk *PresharedKey, ephemeral PrivateKey, sender uint
 	clear(ephemeral[:])
 	b := msg.marshal()
 	return &b, keys, nil
-}
-
-// keyedMAC is the MAC of the whitepaper: keyed BLAKE2s with a 16-byte output.
-func keyedMAC(key []byte, data ...[]byte) (mac [macSize]byte) {
-	h, err := blake2s.New128(key)
-	if err != nil {
-		panic(err) // only an empty or overlong key
-	}
-	for _, d := range data {
-		h.Write(d)
-	}
-	h.Sum(mac[:0])
-	return mac
 }

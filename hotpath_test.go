@@ -17,16 +17,16 @@ import (
 	"github.com/wgstack/wireguard/netstack"
 )
 
-// What the steady state costs: no allocation for a packet and one copy, on its
-// way out; nothing for a peer that is idle.
+// The cost of the steady state: no allocation per packet, one copy per outgoing
+// packet, none per incoming one, and no goroutine or timer per idle peer.
 
-var raceEnabled bool // sync.Pool then forgets things at random
+var raceEnabled bool // the race detector makes sync.Pool drop items at random
 
-// sinkConn is a socket that nothing comes from.
+// sinkConn is a socket that discards what is written and never receives.
 type sinkConn struct {
 	net.PacketConn // nil
 	written        atomic.Int64
-	watch          func([]byte)  // takes what is written; may be nil
+	watch          func([]byte)  // called with each write; may be nil
 	reading        chan struct{} // closed once there is a reader
 	readers        sync.Once
 	done           chan struct{}
@@ -58,10 +58,10 @@ func (c *sinkConn) Close() error {
 	return nil
 }
 
-// sinkStack counts what it is given.
+// sinkStack counts the delivered packets.
 type sinkStack struct {
 	delivered int
-	watch     chan [][]byte // takes it too; may be nil
+	watch     chan [][]byte // receives them; may be nil
 }
 
 func (s *sinkStack) Deliver(packets [][]byte) {
@@ -74,8 +74,9 @@ func (s *sinkStack) Deliver(packets [][]byte) {
 func (s *sinkStack) TooBig([]byte, int) {}
 func (s *sinkStack) Close() error       { return nil }
 
-// steadyDevice is a device with a session that lasts and no network.
-func steadyDevice(t *testing.T) (d *Device, p *peer, pair *keypair, conn *sinkConn, stack *sinkStack) {
+// newSteadyDevice returns a device that has an established session and no
+// network.
+func newSteadyDevice(t *testing.T) (d *Device, p *peer, pair *keypair, conn *sinkConn, stack *sinkStack) {
 	t.Helper()
 	conn, stack = newSinkConn(), new(sinkStack)
 	remote := NewPrivateKey().PublicKey()
@@ -93,8 +94,8 @@ func steadyDevice(t *testing.T) (d *Device, p *peer, pair *keypair, conn *sinkCo
 	}
 	t.Cleanup(func() { d.Close() })
 	p = d.peer(remote)
-	pair = newKeypair(&transportKeys{send: [32]byte{1}, receive: [32]byte{2}}, d.now(), false, d.indices.reserve(p), 7)
-	d.indices.assign(pair)
+	pair = newKeypair(&transportKeys{send: [32]byte{1}, receive: [32]byte{2}}, d.now(), false, d.indices.reserveIndex(p), 7)
+	d.indices.assignKeypair(pair)
 	p.mu.Lock()
 	p.keys.current = pair
 	p.mu.Unlock()
@@ -105,21 +106,21 @@ func TestOutputDoesNotAllocate(t *testing.T) {
 	for name, since := range map[string]time.Duration{"alone": streamInterval + 1, "in a stream": -time.Hour} {
 		t.Run(name, func(t *testing.T) {
 			const packets = 50
-			d, p, _, conn, _ := steadyDevice(t)
+			d, p, _, conn, _ := newSteadyDevice(t)
 			pkt := netstack.NewPacket(packet(devInner, farInner, string(make([]byte, 1000))))
-			p.gathering.stream = streamPackets
+			p.gathering.streamLength = streamPackets
 			allocs := testing.AllocsPerRun(200, func() {
 				for range packets {
 					p.mu.Lock()
-					p.gathering.latest = d.now().Add(-since)
+					p.gathering.lastPacket = d.now().Add(-since)
 					p.mu.Unlock()
 					if err := d.output(pkt); err != nil {
 						t.Fatal(err)
 					}
 				}
-				p.out.wait(1)
+				p.outbound.waitForRoom(1)
 			})
-			// A stream may start a goroutine.
+			// A stream may start a worker goroutine.
 			if allocs > packets/10 && !raceEnabled {
 				t.Errorf("%v allocations for %d packets out", allocs, packets)
 			}
@@ -132,22 +133,22 @@ func TestOutputDoesNotAllocate(t *testing.T) {
 
 func TestReceivingDoesNotAllocate(t *testing.T) {
 	const runs, segments = 100, 16
-	d, p, pair, _, stack := steadyDevice(t)
+	d, p, pair, _, stack := newSteadyDevice(t)
 	plain := packet(farInner, devInner, string(make([]byte, 100)))
 	size := dataOverhead + len(plain)
 	var sealed [][]byte
 	for i := range uint64(runs + 1) {
-		sealed = append(sealed, sealedRun(pair, i*segments, segments, plain))
+		sealed = append(sealed, sealRun(pair, i*segments, segments, plain))
 	}
 	r := reader{device: d}
 	m := udp.Message{SegmentSize: size, Addr: farOuter}
 	next := 0
 	allocs := testing.AllocsPerRun(runs, func() {
 		buf := newBuffer(maxMessage)
-		m.N = copy(buf.b, sealed[next])
+		m.N = copy(buf.bytes, sealed[next])
 		next++
-		r.sort(&m, buf)
-		r.flush()
+		r.sortDatagrams(&m, buf)
+		r.dispatchBatch()
 		buf.release()
 	})
 	if allocs > 0 && !raceEnabled {
@@ -156,14 +157,14 @@ func TestReceivingDoesNotAllocate(t *testing.T) {
 	if stack.delivered != len(sealed)*segments {
 		t.Errorf("%d of %d packets delivered", stack.delivered, len(sealed)*segments)
 	}
-	if rx := p.rx.Load(); rx != uint64(len(sealed)*segments*size) {
+	if rx := p.rxBytes.Load(); rx != uint64(len(sealed)*segments*size) {
 		t.Errorf("%d bytes received", rx)
 	}
 }
 
-// sealedRun is what the peer of a steadyDevice sends: n messages back to back
-// that carry plain, as a socket returns them joined.
-func sealedRun(pair *keypair, counter uint64, n int, plain []byte) (run []byte) {
+// sealRun returns what the peer of a steady device sends: n messages with the
+// given plaintext, back to back, as a socket with GRO returns them.
+func sealRun(pair *keypair, counter uint64, n int, plain []byte) (run []byte) {
 	var nonce [12]byte
 	aead := newAEAD(&[32]byte{2})
 	for ; n > 0; n-- {
@@ -176,11 +177,11 @@ func sealedRun(pair *keypair, counter uint64, n int, plain []byte) (run []byte) 
 	return run
 }
 
-// The tests of copies follow a packet by its address. What they watch are the
-// boundaries: what the cipher works on, what the socket and the stack inside
-// are given, and how many buffers were taken for it.
+// The tests of copies follow a packet by its memory address at each boundary:
+// what the cipher reads and writes, and what the socket and the stack are
+// given. They also count the buffers used.
 
-// watchedAEAD says where it finds plaintext and message.
+// watchedAEAD reports the addresses of the plaintext and the message.
 type watchedAEAD struct {
 	cipher.AEAD
 	sealed chan [2]*byte // plaintext, message
@@ -192,31 +193,32 @@ func (a *watchedAEAD) Seal(dst, nonce, plaintext, additional []byte) []byte {
 	return body
 }
 
-// countBuffers empties the pools of buffers, as long as the test runs, and
-// counts those that are made. A copy from one to another takes two.
-func countBuffers(t *testing.T) *atomic.Int64 {
+// countNewBuffers empties the buffer pools for the duration of the test and
+// counts the buffers that are allocated. A copy from one buffer to another
+// takes two.
+func countNewBuffers(t *testing.T) *atomic.Int64 {
 	made := new(atomic.Int64)
 	for class, size := range bufferSizes {
 		bufferPools[class] = sync.Pool{New: func() any {
 			made.Add(1)
-			return &buffer{b: make([]byte, size), class: class}
+			return &buffer{bytes: make([]byte, size), sizeClass: class}
 		}}
 		t.Cleanup(func() { bufferPools[class] = sync.Pool{} })
 	}
 	return made
 }
 
-// A packet out is written where it is sealed, and is sent from there.
+// An outgoing packet is written where it is sealed, and is sent from there.
 func TestOutputCopiesOnce(t *testing.T) {
 	check := func(t *testing.T, pkt *netstack.Packet) {
 		n := pkt.Segments()
-		d, _, pair, conn, _ := steadyDevice(t)
+		d, _, pair, conn, _ := newSteadyDevice(t)
 		<-conn.reading // the reader has its buffers
 		written := make(chan []byte, n)
 		conn.watch = func(b []byte) { written <- b }
 		aead := &watchedAEAD{pair.send, make(chan [2]*byte, n)}
 		pair.send = aead
-		made := countBuffers(t)
+		made := countNewBuffers(t)
 		if err := d.output(pkt); err != nil {
 			t.Error(err)
 		}
@@ -237,13 +239,13 @@ func TestOutputCopiesOnce(t *testing.T) {
 		check(t, netstack.NewPacket(packet(devInner, farInner, string(make([]byte, 1000)))))
 	})
 	t.Run("many segments", func(t *testing.T) {
-		withLargePacket(t, func(pkt *netstack.Packet) { check(t, pkt) })
+		withSegmentedPacket(t, func(pkt *netstack.Packet) { check(t, pkt) })
 	})
 }
 
-// withLargePacket calls f with a TCP packet to be cut into several, out of a
-// stack that sends to another.
-func withLargePacket(t *testing.T, f func(*netstack.Packet)) {
+// withSegmentedPacket calls f with a TCP packet of several segments, as a stack
+// outputs it while it sends to another stack.
+func withSegmentedPacket(t *testing.T, f func(*netstack.Packet)) {
 	t.Helper()
 	var stacks [2]*netstack.Stack
 	large, done := make(chan *netstack.Packet, 1), make(chan struct{})
@@ -287,12 +289,12 @@ func withLargePacket(t *testing.T, f func(*netstack.Packet)) {
 	f(<-large)
 }
 
-// runSocket is a socket from which one run of messages comes.
+// runSocket is a socket that receives one run of messages.
 type runSocket struct {
 	udp.Socket // nil
 	run        []byte
 	segment    int
-	filled     []byte // with run, by the system
+	filled     []byte // the memory into which run was read
 }
 
 func (s *runSocket) ReadBatch(ms []udp.Message) (int, error) {
@@ -305,15 +307,16 @@ func (s *runSocket) ReadBatch(ms []udp.Message) (int, error) {
 	return 1, nil
 }
 
-// A packet in is opened, and handed to the stack, where the system put it.
+// An incoming packet is opened and handed to the stack in the memory into which
+// the system wrote it.
 func TestReceivingDoesNotCopy(t *testing.T) {
 	for _, n := range []int{1, 16} { // opened by the reader, and by a worker
-		d, _, pair, _, stack := steadyDevice(t)
+		d, _, pair, _, stack := newSteadyDevice(t)
 		stack.watch = make(chan [][]byte, 1)
 		plain := packet(farInner, devInner, string(make([]byte, 1400)))
 		size := dataOverhead + len(plain)
-		s := &runSocket{run: sealedRun(pair, 0, n, plain), segment: size}
-		d.read(s)
+		s := &runSocket{run: sealRun(pair, 0, n, plain), segment: size}
+		d.readSocket(s)
 		packets := <-stack.watch
 		if len(packets) != n {
 			t.Errorf("%d of %d packets delivered", len(packets), n)
@@ -327,7 +330,7 @@ func TestReceivingDoesNotCopy(t *testing.T) {
 }
 
 func TestIdlePeersCostLittle(t *testing.T) {
-	d, _, _, _, _ := steadyDevice(t)
+	d, _, _, _, _ := newSteadyDevice(t)
 	const n = 1000
 	cfgs := make([]PeerConfig, n)
 	for i := range cfgs {
@@ -356,13 +359,13 @@ func TestIdlePeersCostLittle(t *testing.T) {
 }
 
 func TestIdleDeviceHasNoTimers(t *testing.T) {
-	d, p, _, _, _ := steadyDevice(t)
+	d, p, _, _, _ := newSteadyDevice(t)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.timer != nil || !p.timers.next().IsZero() {
+	if p.timer != nil || !p.timers.nextDeadline().IsZero() {
 		t.Error("an idle peer has a timer")
 	}
-	if d.sealers.running+d.openers.running+d.handshakes.running != 0 {
+	if d.sealers.workers+d.openers.workers+d.handshakes.workers != 0 {
 		t.Error("an idle device has workers")
 	}
 }

@@ -6,9 +6,9 @@ import (
 	"sync"
 )
 
-// indexTable maps the receiver index of a message to whom it is for: a
-// handshake that waits for its response, or a key pair. An index is random
-// and belongs to one of them at a time.
+// indexTable maps the receiver index of a message to the handshake that waits for
+// its response, or to the key pair that opens it. An index is random and belongs
+// to one of them at a time.
 type indexTable struct {
 	mu sync.RWMutex
 	m  map[uint32]indexEntry
@@ -19,8 +19,8 @@ type indexEntry struct {
 	pair *keypair // nil: the index of a pending handshake
 }
 
-// reserve picks a free index for a handshake of p.
-func (t *indexTable) reserve(p *peer) uint32 {
+// reserveIndex picks a free index for a handshake of p.
+func (t *indexTable) reserveIndex(p *peer) uint32 {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.m == nil {
@@ -37,8 +37,9 @@ func (t *indexTable) reserve(p *peer) uint32 {
 	}
 }
 
-// assign hands the index of a handshake to the key pair it yielded.
-func (t *indexTable) assign(pair *keypair) {
+// assignKeypair makes the index of a handshake that of its key pair. The index
+// is never free in between.
+func (t *indexTable) assignKeypair(pair *keypair) {
 	t.mu.Lock()
 	e := t.m[pair.localIndex]
 	e.pair = pair
@@ -46,20 +47,20 @@ func (t *indexTable) assign(pair *keypair) {
 	t.mu.Unlock()
 }
 
-func (t *indexTable) lookup(i uint32) (indexEntry, bool) {
+func (t *indexTable) entryOf(i uint32) (indexEntry, bool) {
 	t.mu.RLock()
 	e, ok := t.m[i]
 	t.mu.RUnlock()
 	return e, ok
 }
 
-func (t *indexTable) release(i uint32) {
+func (t *indexTable) releaseIndex(i uint32) {
 	t.mu.Lock()
 	delete(t.m, i)
 	t.mu.Unlock()
 }
 
-func (t *indexTable) len() int {
+func (t *indexTable) count() int {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	return len(t.m)

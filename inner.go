@@ -5,13 +5,11 @@ import (
 	"net/netip"
 )
 
-// What the engine reads of an inner packet, and the one thing that it writes:
-// the ECN mark.
+// The fields of inner packets that the engine reads.
 
-// trim cuts an inner packet to its stated length, which padding exceeds. The
-// version nibble alone decides what it is. ok is false for what is no whole IP
-// packet.
-func trim(b []byte) (pkt []byte, ok bool) {
+// trimPacket removes the padding after an inner packet. The version nibble alone
+// decides the family. ok is false if b does not hold a whole IP packet.
+func trimPacket(b []byte) (pkt []byte, ok bool) {
 	if len(b) == 0 {
 		return nil, false
 	}
@@ -36,55 +34,18 @@ func trim(b []byte) (pkt []byte, ok bool) {
 	return b[:total], true
 }
 
-// source returns the source address of a trimmed packet.
-func source(pkt []byte) netip.Addr {
+// sourceAddress returns the source address of a trimmed packet.
+func sourceAddress(pkt []byte) netip.Addr {
 	if pkt[0]>>4 == 4 {
 		return netip.AddrFrom4([4]byte(pkt[12:16]))
 	}
 	return netip.AddrFrom16([16]byte(pkt[8:24]))
 }
 
-// The ECN field, the low bits of TOS and traffic class, RFC 3168.
-const (
-	ecnMask   = 3
-	ecnNotECT = 0
-	ecnECT1   = 1
-	ecnECT0   = 2
-	ecnCE     = 3
-)
-
-// decapsulateECN combines the outer mark with that of a trimmed packet as RFC
-// 6040, section 4.2, says. It returns false if the packet must be dropped:
-// congestion was marked on the way, and its sender would not understand.
-func decapsulateECN(pkt []byte, outer uint8) bool {
-	outer &= ecnMask
-	inner := innerECN(pkt)
-	switch {
-	case outer == ecnCE && inner == ecnNotECT:
-		return false
-	case outer == ecnCE && inner != ecnCE, outer == ecnECT1 && inner == ecnECT0:
-		setInnerECN(pkt, outer)
-	}
-	return true
-}
-
-func innerECN(pkt []byte) uint8 {
+// destinationAddress returns the destination address of a trimmed packet.
+func destinationAddress(pkt []byte) netip.Addr {
 	if pkt[0]>>4 == 4 {
-		return pkt[1] & ecnMask
+		return netip.AddrFrom4([4]byte(pkt[16:20]))
 	}
-	return pkt[1] >> 4 & ecnMask
-}
-
-func setInnerECN(pkt []byte, mark uint8) {
-	if pkt[0]>>4 == 6 {
-		pkt[1] = pkt[1]&^(ecnMask<<4) | mark<<4
-		return
-	}
-	old := binary.BigEndian.Uint16(pkt)
-	pkt[1] = pkt[1]&^ecnMask | mark
-	// RFC 1624: the header checksum follows the one word that changed.
-	sum := uint32(^binary.BigEndian.Uint16(pkt[10:])) + uint32(^old) + uint32(binary.BigEndian.Uint16(pkt))
-	sum = sum&0xffff + sum>>16
-	sum = sum&0xffff + sum>>16
-	binary.BigEndian.PutUint16(pkt[10:], ^uint16(sum))
+	return netip.AddrFrom16([16]byte(pkt[24:40]))
 }

@@ -11,6 +11,8 @@ import (
 	"math/rand/v2"
 	"strings"
 	"testing"
+
+	"github.com/wgstack/wireguard/internal/fakepeer"
 )
 
 func mustPrivateKey(t testing.TB, s string) PrivateKey {
@@ -109,7 +111,7 @@ func TestKeyTextIsStrict(t *testing.T) {
 		strings.Repeat("é", 22),
 		hex.EncodeToString(make([]byte, 22)),
 	}
-	// Every byte that is no base64 digit, in every place.
+	// Every byte that is not a base64 digit, in every position.
 	for c := range 256 {
 		if strings.IndexByte("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/", byte(c)) >= 0 {
 			continue
@@ -145,7 +147,7 @@ func FuzzParseKey(f *testing.F) {
 	f.Fuzz(func(t *testing.T, s string) {
 		k, err := ParsePresharedKey(s)
 		want, wantErr := base64.StdEncoding.Strict().DecodeString(s)
-		valid := wantErr == nil && len(want) == 32 && len(s) == 44 // that decoder skips line breaks
+		valid := wantErr == nil && len(want) == 32 && len(s) == 44 // encoding/base64 skips line breaks
 		if (err == nil) != valid {
 			t.Fatalf("%q: error %v", s, err)
 		}
@@ -165,16 +167,17 @@ func TestIsZeroAndEqual(t *testing.T) {
 		if PrivateKey(k).IsZero() || PublicKey(k).IsZero() || PresharedKey(k).IsZero() {
 			t.Errorf("a key with byte %d set is zero", i)
 		}
-		if PrivateKey(k).equal(PrivateKey{}) || PresharedKey(k).equal(PresharedKey{}) {
+		if PrivateKey(k).equal(PrivateKey{}) {
 			t.Errorf("a key with byte %d set equals the zero key", i)
 		}
-		if !PrivateKey(k).equal(PrivateKey(k)) || !PresharedKey(k).equal(PresharedKey(k)) {
+		if !PrivateKey(k).equal(PrivateKey(k)) {
 			t.Error("a key does not equal itself")
 		}
 	}
 }
 
-// No way of printing a secret key may show any of it, but text marshalling.
+// No way of printing a secret key may show any part of it, except text
+// marshalling.
 //
 // Covers P100.
 func TestSecretsAreRedacted(t *testing.T) {
@@ -244,4 +247,30 @@ func TestShortKey(t *testing.T) {
 	if got, want := k.short(), "HIgo…8ykw"; got != want {
 		t.Errorf("short form %s, want %s", got, want)
 	}
+}
+
+func TestP95PrivateKeyIsClamped(t *testing.T) {
+	var key PrivateKey
+	for i := range key {
+		key[i] = 0xff
+	}
+	want := key
+	want[0], want[31] = 0xf8, 0x7f
+	check := func(b *testbed) {
+		b.Helper()
+		if got := b.dev.identity.Load().private; got != want {
+			b.Errorf("stored private key %x, want %x", [32]byte(got), [32]byte(want))
+		}
+		if got := b.dev.Stats().PublicKey; got != PublicKey(fakepeer.PublicKey(key)) {
+			b.Errorf("public key %v", got)
+		}
+		b.far.Remote = b.dev.Stats().PublicKey
+		s := b.far.connectToDevice()
+		b.far.wantSentUnder("session", s)
+	}
+	withTestbed(t, func(c *Config) { c.PrivateKey = key }, check)
+	withTestbed(t, nil, func(b *testbed) {
+		b.setPrivateKey(key)
+		check(b)
+	})
 }

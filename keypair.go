@@ -13,20 +13,24 @@ import (
 type keypair struct {
 	// Constant.
 	send, receive           cipher.AEAD
-	born                    time.Time
+	createdAt               time.Time
 	initiator               bool // we sent the initiation
 	localIndex, remoteIndex uint32
 
 	// Guarded by the peer's lock.
 	counter  uint64 // of the next message
-	retired  bool   // made under a former static key: receives, but sends no more
+	retired  bool   // made under a former static key: receives, but does not send
 	received replay.Window
+
+	// nextReceived follows the greatest counter received. Only the drain of the
+	// peer's inbound lane uses it.
+	nextReceived uint64
 }
 
 func newKeypair(keys *transportKeys, now time.Time, initiator bool, local, remote uint32) *keypair {
 	return &keypair{
 		send: newAEAD(&keys.send), receive: newAEAD(&keys.receive),
-		born: now, initiator: initiator, localIndex: local, remoteIndex: remote,
+		createdAt: now, initiator: initiator, localIndex: local, remoteIndex: remote,
 	}
 }
 
@@ -38,10 +42,10 @@ func newAEAD(key *[chacha20poly1305.KeySize]byte) cipher.AEAD {
 	return a
 }
 
-func (k *keypair) expired(now time.Time) bool { return now.Sub(k.born) >= rejectAfterTime }
+func (k *keypair) expired(now time.Time) bool { return now.Sub(k.createdAt) >= rejectAfterTime }
 
-// take reserves n consecutive counters.
-func (k *keypair) take(now time.Time, n int) (first uint64, ok bool) {
+// takeCounters reserves n consecutive counters and returns the first.
+func (k *keypair) takeCounters(now time.Time, n int) (first uint64, ok bool) {
 	if k.retired || k.expired(now) || k.counter+uint64(n) > rejectAfterMessages {
 		return 0, false
 	}
@@ -56,13 +60,13 @@ func (k *keypair) usable(now time.Time) bool {
 
 // staleOnSend reports whether a message just sent calls for a new handshake.
 func (k *keypair) staleOnSend(now time.Time) bool {
-	return k.counter > rekeyAfterMessages || k.initiator && now.Sub(k.born) >= rekeyAfterTime
+	return k.counter > rekeyAfterMessages || k.initiator && now.Sub(k.createdAt) >= rekeyAfterTime
 }
 
-// staleOnReceive reports whether a message just received does: only the
-// initiator refreshes, shortly before the keys are refused.
+// staleOnReceive reports whether a message just received calls for a new
+// handshake. Only the initiator makes one, shortly before the keys expire.
 func (k *keypair) staleOnReceive(now time.Time) bool {
-	return k.initiator && !k.retired && now.Sub(k.born) >= refreshAfterTime
+	return k.initiator && !k.retired && now.Sub(k.createdAt) >= refreshAfterTime
 }
 
 // keyring holds the key pairs of a peer. Only current sends; all receive.
@@ -70,47 +74,48 @@ type keyring struct {
 	previous, current, next *keypair
 }
 
-func (r *keyring) has(k *keypair) bool {
+func (r *keyring) contains(k *keypair) bool {
 	return k == r.current || k == r.previous || k == r.next
 }
 
-// initiated installs a pair from a handshake that we initiated, whose
-// response confirms it, and returns the pairs that are gone.
-func (r *keyring) initiated(k *keypair) (gone [2]*keypair) {
+// installInitiated installs the pair of a handshake that we initiated, which
+// its response confirms. It returns the pairs that it removed.
+func (r *keyring) installInitiated(k *keypair) (removed [2]*keypair) {
 	if r.next != nil {
-		// The peer has keys of its own initiation that it may come to use.
-		gone = [2]*keypair{r.previous, r.current}
+		// The peer may already send with the keys of its own initiation.
+		removed = [2]*keypair{r.previous, r.current}
 		r.previous, r.next = r.next, nil
 	} else {
-		gone = [2]*keypair{r.previous}
+		removed = [2]*keypair{r.previous}
 		r.previous = r.current
 	}
 	r.current = k
-	return gone
+	return removed
 }
 
-// responded installs a pair that the initiator has yet to confirm.
-func (r *keyring) responded(k *keypair) (gone [2]*keypair) {
-	gone = [2]*keypair{r.next, r.previous}
+// installResponded installs a pair that the initiator has not confirmed yet. It
+// returns the pairs that it removed.
+func (r *keyring) installResponded(k *keypair) (removed [2]*keypair) {
+	removed = [2]*keypair{r.next, r.previous}
 	r.next, r.previous = k, nil
-	return gone
+	return removed
 }
 
-// confirm promotes next, on the first authentic packet under it. There is no
-// previous pair to lose: responded left none.
-func (r *keyring) confirm() {
+// confirmNext makes next current, on the first authentic packet under it. It
+// loses no pair, because installResponded left previous empty.
+func (r *keyring) confirmNext() {
 	r.previous, r.current, r.next = r.current, r.next, nil
 }
 
-// clear empties the ring and returns what was in it.
-func (r *keyring) clear() (gone [3]*keypair) {
-	gone = [3]*keypair{r.previous, r.current, r.next}
+// removeAll empties the ring and returns its pairs.
+func (r *keyring) removeAll() (removed [3]*keypair) {
+	removed = [3]*keypair{r.previous, r.current, r.next}
 	*r = keyring{}
-	return gone
+	return removed
 }
 
-// retire stops sending under keys of a former identity.
-func (r *keyring) retire() {
+// retireSenders stops sending under keys of a former identity.
+func (r *keyring) retireSenders() {
 	for _, k := range []*keypair{r.current, r.next} {
 		if k != nil {
 			k.retired = true

@@ -6,6 +6,8 @@ import (
 
 	"golang.org/x/crypto/blake2s"
 	"golang.org/x/crypto/chacha20poly1305"
+
+	"github.com/wgstack/wireguard/internal/replay"
 )
 
 // The four wire messages, whitepaper section 5.4. Integers are little-endian;
@@ -28,7 +30,6 @@ const (
 
 	macSize          = blake2s.Size128
 	paddingMultiple  = 16
-	defaultMTU       = 1420
 	handshakeTOS     = 0x88 // AF41, ECN not capable
 	handshakeMaxSize = initiationSize
 )
@@ -36,7 +37,7 @@ const (
 // Constants of the protocol, whitepaper section 6.1 and the Linux kernel.
 const (
 	rekeyAfterMessages  = 1 << 60
-	rejectAfterMessages = 1<<64 - 1<<13 - 1
+	rejectAfterMessages = replay.Limit
 
 	rekeyAfterTime   = 120 * time.Second
 	rejectAfterTime  = 180 * time.Second
@@ -51,11 +52,10 @@ const (
 	cookieLifetime      = 120 * time.Second
 	cookieLatency       = 5 * time.Second
 
-	maxStagedPackets       = 128
-	maxQueuedHandshakes    = 4096
-	underLoadHandshakes    = maxQueuedHandshakes / 8
-	underLoadAfter         = time.Second
-	maxPersistentKeepalive = 65535 * time.Second
+	maxStagedPackets    = 128
+	maxQueuedHandshakes = 4096
+	underLoadHandshakes = maxQueuedHandshakes / 8
+	underLoadAfter      = time.Second
 )
 
 // initiation is message type 1, from the initiator to the responder. The
@@ -68,7 +68,7 @@ type initiation struct {
 	timestamp [tai64nSize + tagSize]byte
 }
 
-// marshal lays m out with both MACs zero.
+// marshal encodes m, with both MACs zero.
 func (m *initiation) marshal() (b [initiationSize]byte) {
 	binary.LittleEndian.PutUint32(b[0:], typeInitiation)
 	binary.LittleEndian.PutUint32(b[4:], m.sender)
@@ -134,8 +134,8 @@ func (m *cookieReply) parse(b []byte) {
 	copy(m.cookie[:], b[32:])
 }
 
-// messageType returns the type of a message, or 0 for one that no peer sends:
-// an unknown type, nonzero reserved bytes or a wrong length.
+// messageType returns the type of a message, or 0 for a malformed one: of an
+// unknown type, with nonzero reserved bytes or of a wrong length.
 func messageType(b []byte) uint32 {
 	if len(b) < 4 {
 		return 0

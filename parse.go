@@ -2,6 +2,7 @@ package wireguard
 
 import (
 	"bufio"
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -10,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/wgstack/wireguard/netstack"
 )
 
 // The file format of wg(8), "CONFIGURATION FILE FORMAT", and the additions of
@@ -41,18 +44,21 @@ func (e *ParseError) Error() string {
 // Unwrap returns e.Err.
 func (e *ParseError) Unwrap() error { return e.Err }
 
-// ParseConfig reads a configuration in the format of wg(8) and wg-quick(8).
-// It fails with a [*ParseError], or with the error of r.
+// ParseConfig reads a configuration in the format of wg(8) and wg-quick(8). It
+// fails with a [*ParseError], or with the error of r.
 //
-// As with wg, sections and keys are matched without regard to case, '#' starts
-// a comment, spaces within values of wg's own keys are ignored, of a repeated
-// key the last counts (those that hold lists accumulate), and of several
-// sections for one peer a later one replaces what it names, AllowedIPs always,
-// unless they are given as changes ("+10.0.0.0/8, -10.1.0.0/16"). The endpoint
-// may be a name, which is not looked up. The private key may be missing.
+// As with wg, sections and keys may be in any case, '#' starts a comment, and
+// spaces inside values of wg's own keys are ignored. The last of a repeated key
+// counts, but keys with lists accumulate. A second section for the same peer
+// replaces the keys that it has, and always its AllowedIPs, unless they are
+// given as changes ("+10.0.0.0/8, -10.1.0.0/16"). The endpoint may be a host
+// name, which is not looked up. The private key may be missing.
 func ParseConfig(r io.Reader) (Config, error) {
-	var p parser
+	p := parser{blank: true}
 	in := bufio.NewReader(r)
+	if err := checkEncoding(in); err != nil {
+		return Config{}, &ParseError{Line: 1, Err: err}
+	}
 	for {
 		line, err := in.ReadString('\n')
 		if err != nil && err != io.EOF {
@@ -60,12 +66,16 @@ func ParseConfig(r io.Reader) (Config, error) {
 		}
 		p.line++
 		p.key = ""
+		p.blank = p.blank && strings.Trim(line, space) == ""
 		if err := p.parseLine(line); err != nil {
 			return Config{}, &ParseError{p.line, p.section, p.key, err}
 		}
 		if err == io.EOF {
 			break
 		}
+	}
+	if p.blank {
+		return Config{}, &ParseError{Line: 1, Err: errors.New("the file is empty")}
 	}
 	for _, s := range p.peers {
 		if !s.hasPublicKey {
@@ -74,6 +84,20 @@ func ParseConfig(r io.Reader) (Config, error) {
 	}
 	p.cfg.Peers = mergePeers(p.peers)
 	return p.cfg, nil
+}
+
+// checkEncoding refuses a file that is not plain UTF-8 and says so, since the
+// first line would otherwise give an error that does not show why.
+func checkEncoding(in *bufio.Reader) error {
+	head, _ := in.Peek(3) // a short file gives what there is; reading on gives the error
+	switch {
+	case bytes.HasPrefix(head, []byte("\xef\xbb\xbf")):
+		return errors.New("file begins with a byte order mark: save it as UTF-8 without one")
+	case bytes.HasPrefix(head, []byte{0xff, 0xfe}), bytes.HasPrefix(head, []byte{0xfe, 0xff}),
+		len(head) > 1 && (head[0] == 0) != (head[1] == 0):
+		return errors.New("file is UTF-16: save it as UTF-8")
+	}
+	return nil
 }
 
 const (
@@ -89,14 +113,16 @@ type parser struct {
 	cfg   Config
 	peers []peerSection
 
-	// Where the parser is.
+	blank bool // no line so far has more than spaces
+
+	// The present position, for errors.
 	line    int
 	section string
 	key     string
 }
 
-// A peerSection is a [Peer] section as written: of several with one public
-// key each changes what those before it said.
+// A peerSection is one [Peer] section. Several may have the same public key;
+// each then changes the configuration of the earlier ones.
 type peerSection struct {
 	line         int
 	hasPublicKey bool
@@ -108,23 +134,18 @@ type peerSection struct {
 	incremental  bool // allowedIPs add to those of earlier sections
 }
 
-type allowedIPChange struct {
-	prefix netip.Prefix
-	remove bool
-}
-
-// wgKeys maps, by section, the lower-case form of each key that wg knows to
-// the proper one. wg ignores spaces in them.
+// wgKeys maps, for each section, the lower-case form of the keys of wg to the
+// documented form. wg ignores spaces in them.
 var wgKeys = map[string]map[string]string{
-	sectionInterface: index("PrivateKey", "ListenPort", "FwMark"),
-	sectionPeer:      index("PublicKey", "PresharedKey", "AllowedIPs", "Endpoint", "PersistentKeepalive"),
+	sectionInterface: namesByLower("PrivateKey", "ListenPort", "FwMark"),
+	sectionPeer:      namesByLower("PublicKey", "PresharedKey", "AllowedIPs", "Endpoint", "PersistentKeepalive"),
 }
 
-// quickKeys are those that wg-quick takes out of [Interface] before wg reads
-// it. It ignores no spaces.
-var quickKeys = index("Address", "DNS", "MTU", "Table", "SaveConfig", "PreUp", "PostUp", "PreDown", "PostDown")
+// quickKeys are the keys that wg-quick removes from [Interface] before wg reads
+// the section. It does not ignore spaces in them.
+var quickKeys = namesByLower("Address", "DNS", "MTU", "Table", "SaveConfig", "PreUp", "PostUp", "PreDown", "PostDown")
 
-func index(names ...string) map[string]string {
+func namesByLower(names ...string) map[string]string {
 	m := make(map[string]string, len(names))
 	for _, name := range names {
 		m[strings.ToLower(name)] = name
@@ -148,7 +169,7 @@ func (p *parser) parseLine(line string) error {
 		return nil
 	case bare[0] == '[':
 		p.section = ""
-		if name := harmless(strings.Trim(bare, "[]")); name != "" {
+		if name := loggableName(strings.Trim(bare, "[]")); name != "" {
 			return fmt.Errorf("unknown section [%s]", name)
 		}
 		return errors.New("unknown section")
@@ -162,7 +183,7 @@ func (p *parser) parseLine(line string) error {
 		name, quick = quickKeys[strings.ToLower(key)]
 	}
 	if name == "" {
-		p.key = harmless(key)
+		p.key = loggableName(key)
 	} else {
 		p.key = name
 	}
@@ -176,13 +197,11 @@ func (p *parser) parseLine(line string) error {
 	}
 
 	if hook := p.cfg.hook(name); hook != nil {
-		// A command keeps what looks like a comment.
+		// A '#' in a command does not start a comment.
 		_, value, _ = strings.Cut(line, "=")
-		value = strings.Trim(value, space)
-		if value == "" {
-			return errNoValue
+		if value = strings.Trim(value, space); value != "" {
+			*hook = append(*hook, value)
 		}
-		*hook = append(*hook, value)
 		return nil
 	}
 	if quick {
@@ -191,15 +210,17 @@ func (p *parser) parseLine(line string) error {
 		value = removeSpace(value)
 	}
 	switch {
+	case value == "" && quick && name != "SaveConfig":
+		return nil // as wg-quick does; generators of files write such keys
 	case value == "":
 		return errNoValue
 	case p.section == sectionPeer:
-		return p.peers[len(p.peers)-1].set(name, value)
+		return p.peers[len(p.peers)-1].setKey(name, value)
 	}
-	return p.setInterface(name, value)
+	return p.setInterfaceKey(name, value)
 }
 
-func (p *parser) setInterface(name, value string) (err error) {
+func (p *parser) setInterfaceKey(name, value string) (err error) {
 	c := &p.cfg
 	switch name {
 	case "PrivateKey":
@@ -217,7 +238,7 @@ func (p *parser) setInterface(name, value string) (err error) {
 		for _, s := range splitList(value) {
 			a, err := parsePrefix(s)
 			if err == nil {
-				a, err = canonicalAddress(a)
+				a, err = netstack.CanonicalAddress(a)
 			}
 			if err != nil {
 				return badValue(s, err)
@@ -282,7 +303,7 @@ func (c *Config) hook(name string) *[]string {
 	return nil
 }
 
-func (s *peerSection) set(name, value string) (err error) {
+func (s *peerSection) setKey(name, value string) (err error) {
 	switch name {
 	case "PublicKey":
 		s.publicKey, err = ParsePublicKey(value)
@@ -314,7 +335,7 @@ func (s *peerSection) set(name, value string) (err error) {
 }
 
 // addAllowedIPs adds the prefixes of one line. As in wg, the last line decides
-// whether the section replaces what went before.
+// whether the section replaces the prefixes of earlier sections.
 func (s *peerSection) addAllowedIPs(value string) error {
 	s.incremental = false
 	for item := range strings.SplitSeq(value, ",") {
@@ -380,7 +401,7 @@ func mergePeers(sections []peerSection) []PeerConfig {
 	}
 	for i := range peers {
 		p := &peers[i]
-		// Taking each prefix out as it is kept drops what is listed twice.
+		// Deleting the owner of each prefix that is kept drops a second mention.
 		p.AllowedIPs = slices.DeleteFunc(p.AllowedIPs, func(ip netip.Prefix) bool {
 			if o, ok := owner[ip]; !ok || o != i {
 				return true
@@ -427,7 +448,7 @@ func parsePrefix(s string) (netip.Prefix, error) {
 
 func badValue(s string, err error) error { return fmt.Errorf("%q: %w", clip(s), err) }
 
-// keyError drops the name of the kind of key, which the ParseError has.
+// keyError drops the kind of the key from err, since the ParseError names it.
 func keyError(err error) error {
 	if err != nil {
 		return errKeySyntax
@@ -435,9 +456,9 @@ func keyError(err error) error {
 	return nil
 }
 
-// harmless returns s if it looks like the name of a key, and not like a key
-// that lost its name.
-func harmless(s string) string {
+// loggableName returns s if it looks like the name of a configuration key, and
+// the empty string if it may be a secret key without a name.
+func loggableName(s string) string {
 	const longest = len("ExcludedApplications")
 	if len(s) > longest {
 		return ""

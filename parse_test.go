@@ -105,8 +105,8 @@ func TestParseConfig(t *testing.T) {
 		name, in string
 		want     Config
 	}{
-		{"empty", "", Config{}},
 		{"comments", "# a\n  # b\n\n\t\n#[Peer]", Config{}},
+		{"blank values of wg-quick's keys", "[Interface]\nAddress =\nDNS=\nMTU = # none\nTable =\nPreUp =\nPostUp = \nPreDown =\nPostDown =\n", Config{}},
 		{"empty sections", "[Interface]\n[Interface]", Config{}},
 		{"case", "[iNTERFACE]\nlistenport=1\nMtU=1400\n[pEER]\nPUBLICKEY=" + textAlice,
 			Config{ListenPort: 1, MTU: 1400, Peers: alice(PeerConfig{}).Peers}},
@@ -191,7 +191,13 @@ func TestParseConfigErrors(t *testing.T) {
 	for _, c := range []struct{ in, want string }{
 		{"ListenPort = 1", "line 1: ListenPort: outside of [Interface] and [Peer]"},
 		{"\n\nfoo", "line 3: foo: outside of [Interface] and [Peer]"},
-		{"\ufeff[Interface]", "line 1: outside of [Interface] and [Peer]"},
+		{"", "line 1: the file is empty"},
+		{" \n\t\r\n", "line 1: the file is empty"},
+		{"\ufeff[Interface]", "line 1: file begins with a byte order mark: save it as UTF-8 without one"},
+		{"\xff\xfe[\x00I\x00", "line 1: file is UTF-16: save it as UTF-8"},
+		{"\xfe\xff\x00[\x00I", "line 1: file is UTF-16: save it as UTF-8"},
+		{"[\x00I\x00n\x00", "line 1: file is UTF-16: save it as UTF-8"},
+		{"\x00[\x00I\x00", "line 1: file is UTF-16: save it as UTF-8"},
 		{"[Foo]", "line 1: unknown section [Foo]"},
 		{intf + "[Peer", "line 2: unknown section [Peer]"},
 		{intf + "ListenPort = 1\n[Foo]", "line 3: unknown section [Foo]"},
@@ -206,8 +212,7 @@ func TestParseConfigErrors(t *testing.T) {
 		{intf + "listenport:1", "line 2: [Interface] not of the form key = value"},
 		{intf + "listenport =", "line 2: [Interface] ListenPort: no value"},
 		{intf + "ListenPort = # 1", "line 2: [Interface] ListenPort: no value"},
-		{intf + "Address = ", "line 2: [Interface] Address: no value"},
-		{intf + "PostUp = ", "line 2: [Interface] PostUp: no value"},
+		{intf + "SaveConfig = ", "line 2: [Interface] SaveConfig: no value"},
 		{intf + "PostUp # = a", "line 2: [Interface] PostUp: not of the form key = value"},
 		{peer + "AllowedIPs = ", "line 3: [Peer] AllowedIPs: no value"},
 		{peer + "Endpoint =", "line 3: [Peer] Endpoint: no value"},
@@ -270,11 +275,11 @@ func TestParseConfigErrors(t *testing.T) {
 	}
 }
 
-// Whatever is wrong around a secret key, the error must not repeat it.
+// An error about a line with a secret key must not contain the key.
 //
 // Covers P100.
 func TestParseConfigErrorsHideSecrets(t *testing.T) {
-	for _, secret := range []string{textPrivate, textAlice} { // the latter has letters and digits alone
+	for _, secret := range []string{textPrivate, textAlice} { // textAlice has only letters and digits
 		for _, format := range []string{
 			"KEY",
 			"PrivateKey = KEY",
@@ -311,7 +316,7 @@ func TestParseConfigReadError(t *testing.T) {
 	}
 }
 
-// One line may be longer than any buffer.
+// A line may be longer than the reader's buffer.
 func TestParseConfigLongLine(t *testing.T) {
 	const n = 130_560
 	var b strings.Builder
@@ -329,8 +334,8 @@ func TestParseConfigLongLine(t *testing.T) {
 	}
 }
 
-// What parses is a configuration, or says what is wrong with it, and nothing
-// gets lost in its canonical form.
+// Every input yields a configuration or an error, and the canonical form loses
+// nothing.
 func FuzzParseConfig(f *testing.F) {
 	files, err := filepath.Glob(filepath.Join("testdata", "config", "*.conf"))
 	if err != nil || len(files) == 0 {

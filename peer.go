@@ -4,416 +4,157 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/wgstack/wireguard/internal/udp"
 )
 
-// peer is the other end of a tunnel: its keys and handshake, its timers, what
-// is staged for it and the lanes its batches travel. Whatever changes together
-// in it changes under its one lock, which is never held while a socket, the
-// inner stack or a log handler is called.
+// peer is the other end of a tunnel: its keys and handshake, its timers, its
+// staged packets and its lanes. One lock guards everything that changes together.
+// It is never held while a socket, the inner stack or a log handler is called.
 type peer struct {
 	device *Device   // constant
 	public PublicKey // constant
 
-	endpoint atomic.Pointer[endpoint] // written under mu; nil: unknown
-	tx, rx   atomic.Uint64            // bytes of UDP payload
-	awaiting atomic.Bool              // mirrors timers.newHandshake for the send path
+	// Written under mu, read without it.
+	endpoint atomic.Pointer[endpoint] // nil: unknown
 
-	out lane[*sendBatch]
-	in  lane[*recvBatch]
+	txBytes, rxBytes atomic.Uint64 // of UDP payload
 
-	mu      sync.Mutex
+	outbound lane[*sendBatch]
+	inbound  lane[*recvBatch]
+	order    inboundOrder // used by the drain of inbound only
+
+	path      pathMTU
+	roundTrip atomic.Int64 // of the latest handshake, a time.Duration; 0: unknown
+
+	mu      sync.Mutex // guards the rest
 	stopped bool
 
 	// Configuration.
-	psk  PresharedKey
-	host *hostEndpoint // nil: the endpoint is no name
+	psk           PresharedKey
+	namedEndpoint *namedEndpoint // nil: the configured endpoint is an address
 
 	// Handshake.
-	ss             staticSecret
-	ssOf           *identity  // whose ss it is; nil: not computed
-	pending        *initiator // our latest initiation, if it is unanswered
-	initiating     bool       // an initiation is being made
-	handshakeSent  time.Time  // the latest initiation or response; zero: none yet
-	initiationSeen time.Time  // the latest accepted
-	greatestStamp  tai64n     // of the accepted initiations
-	cookies        cookieGenerator
+	staticSecret           staticSecret
+	staticSecretFor        *identity  // whose staticSecret is; nil: not computed
+	pendingHandshake       *initiator // our latest initiation while it waits for a response
+	initiating             bool       // a handshake job makes an initiation
+	lastHandshakeSent      time.Time  // our latest initiation or response; zero: none
+	lastInitiationSent     time.Time
+	lastInitiationAccepted time.Time
+	greatestTimestamp      tai64n      // of the accepted initiations
+	timestamps             timestamper // of our initiations
+	cookies                cookieGenerator
 
 	// Session.
-	keys        keyring
-	completed   time.Time // by the device's clock; zero: never
-	completedAt time.Time // the same by the wall clock
-	unanswered  time.Time // when a session was first asked for since data was received or one stood; zero: not
-	failure     error     // why initiations may be unanswered; nil: no reply
-	settled     chan struct{}
+	keys               keyring
+	handshakeCompleted time.Time // by the device's clock; zero: never
+	handshakeWallTime  time.Time // the same by the wall clock
+	// firstUnansweredRequest is when a session was first requested since the
+	// latest one was established or data was received; zero: no request waits.
+	firstUnansweredRequest time.Time
+	handshakeFailure       error         // why initiations may fail; nil: the peer sends no reply
+	sessionChanged         chan struct{} // closed at the next change; nil: nothing waits for it
 
-	gathering gathering
+	// Packets on their way to the outbound lane.
+	gathering     gathering
+	staged        staging
+	stagedDropped uint64 // packets dropped while they were staged
 
-	staged  staging
-	dropped uint64 // packets that were staged and are lost
-
-	timers timers
-	timer  *time.Timer
-	wake   time.Time     // when timer fires, had the system slept no more since it was set; zero: it is not running
-	slept  time.Duration // how long it had slept then
+	// Timer.
+	timers     timers
+	timer      *time.Timer
+	timerFires time.Time     // when timer fires if the system does not sleep; zero: it is stopped
+	timerSlept time.Duration // how long the system had slept when timer was set
 }
 
 func newPeer(d *Device, public PublicKey) *peer {
 	p := &peer{device: d, public: public}
-	p.out.init(p.transmit)
-	p.in.init(p.receive)
+	p.outbound.init(p.transmitBatches)
+	p.inbound.init(p.receiveBatches)
+	p.path.init(d.mtu)
 	return p
 }
 
-// staging holds the packets that wait for a session, the latest 128 of them.
-type staging struct {
-	batches []*sendBatch
-	packets int
-}
-
-// add appends b and returns how many packets were dropped for it.
-func (s *staging) add(b *sendBatch) (dropped int) {
-	s.batches = append(s.batches, b)
-	s.packets += b.count
-	for s.packets > maxStagedPackets {
-		oldest := s.take()
-		dropped += oldest.packets()
-		oldest.free()
-	}
-	return dropped
-}
-
-func (s *staging) take() *sendBatch {
-	b := s.batches[0]
-	s.batches[0] = nil
-	s.batches = s.batches[1:]
-	s.packets -= b.count
-	if len(s.batches) == 0 {
-		s.batches = nil
-	}
-	return b
-}
-
-// purge drops what is staged. p.mu is held.
-func (p *peer) purge() {
-	for _, b := range p.staged.batches {
-		p.dropped += uint64(b.packets())
-		b.free()
-	}
-	p.staged = staging{}
-}
-
-// send sends b now, or stages it until there is a session.
-func (p *peer) send(b *sendBatch) {
-	now := p.device.now()
-	p.mu.Lock()
-	if p.stopped {
-		p.mu.Unlock()
-		b.free()
+// scheduleTimer sets the timer if it must fire earlier than it is set to. A
+// deadline that has moved to a later time does not set it: the timer then fires
+// early and is set again. p.mu is held.
+func (p *peer) scheduleTimer(now time.Time) {
+	next, slept := p.timers.nextDeadline(), p.device.clock.slept()
+	// The runtime's timer did not advance while the system slept.
+	fires := p.timerFires.Add(slept - p.timerSlept)
+	if p.stopped || next.IsZero() || !p.timerFires.IsZero() && !next.Before(fires) {
 		return
 	}
-	if len(p.staged.batches) > 0 || !p.assign(b, now) {
-		p.stage(b)
-		p.flush(now)
-		p.mu.Unlock()
-		return
-	}
-	p.out.push(b, max(len(b.data), b.room))
-	inline := len(b.data) <= inlineBytes || p.device.sealers.limit == 1
-	if b.room > 0 {
-		p.gathering.batch = b
-		inline = false
-	}
-	p.mu.Unlock()
-	if inline || !p.device.sealers.submit(b, maxJobs) {
-		p.device.seal(b)
-	}
-}
-
-// stage keeps b until there is a session. p.mu is held.
-func (p *peer) stage(b *sendBatch) { p.dropped += uint64(p.staged.add(b)) }
-
-// assign gives b its place under the current keys, if they can send. p.mu is
-// held and b must be pushed onto the lane before it is released, so that
-// counters leave in order.
-func (p *peer) assign(b *sendBatch, now time.Time) bool {
-	pair, first, ok := p.take(now, b.count)
-	b.pair, b.counter = pair, first
-	return ok
-}
-
-// take reserves n counters of the current keys, if they can send, for messages
-// that follow on all those before. p.mu is held.
-func (p *peer) take(now time.Time, n int) (pair *keypair, first uint64, ok bool) {
-	p.gathering.batch = nil
-	if pair = p.keys.current; pair == nil {
-		return nil, 0, false
-	}
-	if first, ok = pair.take(now, n); !ok {
-		return nil, 0, false
-	}
-	p.timers.sent(now)
-	if pair.staleOnSend(now) {
-		p.initiate(now, false)
-	}
-	p.schedule(now)
-	return pair, first, true
-}
-
-// flush sends what is staged, or starts the handshake that it waits for. p.mu
-// is held.
-func (p *peer) flush(now time.Time) {
-	for len(p.staged.batches) > 0 {
-		if !p.assign(p.staged.batches[0], now) {
-			p.initiate(now, false)
-			return
-		}
-		p.enqueue(p.staged.take())
-	}
-}
-
-// enqueue sends b from another goroutine. p.mu is held.
-func (p *peer) enqueue(b *sendBatch) {
-	p.out.push(b, len(b.data))
-	p.device.sealers.submit(b, maxJobs)
-}
-
-// sendKeepalive sends an empty packet, or in its place what is staged. p.mu is
-// held.
-func (p *peer) sendKeepalive(now time.Time) {
-	if len(p.staged.batches) == 0 {
-		if !p.reachable() {
-			return
-		}
-		p.stage(newKeepalive(p))
-	}
-	p.flush(now)
-}
-
-// reachable reports whether it is known where to send. p.mu is held.
-func (p *peer) reachable() bool { return p.host != nil || p.endpoint.Load() != nil }
-
-// initiate starts a handshake, unless one was started less than five seconds
-// ago. retry tells that the timer asks, which counts as an attempt. p.mu is
-// held.
-func (p *peer) initiate(now time.Time, retry bool) {
-	if p.stopped || p.initiating || p.device.identity.Load() == nil || !p.reachable() {
-		return
-	}
-	if !retry {
-		p.timers.retries = 0
-	}
-	if !p.handshakeSent.IsZero() && now.Sub(p.handshakeSent) < rekeyTimeout {
-		if p.timers.retransmit.IsZero() {
-			// A response of ours holds it up. If that gets lost nothing else
-			// would come back to what asks now.
-			p.timers.initiated(p.handshakeSent)
-			p.schedule(now)
-			p.ask(now)
-		}
-		return
-	}
-	p.handshakeSent = now
-	p.initiating = true
-	p.ask(now)
-	if h := p.host; h != nil && h.stale {
-		copy := *h
-		p.device.background.Go(func() {
-			p.resolve(copy)
-			p.device.handshakes.submit(handshakeJob{peer: p}, maxJobs)
-		})
-		return
-	}
-	p.device.handshakes.submit(handshakeJob{peer: p}, maxJobs)
-}
-
-// ask notes that the peer is asked for a session. p.mu is held.
-func (p *peer) ask(now time.Time) {
-	if p.unanswered.IsZero() {
-		p.unanswered = now
-	}
-}
-
-// established notes that a handshake led to keys that both sides have: our
-// initiation was answered or our response confirmed. p.mu is held.
-func (p *peer) established(now time.Time) {
-	p.timers.completed()
-	p.completed, p.completedAt = now, time.Now()
-	p.unanswered, p.failure = time.Time{}, nil
-	p.wakeWaiters()
-}
-
-// received notes an authentic message from the given endpoint. p.mu is held.
-func (p *peer) received(now time.Time, from endpoint) {
-	p.setEndpoint(from)
-	p.timers.received(now)
-	p.awaiting.Store(false)
-}
-
-// setEndpoint makes e the place to send to. p.mu is held.
-func (p *peer) setEndpoint(e endpoint) {
-	if old := p.endpoint.Load(); old == nil || *old != e {
-		moved := e // escapes, but only now
-		p.endpoint.Store(&moved)
-	}
-}
-
-// forgetLocal lets the system choose the source address again, as the one in
-// use may be why the peer does not answer. p.mu is held.
-func (p *peer) forgetLocal() {
-	if e := p.endpoint.Load(); e != nil && e.local != (udp.Local{}) {
-		p.endpoint.Store(&endpoint{addr: e.addr})
-	}
-}
-
-// staticSecret returns the shared secret of the static keys, computed when it
-// is first needed.
-func (p *peer) staticSecret(id *identity) (staticSecret, error) {
-	p.mu.Lock()
-	if p.ssOf == id {
-		defer p.mu.Unlock()
-		return p.ss, nil
-	}
-	p.mu.Unlock()
-	ss, err := id.staticSecret(&p.public)
-	if err != nil {
-		return ss, err
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.device.identity.Load() == id && !p.stopped {
-		p.ss, p.ssOf = ss, id
-	}
-	return ss, nil
-}
-
-// setPending makes i the handshake that waits for a response, nil for none,
-// and retires the former. p.mu is held.
-func (p *peer) setPending(i *initiator) {
-	if old := p.pending; old != nil {
-		p.device.indices.release(old.index)
-		old.erase()
-	}
-	p.pending = i
-}
-
-// discard takes key pairs that left the ring out of service. p.mu is held.
-func (p *peer) discard(pairs ...*keypair) {
-	for _, k := range pairs {
-		if k != nil {
-			p.device.indices.release(k.localIndex)
-		}
-	}
-}
-
-// eraseKeys forgets the session and any handshake. p.mu is held.
-func (p *peer) eraseKeys() {
-	p.setPending(nil)
-	gone := p.keys.clear()
-	p.discard(gone[:]...)
-}
-
-// schedule runs the timer if it must fire earlier than it would. A deadline
-// that was put off is found out when the timer fires. p.mu is held.
-func (p *peer) schedule(now time.Time) {
-	next, slept := p.timers.next(), p.device.clock.slept()
-	// The runtime's timer stood still while the system slept.
-	fires := p.wake.Add(slept - p.slept)
-	if p.stopped || next.IsZero() || !p.wake.IsZero() && !next.Before(fires) {
-		return
-	}
-	p.wake, p.slept = next, slept
+	p.timerFires, p.timerSlept = next, slept
 	if p.timer == nil {
-		p.timer = time.AfterFunc(next.Sub(now), p.tick)
+		p.timer = time.AfterFunc(next.Sub(now), p.fireTimer)
 	} else {
 		p.timer.Reset(next.Sub(now))
 	}
 }
 
-// tick does what is due.
-func (p *peer) tick() {
+// fireTimer carries out what the timers say is due.
+func (p *peer) fireTimer() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.stopped {
 		return
 	}
 	now := p.device.now()
-	p.wake = time.Time{}
+	p.timerFires = time.Time{}
 	due := p.timers.advance(now)
 	if due.retransmit {
-		p.retransmit(now)
+		p.retransmitInitiation(now)
 	}
 	if due.newHandshake {
-		p.awaiting.Store(false)
-		p.forgetLocal()
-		p.initiate(now, false)
+		p.forgetSourceAddress()
+		p.startHandshake(now, false)
 	}
 	if due.keepalive {
 		p.sendKeepalive(now)
-		if p.timers.anotherKeepalive {
-			p.timers.anotherKeepalive = false
-			p.timers.keepalive = now.Add(keepaliveTimeout)
-		}
+		p.timers.passiveKeepaliveSent(now)
 	}
 	if due.erase {
-		p.eraseKeys()
+		p.eraseSession()
 	}
 	if due.persistent {
-		p.timers.traversed(now)
+		p.timers.authenticatedTraversal(now)
 		p.sendKeepalive(now)
 	}
-	p.schedule(now)
+	p.scheduleTimer(now)
 }
 
-// retransmit deals with an initiation that was not answered. p.mu is held.
-func (p *peer) retransmit(now time.Time) {
-	if p.timers.retries > maxHandshakeRetries {
-		p.timers.gaveUp(now)
-		p.purge()
+// retransmitInitiation sends another initiation after one was not answered, or
+// gives up. p.mu is held.
+func (p *peer) retransmitInitiation(now time.Time) {
+	if !p.timers.countRetry() {
+		p.timers.handshakeGivenUp(now)
+		p.purgeStaged()
 		return
 	}
-	p.timers.retries++
-	p.forgetLocal()
-	if p.host != nil {
-		p.host.stale = true
+	p.forgetSourceAddress()
+	if p.namedEndpoint != nil {
+		p.namedEndpoint.stale = true
 	}
-	p.initiate(now, true)
+	p.startHandshake(now, true)
 }
 
-// stop ends the peer. Once it has returned nothing is sent to the peer and
-// nothing from it is delivered.
+// stop ends the peer. After it returns, nothing is sent to the peer and nothing
+// from it is delivered.
 func (p *peer) stop() {
 	p.mu.Lock()
 	p.stopped = true
-	p.eraseKeys()
-	p.purge()
+	p.eraseSession()
+	p.purgeStaged()
 	clear(p.psk[:])
-	clear(p.ss[:])
-	p.ssOf = nil
+	clear(p.staticSecret[:])
+	p.staticSecretFor = nil
 	p.timers.stop()
 	if p.timer != nil {
 		p.timer.Stop()
 	}
-	p.wakeWaiters()
+	p.signalSessionChanged()
 	p.mu.Unlock()
-	p.out.close()
-	p.in.close()
-}
-
-// wakeWaiters wakes those who wait for the session to change. p.mu is held.
-func (p *peer) wakeWaiters() {
-	if p.settled != nil {
-		close(p.settled)
-		p.settled = nil
-	}
-}
-
-// change returns a channel that is closed when the session changes. p.mu is
-// held.
-func (p *peer) change() <-chan struct{} {
-	if p.settled == nil {
-		p.settled = make(chan struct{})
-	}
-	return p.settled
+	p.outbound.close()
+	p.inbound.close()
+	p.wakeInbound() // discards what is held
 }

@@ -10,60 +10,60 @@ import (
 	"github.com/wgstack/wireguard/netstack"
 )
 
-// Whether a peer can be reached: what a dial and Handshake wait for, and why
-// they give up.
+// Whether a peer can be reached: what a dial and Handshake wait for, and when
+// and why they fail.
 
 // Errors that say why a peer cannot be reached. They come wrapped.
 var (
 	// ErrNoPeer means that no peer owns the address, or has the public key.
 	ErrNoPeer = errors.New("no peer")
-	// ErrNoEndpoint means that it is not known where the peer is: none is
-	// configured, and it has not spoken yet.
+	// ErrNoEndpoint means that the address of the peer is unknown: none is
+	// configured, and no message of the peer has been received.
 	ErrNoEndpoint = errors.New("no endpoint known")
-	// ErrNoHandshake means that the peer does not answer.
+	// ErrNoHandshake means that the peer does not answer handshakes.
 	ErrNoHandshake = errors.New("no handshake")
 )
 
 const (
-	// patience is how long initiations go unanswered until the peer counts as
-	// unreachable: three of them.
-	patience = 3 * rekeyTimeout
-	// leastPatience is what a newcomer waits for a peer that counts so
-	// already: one initiation.
-	leastPatience = rekeyTimeout
+	// unreachableAfter is how long initiations go unanswered until the peer
+	// counts as unreachable: the time of three initiations.
+	unreachableAfter = 3 * rekeyTimeout
+	// minHandshakeWait is how long a new caller waits for a peer that counts as
+	// unreachable already: the time of one initiation.
+	minHandshakeWait = rekeyTimeout
 )
 
-// noRouteError says why there is nowhere to send a packet, and makes the inner
-// stack tell its sender.
+// noRouteError says why a packet cannot be sent anywhere. It makes the inner
+// stack answer the packet with an ICMP error.
 type noRouteError struct{ cause error }
 
 func (e *noRouteError) Error() string   { return e.cause.Error() }
 func (e *noRouteError) Unwrap() []error { return []error{e.cause, netstack.ErrNoRoute} }
 
-// route returns the peer that packets to addr go to, or why there is none that
-// could be sent to.
+// route returns the peer that packets to addr go to, or an error if there is
+// none or its endpoint is unknown.
 func (d *Device) route(addr netip.Addr) (*peer, error) {
-	p := d.allowed.lookup(addr)
+	p := d.allowed.ownerOf(addr)
 	if p == nil {
 		return nil, &noRouteError{fmt.Errorf("%w: no allowed IPs contain %s", ErrNoPeer, addr)}
 	}
 	if p.endpoint.Load() == nil {
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		if !p.reachable() {
+		if !p.hasEndpoint() {
 			return nil, &noRouteError{fmt.Errorf("%w: peer %s", ErrNoEndpoint, p.public.short())}
 		}
 	}
 	return p, nil
 }
 
-// unreachableError tells which peer does not answer, and why.
+// unreachableError says which peer does not answer, and why.
 type unreachableError struct {
 	peer   PublicKey
 	at     string
 	silent time.Duration
-	cause  error // nil: there is just no reply
-	ctx    error // nil: patience ended before the context did
+	cause  error // nil: the peer sent no reply
+	ctx    error // of the caller's context; nil: unreachableAfter passed first
 }
 
 func (e *unreachableError) Error() string {
@@ -88,23 +88,24 @@ func (e *unreachableError) Unwrap() []error {
 // Timeout implements net.Error.
 func (e *unreachableError) Timeout() bool { return true }
 
-// Handshake proves that the tunnel to a peer is up. It returns nil once a
-// handshake with the peer has completed, or at once if one did in the last
-// five seconds; handshakes are not made more often. It returns an error
-// wrapping [ErrNoPeer], [ErrNoEndpoint], or [ErrNoHandshake] once three
-// initiations, or one of a peer that has been silent before, went unanswered
-// for five seconds each, or ctx has ended.
+// Handshake proves that the tunnel to a peer is up. It returns nil when a
+// handshake with the peer has completed, or at once if one did in the last five
+// seconds, since the protocol allows no more.
+//
+// An error wraps [ErrNoPeer], [ErrNoEndpoint] or [net.ErrClosed], or
+// [ErrNoHandshake] if the peer has not answered for 15 seconds (5 if it was
+// silent before) or when ctx ends, and then the error of ctx too.
 func (d *Device) Handshake(ctx context.Context, public PublicKey) error {
-	p, err := d.known(public)
+	p, err := d.requirePeer(public)
 	if err != nil {
 		return fmt.Errorf("wireguard: %w", err)
 	}
 	start := d.now()
-	err = p.await(ctx, func(now time.Time) bool {
-		if !p.completed.IsZero() && (!p.completed.Before(start) || now.Sub(p.completed) < rekeyTimeout) {
+	err = p.awaitSession(ctx, func(now time.Time) bool {
+		if !p.handshakeCompleted.IsZero() && (!p.handshakeCompleted.Before(start) || now.Sub(p.handshakeCompleted) < rekeyTimeout) {
 			return true
 		}
-		p.initiate(now, false)
+		p.startHandshake(now, false)
 		return false
 	})
 	if err != nil {
@@ -113,24 +114,24 @@ func (d *Device) Handshake(ctx context.Context, public PublicKey) error {
 	return nil
 }
 
-// reach runs beside a connection attempt to addr. It returns only if the
-// attempt is futile, or ctx has ended, which it does with the attempt.
+// reach runs beside a connection attempt to addr. It returns an error when the
+// attempt cannot succeed, or when ctx ends, which it does with the attempt.
 func (d *Device) reach(ctx context.Context, addr netip.Addr) error {
 	p, err := d.route(addr)
 	if err != nil {
 		return err
 	}
-	return p.await(ctx, func(now time.Time) bool {
+	return p.awaitSession(ctx, func(now time.Time) bool {
 		if !p.keys.current.usable(now) {
-			p.initiate(now, false)
+			p.startHandshake(now, false)
 		}
 		return false
 	})
 }
 
-// await calls done, under p.mu, whenever the session may have changed, until
-// it returns true, ctx ends or the peer counts as unreachable.
-func (p *peer) await(ctx context.Context, done func(now time.Time) bool) error {
+// awaitSession calls done, under p.mu, whenever the session may have changed,
+// until it returns true, ctx ends or the peer counts as unreachable.
+func (p *peer) awaitSession(ctx context.Context, done func(now time.Time) bool) error {
 	d := p.device
 	start := d.now()
 	recheck := time.NewTimer(0)
@@ -138,30 +139,30 @@ func (p *peer) await(ctx context.Context, done func(now time.Time) bool) error {
 	for {
 		p.mu.Lock()
 		now := d.now()
-		wait := leastPatience
+		wait := minHandshakeWait
 		var err error
 		switch {
 		case d.ctx.Err() != nil:
 			err = errClosed
 		case p.stopped:
 			err = fmt.Errorf("%w: %s was removed", ErrNoPeer, p.public.short())
-		case !p.reachable():
+		case !p.hasEndpoint():
 			err = fmt.Errorf("%w: peer %s", ErrNoEndpoint, p.public.short())
 		case d.identity.Load() == nil:
 			err = fmt.Errorf("%w: the device has no private key", ErrNoHandshake)
 		case done(now):
 			p.mu.Unlock()
 			return nil
-		case !p.unanswered.IsZero():
-			end := p.unanswered.Add(patience)
-			if least := start.Add(leastPatience); end.Before(least) {
+		case !p.firstUnansweredRequest.IsZero():
+			end := p.firstUnansweredRequest.Add(unreachableAfter)
+			if least := start.Add(minHandshakeWait); end.Before(least) {
 				end = least
 			}
 			if wait = end.Sub(now); wait <= 0 {
-				err = p.unreachable(now, nil)
+				err = p.newUnreachableError(now, nil)
 			}
 		}
-		change := p.change()
+		change := p.sessionChange()
 		p.mu.Unlock()
 		if err != nil {
 			return err
@@ -171,23 +172,42 @@ func (p *peer) await(ctx context.Context, done func(now time.Time) bool) error {
 		case <-ctx.Done():
 			p.mu.Lock()
 			defer p.mu.Unlock()
-			if p.unanswered.IsZero() {
+			if p.firstUnansweredRequest.IsZero() {
 				return ctx.Err()
 			}
-			return p.unreachable(d.now(), ctx.Err())
+			return p.newUnreachableError(d.now(), ctx.Err())
 		case <-change:
 		case <-recheck.C:
 		}
 	}
 }
 
-// unreachable makes the error for a peer that does not answer. p.mu is held.
-func (p *peer) unreachable(now time.Time, ctx error) error {
+// newUnreachableError makes the error for a peer that does not answer. p.mu is
+// held.
+func (p *peer) newUnreachableError(now time.Time, ctx error) error {
 	at := "an unresolved endpoint"
 	if e := p.endpoint.Load(); e != nil {
 		at = e.addr.String()
-	} else if p.host != nil {
-		at = p.host.host
+	} else if p.namedEndpoint != nil {
+		at = p.namedEndpoint.host
 	}
-	return &unreachableError{peer: p.public, at: at, silent: now.Sub(p.unanswered), cause: p.failure, ctx: ctx}
+	return &unreachableError{peer: p.public, at: at, silent: now.Sub(p.firstUnansweredRequest), cause: p.handshakeFailure, ctx: ctx}
+}
+
+// signalSessionChanged wakes what waits for the session to change. p.mu is
+// held.
+func (p *peer) signalSessionChanged() {
+	if p.sessionChanged != nil {
+		close(p.sessionChanged)
+		p.sessionChanged = nil
+	}
+}
+
+// sessionChange returns a channel that is closed when the session changes. p.mu
+// is held.
+func (p *peer) sessionChange() <-chan struct{} {
+	if p.sessionChanged == nil {
+		p.sessionChanged = make(chan struct{})
+	}
+	return p.sessionChanged
 }

@@ -11,10 +11,11 @@ import (
 
 	"github.com/wgstack/wireguard/internal/fakepeer"
 	"github.com/wgstack/wireguard/internal/simnet"
+	"github.com/wgstack/wireguard/netstack"
 )
 
 func TestReachGivesUpWithTheCause(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
+	withTestbed(t, nil, func(b *testbed) {
 		start := time.Now()
 		err := b.dev.reach(background, farInner)
 		if !errors.Is(err, ErrNoHandshake) {
@@ -39,7 +40,7 @@ func TestReachGivesUpWithTheCause(t *testing.T) {
 }
 
 func TestReachEndsWithItsContext(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
+	withTestbed(t, nil, func(b *testbed) {
 		ctx, cancel := context.WithTimeout(background, 2*time.Second)
 		defer cancel()
 		err := b.dev.reach(ctx, farInner)
@@ -47,8 +48,8 @@ func TestReachEndsWithItsContext(t *testing.T) {
 			t.Errorf("error %v", err)
 		}
 	})
-	inBed(t, nil, func(b *bed) {
-		b.far.accept()
+	withTestbed(t, nil, func(b *testbed) {
+		b.far.connectToDevice()
 		ctx, cancel := context.WithTimeout(background, time.Minute)
 		defer cancel()
 		if err := b.dev.reach(ctx, farInner); err != ctx.Err() {
@@ -58,7 +59,7 @@ func TestReachEndsWithItsContext(t *testing.T) {
 }
 
 func TestReachWithoutRoute(t *testing.T) {
-	inBed(t, func(c *Config) { c.Peers[0].Endpoint = "" }, func(b *bed) {
+	withTestbed(t, func(c *Config) { c.Peers[0].Endpoint = "" }, func(b *testbed) {
 		if err := b.dev.reach(background, netip.MustParseAddr("10.9.9.9")); !errors.Is(err, ErrNoPeer) {
 			t.Errorf("error %v", err)
 		}
@@ -69,7 +70,7 @@ func TestReachWithoutRoute(t *testing.T) {
 }
 
 func TestReachNamesWhyNothingIsSent(t *testing.T) {
-	inBed(t, func(c *Config) { c.Peers[0].Endpoint = "vpn.example:51820" }, func(b *bed) {
+	withTestbed(t, func(c *Config) { c.Peers[0].Endpoint = "vpn.example:51820" }, func(b *testbed) {
 		b.dev.lookupHost = func(context.Context, string) ([]netip.Addr, error) {
 			return nil, errors.New("lookup vpn.example: no such host")
 		}
@@ -86,7 +87,7 @@ func TestReachNamesTheLatestFailure(t *testing.T) {
 		cause string
 	}{{time.Minute, syscall.ENETUNREACH.Error()}, {time.Second, "no reply"}} {
 		var outer *simnet.Conn
-		inBed(t, capture(&outer), func(b *bed) {
+		withTestbed(t, captureSocket(&outer), func(b *testbed) {
 			outer.FailWrites(syscall.ENETUNREACH)
 			time.AfterFunc(c.lasts, func() { outer.FailWrites(nil) })
 			err := b.dev.reach(background, farInner)
@@ -97,75 +98,12 @@ func TestReachNamesTheLatestFailure(t *testing.T) {
 	}
 }
 
-func TestEndpointByName(t *testing.T) {
-	inBed(t, func(c *Config) { c.Peers[0].Endpoint = "vpn.example:51820" }, func(b *bed) {
-		addrs := []netip.Addr{netip.MustParseAddr("192.0.2.99"), farOuter.Addr()}
-		var lookups int
-		b.dev.lookupHost = func(_ context.Context, host string) ([]netip.Addr, error) {
-			lookups++
-			if host != "vpn.example" {
-				t.Errorf("looked up %q", host)
-			}
-			return addrs, nil
-		}
-		b.far.wantSilence("looked up only when needed", time.Minute)
-		if lookups != 0 {
-			t.Errorf("%d lookups", lookups)
-		}
-		// The first address is dead; the second is tried when it stays silent.
-		b.output(b.far, "hello")
-		s := b.far.respond(b.far.wantInitiation("to the second address"))
-		b.far.wantData("staged meanwhile", s, "hello")
-		if lookups != 2 {
-			t.Errorf("%d lookups", lookups)
-		}
-		// What answers is not looked up again.
-		b.far.write(s.Keepalive())
-		time.Sleep(rejectAfterTime)
-		b.output(b.far, "later")
-		b.far.wantData("later", b.far.respond(b.far.wantInitiation("keys expired")), "later")
-		if lookups != 2 {
-			t.Errorf("%d lookups", lookups)
-		}
-	})
-}
-
-func TestEndpointByNameIsReplaced(t *testing.T) {
-	byName := func(c *Config) { c.Peers[0].Endpoint = "old.example:51820" }
-	inBed(t, byName, func(b *bed) {
-		b.dev.lookupHost = func(_ context.Context, host string) ([]netip.Addr, error) {
-			if host == "old.example" {
-				time.Sleep(time.Second)
-				return []netip.Addr{netip.MustParseAddr("192.0.2.99")}, nil
-			}
-			return []netip.Addr{farOuter.Addr()}, nil
-		}
-		b.output(b.far, "hello")
-		cfg := b.far.config()
-		cfg.Endpoint = "new.example:51820"
-		b.setPeer(cfg)
-		time.Sleep(2 * time.Second)
-		b.far.wantEndpoint("an answer for the former name", netip.AddrPort{})
-		b.far.wantData("new name", b.far.respond(b.far.wantInitiation("new name")), "hello")
-	})
-	inBed(t, byName, func(b *bed) {
-		b.dev.lookupHost = func(_ context.Context, host string) ([]netip.Addr, error) {
-			t.Errorf("%s looked up, which an address replaced", host)
-			return nil, errors.New("no such host")
-		}
-		b.setPeer(b.far.config())
-		b.output(b.far, "hello")
-		b.far.wantInitiation("address")
-		b.far.wantInitiation("address, again")
-	})
-}
-
 func TestHandshake(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
+	withTestbed(t, nil, func(b *testbed) {
 		done := make(chan error, 1)
 		handshake := func() { go func() { done <- b.dev.Handshake(background, b.far.Public) }() }
 		handshake()
-		b.far.respond(b.far.wantInitiation("first"))
+		b.far.respondTo(b.far.wantInitiation("first"))
 		if err := <-done; err != nil {
 			t.Fatal(err)
 		}
@@ -173,9 +111,9 @@ func TestHandshake(t *testing.T) {
 			t.Fatalf("right after one: %v", err)
 		}
 		time.Sleep(6 * time.Second)
-		b.far.want("confirmation of the first", fakepeer.Data)
+		b.far.wantMessage("confirmation of the first", fakepeer.Data)
 		handshake()
-		b.far.respond(b.far.wantInitiation("fresh proof though the session lives"))
+		b.far.respondTo(b.far.wantInitiation("fresh proof though the session lives"))
 		if err := <-done; err != nil {
 			t.Fatal(err)
 		}
@@ -194,10 +132,10 @@ func TestHandshake(t *testing.T) {
 	})
 }
 
-// TestReachOfPeerThatOnlyInitiates is about a peer with another preshared key:
-// it speaks, but never to effect.
+// TestReachOfPeerThatOnlyInitiates has a peer with another preshared key: it
+// initiates, but no handshake completes.
 func TestReachOfPeerThatOnlyInitiates(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
+	withTestbed(t, nil, func(b *testbed) {
 		b.far.PSK = [32]byte{1}
 		stop := make(chan struct{})
 		defer close(stop)
@@ -216,19 +154,36 @@ func TestReachOfPeerThatOnlyInitiates(t *testing.T) {
 		if err := b.dev.reach(background, farInner); !errors.Is(err, ErrNoHandshake) {
 			t.Errorf("error %v", err)
 		}
-		if took := time.Since(start); took != patience {
+		if took := time.Since(start); took != unreachableAfter {
 			t.Errorf("gave up after %v", took)
 		}
 	})
-	inBed(t, nil, func(b *bed) {
+	withTestbed(t, nil, func(b *testbed) {
 		b.far.PSK = [32]byte{1}
 		msg, _ := b.far.Initiation(fakepeer.InitiationOptions{})
-		b.far.write(msg)
-		b.far.want("response, which holds up an initiation", fakepeer.Response)
+		b.far.writeMessage(msg)
+		b.far.wantMessage("response, which holds up an initiation", fakepeer.Response)
 		ctx, cancel := context.WithTimeout(background, 2*time.Second)
 		defer cancel()
 		if err := b.dev.reach(ctx, farInner); !errors.Is(err, ErrNoHandshake) {
 			t.Errorf("error %v", err)
+		}
+	})
+}
+
+func TestP101NoPeerOrEndpoint(t *testing.T) {
+	withTestbed(t, nil, func(b *testbed) {
+		b.setPeer(PeerConfig{PublicKey: NewPrivateKey().PublicKey(), AllowedIPs: prefixes("10.7.0.0/16", "fd07::/16")})
+		for _, dst := range []string{"10.7.0.1", "10.8.0.1", "fd07::1", "fd08::1"} {
+			b.wantRoute("no peer or no endpoint", nil, "10.8.0.1", "fd08::1")
+			addr := netip.MustParseAddr(dst)
+			src := devInner
+			if addr.Is6() {
+				src = devInner6
+			}
+			if err := b.outputPacket(packet(src, addr, "x")); !errors.Is(err, netstack.ErrNoRoute) {
+				t.Errorf("packet to %s: error %v", dst, err)
+			}
 		}
 	})
 }

@@ -13,18 +13,21 @@ import (
 	"golang.org/x/crypto/chacha20poly1305"
 )
 
-// The way of a packet from the socket to the inner stack: sorted by receiver,
-// opened, and then in the order of arrival checked against replay, accounted,
-// checked for its source and delivered.
+// The way of a packet from the socket to the inner stack, in the order of the
+// functions: datagrams are sorted by their receiver index into batches, which
+// are opened on any core and leave their lane in the order of arrival. Then
+// replays are dropped, the session and the timers are updated, and packets with
+// an allowed source are delivered.
 
 const (
-	maxReadBatch   = 16       // messages of one system call, at the most
-	minReadBatch   = 2        // and when there is little to read
-	sparseReads    = 64       // with little to read until the next call asks for fewer
-	laneBytesIn    = 16 << 20 // of memory in a peer's lane before the rest is dropped
-	heldBytesIn    = 64 << 20 // and in those of all peers
-	maxOpenJobs    = 64       // waiting before a reader opens for itself
-	maxRecvPackets = 128      // of a batch
+	maxReadBatch = 16 // messages that one system call can read
+	minReadBatch = 2  // the same while there is little to read
+	sparseReads  = 64 // number of reads with few messages until the next one asks for fewer
+
+	inboundLaneBytes = 16 << 20 // of buffers in a peer's lane before further messages are dropped
+	inboundHeldBytes = 64 << 20 // the same for the lanes of all peers
+	maxOpenJobs      = 64       // waiting before a reader opens batches itself
+	maxRecvPackets   = 128      // in a batch
 )
 
 // recvBatch is a run of data messages under one key pair from one endpoint.
@@ -35,17 +38,22 @@ type recvBatch struct {
 	from     endpoint
 	tos      uint8
 	bufs     []*buffer
-	msgs     [][]byte // wire messages; after open the plaintext of each, nil if not authentic
-	counters []uint64 // of each
-	bytes    int      // of msgs
+	msgs     [][]byte // wire messages; once opened the plaintext of each, nil if not authentic
+	counters []uint64 // of each message
+	bytes    int      // of all messages
+	held     int      // number of packets that wait in the resequencer
 	nonce    [chacha20poly1305.NonceSize]byte
 }
 
 var recvBatches = sync.Pool{New: func() any { return new(recvBatch) }}
 
+// wasInLane reports whether b counts in its device's heldBytes.
+func (b *recvBatch) wasInLane() bool { return b.size > 0 }
+
+// free returns the memory of b to its pools.
 func (b *recvBatch) free() {
-	if b.size > 0 { // it was in a lane
-		b.peer.device.held.Add(-int64(b.size))
+	if b.wasInLane() {
+		b.peer.device.heldBytes.Add(-int64(b.size))
 	}
 	for _, buf := range b.bufs {
 		buf.release()
@@ -56,8 +64,8 @@ func (b *recvBatch) free() {
 	recvBatches.Put(b)
 }
 
-// read receives from a socket until it is closed.
-func (d *Device) read(s udp.Socket) {
+// readSocket receives from a socket until it is closed.
+func (d *Device) readSocket(s udp.Socket) {
 	r := reader{device: d}
 	bufs := make([]*buffer, minReadBatch, maxReadBatch)
 	for i := range bufs {
@@ -67,12 +75,12 @@ func (d *Device) read(s udp.Socket) {
 	sparse := 0 // reads in a row that filled no more than a quarter of ms
 	for {
 		for i := range ms {
-			// A buffer that a batch still holds is left to it.
+			// A batch may still hold the buffer, which is then replaced.
 			if bufs[i].refs.Load() > 1 {
 				bufs[i].release()
 				bufs[i] = newBuffer(maxMessage)
 			}
-			ms[i].Buf = bufs[i].b
+			ms[i].Buf = bufs[i].bytes
 		}
 		n, err := s.ReadBatch(ms)
 		if err != nil {
@@ -82,10 +90,10 @@ func (d *Device) read(s udp.Socket) {
 			break
 		}
 		for i := range ms[:n] {
-			r.sort(&ms[i], bufs[i])
+			r.sortDatagrams(&ms[i], bufs[i])
 		}
-		r.flush()
-		// Memory follows the load.
+		r.dispatchBatch()
+		// The number of buffers follows the load.
 		if sparse++; n > len(ms)/4 {
 			sparse = 0
 		}
@@ -110,40 +118,41 @@ func (d *Device) read(s udp.Socket) {
 	}
 }
 
-// reader gathers data messages into batches.
+// reader sorts the data messages of one socket into batches.
 type reader struct {
 	device *Device
-	batch  *recvBatch // not yet handed on
-	index  uint32     // the receiver index of batch
+	batch  *recvBatch // being filled; nil: none
+	index  uint32     // the receiver index of its messages
 }
 
-// sort takes the datagrams of m apart by what they are.
-func (r *reader) sort(m *udp.Message, buf *buffer) {
+// sortDatagrams splits m into datagrams and handles each by its message type.
+func (r *reader) sortDatagrams(m *udp.Message, buf *buffer) {
 	size := m.SegmentSize
 	if size <= 0 {
 		size = max(m.N, 1)
 	}
-	for rest := buf.b[:m.N]; len(rest) > 0; {
+	for rest := buf.bytes[:m.N]; len(rest) > 0; {
 		n := min(size, len(rest))
 		b := rest[:n:n]
 		rest = rest[n:]
 		switch messageType(b) {
 		case typeData:
-			r.data(m, buf, b)
+			r.appendData(m, buf, b)
 		case typeInitiation, typeResponse, typeCookieReply:
-			r.flush()
+			r.dispatchBatch()
 			r.device.queueHandshake(b, endpoint{addr: m.Addr, local: m.Local})
 		}
 	}
 }
 
-// data adds a data message to the batch, or begins a new one.
-func (r *reader) data(m *udp.Message, buf *buffer, msg []byte) {
+// appendData adds a data message to the batch, or to a new one if its session,
+// endpoint or ECN mark differs.
+func (r *reader) appendData(m *udp.Message, buf *buffer, msg []byte) {
 	index := dataReceiver(msg)
 	from := endpoint{addr: m.Addr, local: m.Local}
 	if b := r.batch; b == nil || index != r.index || b.from != from || b.tos != m.TOS || len(b.msgs) == maxRecvPackets {
-		r.flush()
-		e, ok := r.device.indices.lookup(index)
+		r.dispatchBatch()
+		e, ok := r.device.indices.entryOf(index)
 		if !ok || e.pair == nil {
 			return
 		}
@@ -159,63 +168,65 @@ func (r *reader) data(m *udp.Message, buf *buffer, msg []byte) {
 	b.bytes += len(msg)
 }
 
-// flush hands the batch on. A small one is opened at once, so that it waits
-// for no other goroutine.
-func (r *reader) flush() {
+// dispatchBatch pushes the batch onto its peer's lane and has it opened. A
+// small batch is opened by the reader itself, without waiting for another
+// goroutine.
+func (r *reader) dispatchBatch() {
 	b, d := r.batch, r.device
 	if b == nil {
 		return
 	}
 	r.batch = nil
-	if d.held.Load() >= heldBytesIn || b.peer.in.full(laneBytesIn) {
+	if d.heldBytes.Load() >= inboundHeldBytes || b.peer.inbound.isFull(inboundLaneBytes) {
 		b.free()
 		return
 	}
-	inline := b.bytes <= inlineBytes || d.openers.limit == 1
-	if !inline || !b.peer.in.empty() {
-		b.compact()
+	inline := b.bytes <= inlineBytes || d.openers.hasOneWorker()
+	if !inline || !b.peer.inbound.isEmpty() {
+		b.compactMessages()
 	}
-	size := b.pinned()
-	d.held.Add(int64(size))
-	b.peer.in.push(b, size)
+	size := b.pinnedBytes()
+	d.heldBytes.Add(int64(size))
+	b.peer.inbound.pushBatch(b, size)
 	if inline || !d.openers.submit(b, maxOpenJobs) {
 		d.openBatch(b)
 	}
 }
 
-// pinned returns how much memory b keeps from other use.
-func (b *recvBatch) pinned() (n int) {
+// pinnedBytes returns the size of the buffers that b holds.
+func (b *recvBatch) pinnedBytes() (n int) {
 	for _, buf := range b.bufs {
-		n += len(buf.b)
+		n += len(buf.bytes)
 	}
 	return n
 }
 
-// compact moves the messages of b together, if they lie in buffers much larger
-// than they are, because b may have to wait.
-func (b *recvBatch) compact() {
-	if b.pinned() <= 4*b.bytes {
+// compactMessages copies the messages of b into small buffers if they are in
+// much larger ones, because b may have to wait.
+func (b *recvBatch) compactMessages() {
+	if b.pinnedBytes() <= 4*b.bytes {
 		return
 	}
-	sparse := len(b.bufs)
+	replaced := len(b.bufs)
 	var room []byte
 	rest := b.bytes
 	for i, m := range b.msgs {
 		if len(m) > len(room) {
 			buf := newBuffer(max(len(m), min(rest, maxMessage)))
 			b.bufs = append(b.bufs, buf)
-			room = buf.b
+			room = buf.bytes
 		}
 		n := copy(room, m)
 		b.msgs[i], room, rest = room[:n:n], room[n:], rest-n
 	}
-	for _, buf := range b.bufs[:sparse] {
+	for _, buf := range b.bufs[:replaced] {
 		buf.release()
 	}
-	b.bufs = slices.Delete(b.bufs, 0, sparse)
+	b.bufs = slices.Delete(b.bufs, 0, replaced)
 }
 
-// openBatch decrypts b in place and takes what has become ready off the lane.
+// openBatch decrypts b in place and completes it in its lane, which delivers it
+// when all batches before it have left.
 func (d *Device) openBatch(b *recvBatch) {
 	for i, m := range b.msgs {
 		counter := dataCounter(m)
@@ -228,35 +239,43 @@ func (d *Device) openBatch(b *recvBatch) {
 		}
 	}
 	large := b.bytes > inlineBytes
-	b.peer.in.complete(b)
+	b.peer.inbound.completeBatch(b)
 	if large {
-		// Those who wait for what it carried take their turn before the next, which
-		// may come without end.
+		// Goroutines that wait for its content run before the next batch is opened.
+		// Without this they would wait for as long as batches keep arriving.
 		runtime.Gosched()
 	}
 }
 
-// receive takes opened batches in the order of arrival. The lane calls it;
-// nothing more is delivered once the lane is closed.
-func (p *peer) receive(ready []*recvBatch, closed bool) {
+// receiveBatches processes opened batches and frees them. The lane calls it, in
+// the order of arrival. On a closed lane it delivers nothing.
+func (p *peer) receiveBatches(ready []*recvBatch, closed bool) {
 	for _, b := range ready {
-		if !closed && p.account(b, p.device.now()) {
-			p.deliver(b)
+		now := p.device.now()
+		switch {
+		case closed:
+			p.discardHeld()
+			b.free()
+		case b.isWake():
+			p.handleWake(now)
+			b.free()
+		case p.accountBatch(b, now):
+			p.deliverInOrder(b, now)
+		default:
+			b.free()
 		}
-		b.free()
 	}
 }
 
-// account drops replays from b, and lets the rest act on the session: confirm
-// it, move the endpoint, set timers. It reports whether any packet has
-// content.
-func (p *peer) account(b *recvBatch, now time.Time) (content bool) {
+// accountBatch drops the replays in b. The rest confirms the session, updates the
+// endpoint and sets timers. It reports whether any message is authentic.
+func (p *peer) accountBatch(b *recvBatch, now time.Time) (authentic bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.stopped || !p.keys.has(b.pair) || b.pair.expired(now) {
+	if p.stopped || !p.keys.contains(b.pair) || b.pair.expired(now) {
 		return false
 	}
-	authentic := false
+	content := false
 	for i, plain := range b.msgs {
 		if plain == nil {
 			continue
@@ -267,7 +286,7 @@ func (p *peer) account(b *recvBatch, now time.Time) (content bool) {
 		}
 		authentic = true
 		if len(plain) == 0 {
-			p.rx.Add(keepaliveSize)
+			p.rxBytes.Add(keepaliveSize)
 		} else {
 			content = true
 		}
@@ -275,39 +294,60 @@ func (p *peer) account(b *recvBatch, now time.Time) (content bool) {
 	if !authentic {
 		return false
 	}
-	p.received(now, b.from)
+	p.noteAuthenticated(now, b.from)
 	if b.pair == p.keys.next {
-		p.keys.confirm()
-		p.established(now)
-		p.flush(now)
+		p.keys.confirmNext()
+		p.noteRoundTrip(now.Sub(b.pair.createdAt))
+		p.noteSessionEstablished(now)
+		p.sendStaged(now)
 	}
-	p.unanswered = time.Time{} // there is a session that works
+	p.firstUnansweredRequest = time.Time{} // the session works
 	if content {
 		p.timers.dataReceived(now)
 	}
-	if current := p.keys.current; current != nil && !p.timers.refreshed && current.staleOnReceive(now) {
-		p.timers.refreshed = true
-		p.initiate(now, false)
+	if current := p.keys.current; current != nil && current.staleOnReceive(now) && p.timers.refreshOnce() {
+		p.startHandshake(now, false)
 	}
-	p.schedule(now)
-	return content
+	p.scheduleTimer(now)
+	return true
 }
 
-// deliver passes the packets of b on that are whole and come from an address
-// that the peer owns.
-func (p *peer) deliver(b *recvBatch) {
-	d := p.device
+// deliverBatch delivers the packets of b that acceptPacket accepts.
+func (p *peer) deliverBatch(b *recvBatch) {
 	packets, size := b.msgs[:0], 0
 	for _, plain := range b.msgs {
-		pkt, ok := trim(plain)
-		if !ok || d.allowed.lookup(source(pkt)) != p || !decapsulateECN(pkt, b.tos) {
-			continue
+		if pkt, ok := p.acceptPacket(plain, b.tos); ok {
+			packets = append(packets, pkt)
+			size += dataOverhead + len(plain)
 		}
-		packets = append(packets, pkt)
-		size += dataOverhead + len(plain)
 	}
+	p.deliverPackets(packets, size)
+}
+
+// deliverPackets delivers packets that came in messages of size bytes together.
+func (p *peer) deliverPackets(packets [][]byte, size int) {
 	if len(packets) > 0 {
-		p.rx.Add(uint64(size))
-		d.inner.Deliver(packets)
+		p.rxBytes.Add(uint64(size))
+		p.device.inner.Deliver(packets)
 	}
+}
+
+// acceptPacket returns the packet in a message, if it is well formed, its source
+// is in the peer's allowed IPs and the ECN marks allow it.
+func (p *peer) acceptPacket(plain []byte, tos uint8) (pkt []byte, ok bool) {
+	pkt, ok = trimPacket(plain)
+	if !ok || p.device.allowed.ownerOf(sourceAddress(pkt)) != p || !decapsulateECN(pkt, tos) {
+		return nil, false
+	}
+	if p.path.observesIn.Load() {
+		p.observeIncoming(pkt)
+	}
+	return pkt, true
+}
+
+// noteAuthenticated notes an authentic message of the peer, of any type, from the
+// given endpoint. p.mu is held.
+func (p *peer) noteAuthenticated(now time.Time, from endpoint) {
+	p.setEndpoint(from)
+	p.timers.authenticatedReceived(now)
 }

@@ -2,60 +2,63 @@ package wireguard
 
 import (
 	"encoding/binary"
-	"errors"
 	"sync"
-	"syscall"
+	"time"
 
-	"github.com/wgstack/wireguard/internal/udp"
 	"github.com/wgstack/wireguard/netstack"
 	"golang.org/x/crypto/chacha20poly1305"
 )
 
-// The way of a packet from the inner stack to the socket: looked up, laid out
-// as wire messages, given counters, sealed, sent.
+// The way of a packet from the inner stack to the lane, in the order of the
+// functions: the packet is looked up, laid out as wire messages, given counters
+// or staged until there is a session, sealed, and completed in the lane, which
+// hands it to transmit.go.
 
 const (
-	// A batch is sent by one system call where the kernel can segment. Linux
-	// segments in software what comes near 64 KiB, and takes 64 segments.
+	// maxBatchBytes and maxBatchSegments limit a batch to one system call. Linux
+	// segments in software what comes near 64 KiB, and accepts 64 segments.
 	maxBatchBytes    = 65000
 	maxBatchSegments = 64
 
-	inlineBytes = 4096 // batches up to this size are cheaper sealed than handed over
-	// laneBytes is how much waits in a lane for each core before senders wait:
-	// enough to keep all cores busy, and no more, as others wait behind it.
-	laneBytes = 1 << 16
-	maxJobs   = 1 << 30 // lanes bound the batches, so the pools need not
+	// inlineBytes is the size of the largest batch that the sender seals itself,
+	// since handing it to a worker would cost more.
+	inlineBytes = 4096
+	// outboundLaneBytes is how much may wait in a lane for each core before
+	// senders wait. It keeps all cores busy. More would only add latency.
+	outboundLaneBytes = 1 << 16
 )
 
-// sendBatch is a run of messages to one peer, back to back, all of one size
-// but the last.
+// sendBatch is a run of messages to one peer, back to back, all of one size but
+// a smaller last one.
 type sendBatch struct {
 	laneItem
-	peer    *peer
-	buf     *buffer
-	data    []byte // of buf
-	stride  int    // size of each message but the last
-	count   int
-	room    int // bytes that it may grow to while it waits; 0: it is complete
-	tos     uint8
-	pair    *keypair // nil: complete as it is, not to be sealed
-	counter uint64   // of the first message
-	nonce   [chacha20poly1305.NonceSize]byte
+	peer   *peer
+	buf    *buffer
+	data   []byte // the messages, in buf
+	stride int    // size of each message but the last
+	count  int    // of messages
+	// growLimit is the size in bytes that data may grow to while the batch waits
+	// for a worker, as gather.go appends packets; 0: nothing is appended.
+	growLimit int
+	tos       uint8
+	pair      *keypair // nil: a handshake message, which is not sealed
+	counter   uint64   // of the first message
+	nonce     [chacha20poly1305.NonceSize]byte
 }
+
+// isHandshake reports whether b is a handshake message rather than data.
+func (b *sendBatch) isHandshake() bool { return b.pair == nil }
+
+// isGathering reports whether packets may be appended to b until it is sealed.
+func (b *sendBatch) isGathering() bool { return b.growLimit > 0 }
 
 var sendBatches = sync.Pool{New: func() any { return new(sendBatch) }}
 
 func newSendBatch(p *peer, size int) *sendBatch {
 	b := sendBatches.Get().(*sendBatch)
 	b.peer, b.buf = p, newBuffer(size)
-	b.data = b.buf.b[:size]
+	b.data = b.buf.bytes[:size]
 	return b
-}
-
-func (b *sendBatch) free() {
-	b.buf.release()
-	*b = sendBatch{}
-	sendBatches.Put(b)
 }
 
 func newKeepalive(p *peer) *sendBatch {
@@ -71,15 +74,22 @@ func newHandshakeBatch(p *peer, msg []byte) *sendBatch {
 	return b
 }
 
-// packets returns how many packets b carries: a keepalive is none.
-func (b *sendBatch) packets() int {
-	if b.keepalive() {
+// free returns the memory of b to its pools.
+func (b *sendBatch) free() {
+	b.buf.release()
+	*b = sendBatch{}
+	sendBatches.Put(b)
+}
+
+// packetCount returns the number of packets in b. A keepalive has none.
+func (b *sendBatch) packetCount() int {
+	if b.isKeepalive() {
 		return 0
 	}
 	return b.count
 }
 
-func (b *sendBatch) keepalive() bool { return len(b.data) == keepaliveSize }
+func (b *sendBatch) isKeepalive() bool { return len(b.data) == keepaliveSize }
 
 // message returns the i-th message of b.
 func (b *sendBatch) message(i int) []byte {
@@ -87,69 +97,143 @@ func (b *sendBatch) message(i int) []byte {
 	return b.data[i*b.stride : end : end]
 }
 
-// output takes a packet from the inner stack. It blocks while the peer's lane
-// is full, and not beyond the end of peer or device.
+// output sends a packet of the inner stack. It blocks while the peer's lane is
+// full, until the peer or the device is stopped.
 func (d *Device) output(pkt *netstack.Packet) error {
 	p, err := d.route(pkt.Destination())
 	if err != nil {
 		return err
 	}
-	room := 0
+	if !p.fitToPath(pkt) {
+		return nil
+	}
+	growLimit := 0
 	if pkt.Segments() == 1 {
-		var done bool
-		if room, done = p.gather(pkt); done {
+		var appended bool
+		if growLimit, appended = p.gatherPacket(pkt); appended {
 			return nil
 		}
 	}
 	for from, n := 0, pkt.Segments(); from < n; {
-		if !p.out.wait(d.laneBytesOut()) {
+		if !p.outbound.waitForRoom(d.outboundLaneLimit()) {
 			return nil
 		}
-		b := d.layOut(p, pkt, from, room)
+		b := d.layOutBatch(p, pkt, from, growLimit)
 		from += b.count
-		p.send(b)
+		p.sendOrStage(b)
 	}
-	if room > 0 {
-		p.takeTurns()
+	if growLimit > 0 {
+		p.yieldInStream()
 	}
 	return nil
 }
 
-// laneBytesOut is how much waits in a peer's lane before its senders wait.
-func (d *Device) laneBytesOut() int { return max(2, d.sealers.limit) * laneBytes }
+// outboundLaneLimit returns how many bytes may be in a peer's lane before its
+// senders wait.
+func (d *Device) outboundLaneLimit() int { return max(2, d.sealers.maxWorkers) * outboundLaneBytes }
 
-// layOut copies segments of pkt, beginning with from, to where they are sealed
-// and sent: as many as fit a batch, which can grow up to room bytes.
-func (d *Device) layOut(p *peer, pkt *netstack.Packet, from, room int) *sendBatch {
+// layOutBatch makes a batch of the segments of pkt from the given one on, as
+// many as fit. Their content is copied once, to where it is sealed and sent.
+// Packets may be appended to the batch up to growLimit bytes.
+func (d *Device) layOutBatch(p *peer, pkt *netstack.Packet, from, growLimit int) *sendBatch {
 	stride := dataOverhead + padded(pkt.SegmentLen(from), d.mtu)
 	n := min(pkt.Segments()-from, maxBatchSegments, max(1, maxBatchBytes/stride))
+	if n > 2 && pkt.SegmentLen(from+1) < pkt.SegmentLen(from) {
+		n = 1 // the first is a probe of the path
+	}
 	last := dataOverhead + padded(pkt.SegmentLen(from+n-1), d.mtu)
 	size := (n-1)*stride + last
-	b := newSendBatch(p, max(size, room))
+	b := newSendBatch(p, max(size, growLimit))
 	b.data = b.data[:size]
 	b.stride, b.count, b.tos = stride, n, pkt.TOS()&ecnMask
-	if room > size {
-		b.room = min(len(b.buf.b), maxBatchBytes)
+	if growLimit > size {
+		b.growLimit = min(len(b.buf.bytes), maxBatchBytes)
 	}
 	for i := range n {
-		b.fill(i, pkt, from+i)
+		b.layOutMessage(i, pkt, from+i)
 	}
 	return b
 }
 
-// fill copies a segment of pkt to where the i-th message of b is sealed.
-func (b *sendBatch) fill(i int, pkt *netstack.Packet, segment int) {
+// layOutMessage copies a segment of pkt into the i-th message of b, and pads
+// it.
+func (b *sendBatch) layOutMessage(i int, pkt *netstack.Packet, segment int) {
 	m := b.message(i)
 	plain := m[dataHeaderSize : len(m)-tagSize]
-	clear(plain[pkt.CopySegment(plain, segment):])
+	size := pkt.CopySegment(plain, segment)
+	clear(plain[size:])
+	if b.peer.path.limit.Load() != 0 {
+		if s, ok := parseTCP(plain[:size]); ok {
+			b.peer.clampMSS(&s)
+		}
+	}
 }
 
-// seal encrypts b and sends what has become ready to leave the lane.
-func (d *Device) seal(b *sendBatch) {
-	if b.room > 0 {
-		b.peer.gathered(b)
+// sendOrStage sends b now, or stages it until there is a session.
+func (p *peer) sendOrStage(b *sendBatch) {
+	now := p.device.now()
+	p.mu.Lock()
+	if p.stopped {
+		p.mu.Unlock()
+		b.free()
+		return
 	}
-	if b.pair != nil {
+	if len(p.staged.batches) > 0 || !p.assignCounters(b, now) {
+		p.stageBatch(b)
+		p.sendStaged(now)
+		p.mu.Unlock()
+		return
+	}
+	p.outbound.pushBatch(b, max(len(b.data), b.growLimit))
+	inline := len(b.data) <= inlineBytes || p.device.sealers.hasOneWorker()
+	if b.isGathering() {
+		p.gathering.batch = b
+		inline = false
+	}
+	p.mu.Unlock()
+	if inline || !p.device.sealers.submit(b, unlimited) {
+		p.device.sealBatch(b)
+	}
+}
+
+// assignCounters reserves the counters of b under the current keys, if they can
+// send. p.mu is held. The caller pushes b onto the lane before it unlocks p.mu,
+// so that messages leave in the order of their counters.
+func (p *peer) assignCounters(b *sendBatch, now time.Time) bool {
+	pair, first, ok := p.reserveCounters(now, b.count)
+	b.pair, b.counter = pair, first
+	return ok
+}
+
+// reserveCounters reserves the next n counters of the current keys, if they can
+// send. p.mu is held.
+func (p *peer) reserveCounters(now time.Time, n int) (pair *keypair, first uint64, ok bool) {
+	// The counters of a batch are consecutive, so packets can be appended to the
+	// latest batch only while nothing else has reserved counters after it. Without
+	// this, a packet appended later would be sealed under a counter that another
+	// message has: the same nonce twice under one key.
+	p.gathering.close()
+	if pair = p.keys.current; pair == nil {
+		return nil, 0, false
+	}
+	if first, ok = pair.takeCounters(now, n); !ok {
+		return nil, 0, false
+	}
+	p.timers.authenticatedSent(now)
+	if pair.staleOnSend(now) {
+		p.startHandshake(now, false)
+	}
+	p.scheduleTimer(now)
+	return pair, first, true
+}
+
+// sealBatch encrypts b in place and completes it in its lane, which sends it
+// when all batches before it have left.
+func (d *Device) sealBatch(b *sendBatch) {
+	if b.isGathering() {
+		b.peer.endGathering(b)
+	}
+	if !b.isHandshake() {
 		for i := range b.count {
 			m := b.message(i)
 			counter := b.counter + uint64(i)
@@ -159,121 +243,79 @@ func (d *Device) seal(b *sendBatch) {
 			b.pair.send.Seal(body[:0], b.nonce[:], body[:len(body)-tagSize], nil)
 		}
 	}
-	b.peer.out.complete(b)
+	b.peer.outbound.completeBatch(b)
 }
 
-// messages pools what transmit hands to a socket.
-var messages = sync.Pool{New: func() any { return new([16]udp.Message) }}
+// staging holds the packets that wait for a session, the latest
+// maxStagedPackets.
+type staging struct {
+	batches []*sendBatch
+	packets int
+}
 
-// transmit hands batches to the socket and lets go of them. The lane calls it,
-// in order; nothing more is sent once the lane is closed.
-func (p *peer) transmit(ready []*sendBatch, closed bool) {
-	if !closed {
-		ms := messages.Get().(*[16]udp.Message)
-		for rest := ready; len(rest) > 0; {
-			n := min(len(rest), len(ms))
-			p.write(ms[:n], rest[:n])
-			rest = rest[n:]
-		}
-		clear(ms[:])
-		messages.Put(ms)
+// appendBatch appends b. Beyond maxStagedPackets it drops the oldest batches,
+// and returns the number of packets in them.
+func (s *staging) appendBatch(b *sendBatch) (dropped int) {
+	s.batches = append(s.batches, b)
+	s.packets += b.count
+	for s.packets > maxStagedPackets {
+		oldest := s.popOldestBatch()
+		dropped += oldest.packetCount()
+		oldest.free()
 	}
-	for _, b := range ready {
+	return dropped
+}
+
+func (s *staging) popOldestBatch() *sendBatch {
+	b := s.batches[0]
+	s.batches[0] = nil
+	s.batches = s.batches[1:]
+	s.packets -= b.count
+	if len(s.batches) == 0 {
+		s.batches = nil
+	}
+	return b
+}
+
+// stageBatch keeps b until there is a session. p.mu is held.
+func (p *peer) stageBatch(b *sendBatch) { p.stagedDropped += uint64(p.staged.appendBatch(b)) }
+
+// sendStaged sends the staged batches, or starts a handshake if there is no
+// session to send them in. p.mu is held.
+func (p *peer) sendStaged(now time.Time) {
+	for len(p.staged.batches) > 0 {
+		if !p.assignCounters(p.staged.batches[0], now) {
+			p.startHandshake(now, false)
+			return
+		}
+		p.enqueueBatch(p.staged.popOldestBatch())
+	}
+}
+
+// enqueueBatch pushes b onto the lane and leaves sealing and sending to a
+// worker, since p.mu is held.
+func (p *peer) enqueueBatch(b *sendBatch) {
+	p.outbound.pushBatch(b, len(b.data))
+	p.device.sealers.submit(b, unlimited)
+}
+
+// sendKeepalive sends the staged batches, which serve as a keepalive, or an
+// empty packet if there are none. p.mu is held.
+func (p *peer) sendKeepalive(now time.Time) {
+	if len(p.staged.batches) == 0 {
+		if !p.hasEndpoint() {
+			return
+		}
+		p.stageBatch(newKeepalive(p))
+	}
+	p.sendStaged(now)
+}
+
+// purgeStaged drops the staged batches. p.mu is held.
+func (p *peer) purgeStaged() {
+	for _, b := range p.staged.batches {
+		p.stagedDropped += uint64(b.packetCount())
 		b.free()
 	}
+	p.staged = staging{}
 }
-
-// write sends batches, using ms, and counts those that the system took. One
-// that it refuses is lost, the others are not.
-func (p *peer) write(ms []udp.Message, batches []*sendBatch) {
-	e := p.endpoint.Load()
-	if e == nil {
-		return
-	}
-	for i, b := range batches {
-		ms[i] = udp.Message{Buf: b.data, Addr: e.addr, Local: e.local, TOS: b.tos}
-		if b.count > 1 {
-			ms[i].SegmentSize = b.stride
-		}
-	}
-	content := false
-	for len(batches) > 0 {
-		n, err := p.device.writeBatch(ms)
-		for _, b := range batches[:n] {
-			p.tx.Add(uint64(len(b.data)))
-			content = content || b.pair != nil && !b.keepalive()
-		}
-		if err == nil {
-			break
-		}
-		ms, batches = ms[n:], batches[n:]
-		if b := batches[0]; p.refused(b, err) && b.keepLast() {
-			ms[0].Buf, ms[0].SegmentSize = b.data, 0
-		} else {
-			ms, batches = ms[1:], batches[1:]
-		}
-	}
-	if content && !p.awaiting.Load() {
-		p.mu.Lock()
-		if !p.stopped {
-			now := p.device.now()
-			p.timers.dataSent(now)
-			p.awaiting.Store(true)
-			p.schedule(now)
-		}
-		p.mu.Unlock()
-	}
-}
-
-// refused deals with a batch that the system did not take. It reports whether
-// smaller messages could have been sent.
-func (p *peer) refused(b *sendBatch, err error) (tooBig bool) {
-	if b.pair == nil {
-		p.mu.Lock()
-		p.failure = err
-		p.mu.Unlock()
-		return false
-	}
-	if b.keepalive() || !errors.Is(err, syscall.EMSGSIZE) {
-		return false
-	}
-	p.tooBig(b)
-	return true
-}
-
-// keepLast leaves only the last message of b, if that is smaller than the
-// others.
-func (b *sendBatch) keepLast() bool {
-	last := b.message(b.count - 1)
-	if len(last) == b.stride {
-		return false
-	}
-	b.data, b.stride, b.counter, b.count = last, len(last), b.counter+uint64(b.count-1), 1
-	return true
-}
-
-// tooBig tells the sender of the packets of b in the inner stack that the path
-// takes only smaller ones. How small is unknown, so it names the sizes that
-// every path of the family should take. The packets are sealed by now, in the
-// only copy there is; the key that sealed the first opens it.
-func (p *peer) tooBig(b *sendBatch) {
-	m := b.message(0)
-	binary.LittleEndian.PutUint64(b.nonce[4:], b.counter)
-	plain, err := b.pair.send.Open(m[dataHeaderSize:dataHeaderSize], b.nonce[:], m[dataHeaderSize:], nil)
-	if err != nil {
-		return
-	}
-	pkt, ok := trim(plain)
-	switch {
-	case !ok:
-	case len(pkt) > minIPv6MTU:
-		p.device.inner.TooBig(pkt, minIPv6MTU)
-	case pkt[0]>>4 == 4 && len(pkt) > minIPv4MTU:
-		p.device.inner.TooBig(pkt, minIPv4MTU)
-	}
-}
-
-const (
-	minIPv6MTU = 1280
-	minIPv4MTU = 576
-)

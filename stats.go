@@ -17,7 +17,7 @@ type Stats struct {
 // PeerStats is a snapshot of a peer.
 type PeerStats struct {
 	PublicKey           PublicKey
-	Endpoint            netip.AddrPort // where it was last heard; the zero AddrPort: unknown
+	Endpoint            netip.AddrPort // the present one; the zero AddrPort: unknown
 	AllowedIPs          []netip.Prefix // sorted
 	PersistentKeepalive time.Duration  // 0: off
 	LastHandshake       time.Time      // by the wall clock; zero: never
@@ -29,6 +29,12 @@ type PeerStats struct {
 func (d *Device) Stats() Stats {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
+	return d.statsLocked()
+}
+
+// statsLocked returns a snapshot whose configuration is of one moment. d.mu is
+// held.
+func (d *Device) statsLocked() Stats {
 	s := Stats{FwMark: d.fwmark, ListenPort: d.binding.Load().port, Peers: make([]PeerStats, 0, len(d.peers))}
 	if id := d.identity.Load(); id != nil {
 		s.PublicKey = id.public
@@ -51,10 +57,10 @@ func (p *peer) stats() PeerStats {
 		PublicKey:           p.public,
 		AllowedIPs:          prefixes,
 		PersistentKeepalive: p.timers.interval,
-		LastHandshake:       p.completedAt,
-		TxBytes:             p.tx.Load(),
-		RxBytes:             p.rx.Load(),
-		Dropped:             p.dropped,
+		LastHandshake:       p.handshakeWallTime,
+		TxBytes:             p.txBytes.Load(),
+		RxBytes:             p.rxBytes.Load(),
+		Dropped:             p.stagedDropped,
 	}
 	if e := p.endpoint.Load(); e != nil {
 		s.Endpoint = e.addr

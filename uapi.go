@@ -9,10 +9,11 @@ import (
 	"io"
 	"net"
 	"net/netip"
-	"slices"
 	"strconv"
 	"sync"
 	"time"
+
+	"github.com/wgstack/wireguard/internal/keytext"
 )
 
 // The configuration protocol of userspace implementations, spoken by wg(8):
@@ -22,14 +23,14 @@ const (
 	// uapiDir is where wg(8) looks for sockets.
 	uapiDir = "/var/run/wireguard"
 
-	// maxUAPILine is the length of the longest line that is taken.
+	// maxUAPILine is the length of the longest line that is accepted.
 	maxUAPILine = 4096
-	// maxUAPIOperation bounds what an operation can have the device remember
-	// before its end is seen: a million prefixes fit.
+	// maxUAPIOperation limits the memory of an operation before its end is read.
+	// A million prefixes fit.
 	maxUAPIOperation = 64 << 20
 
-	// uapiAcceptPause is how long to wait when the system is short of what a
-	// connection needs.
+	// uapiAcceptPause is the pause after a temporary error of accept, such as too
+	// many open files.
 	uapiAcceptPause = 100 * time.Millisecond
 )
 
@@ -48,13 +49,13 @@ const (
 
 // ListenUAPI opens the socket at which wg(8) and wgctrl look for the device
 // called name: /var/run/wireguard/name.sock, accessible by this user alone.
-// Creating it usually takes root. A socket that nobody serves any more is
-// replaced; one that is served is left, and the error wraps EADDRINUSE.
+// Creating it usually needs root. A stale socket is replaced. If another
+// process serves the socket, the error wraps EADDRINUSE. On Windows the error
+// wraps [errors.ErrUnsupported].
 //
-// Closing the listener removes the socket. If somebody else removes or
-// replaces it, which is how such services are told to stop, the listener
-// closes itself within a second. On Windows the error wraps
-// [errors.ErrUnsupported].
+// Closing the listener removes the socket. The listener closes itself within a
+// second after the socket was removed or replaced by another process, which is
+// how such services are stopped.
 func ListenUAPI(name string) (net.Listener, error) {
 	l, err := listenUAPI(uapiDir, name)
 	if err != nil {
@@ -63,14 +64,15 @@ func ListenUAPI(name string) (net.Listener, error) {
 	return l, nil
 }
 
-// ServeUAPI lets the clients of l see and change the configuration of the
-// device, secret keys included, with the protocol of wg(8): give it a listener
-// that only those can reach who may do so, such as that of [ListenUAPI].
+// ServeUAPI serves the configuration protocol of wg(8) on l. Its clients can
+// read and change the configuration of the device, secret keys included, so l
+// must be a listener that only authorised users can reach, such as that of
+// [ListenUAPI].
 //
-// It serves until the device or l is closed, and then returns nil. On a device
-// that is closed already it returns an error wrapping [net.ErrClosed]; other
-// errors are those of l. When it returns, l and its connections are closed.
-// Several calls may serve different listeners.
+// It serves until the device or l is closed, and then returns nil. On a closed
+// device the error wraps [net.ErrClosed]; other errors are those of l. When it
+// returns, l and its connections are closed. It may be called several times at
+// once with different listeners.
 func (d *Device) ServeUAPI(l net.Listener) error {
 	d.mu.RLock()
 	if d.closed {
@@ -78,7 +80,7 @@ func (d *Device) ServeUAPI(l net.Listener) error {
 		l.Close()
 		return fmt.Errorf("wireguard: %w", errClosed)
 	}
-	d.background.Add(1) // Close waits for those that are counted while it has not begun
+	d.background.Add(1) // under the lock: Close must not be waiting already
 	d.mu.RUnlock()
 	defer d.background.Done()
 
@@ -110,8 +112,8 @@ func (d *Device) ServeUAPI(l net.Listener) error {
 	}
 }
 
-// closeWith closes c when ctx ends, or when the function it returns is called,
-// which waits for that.
+// closeWith closes c when ctx ends or end is called. end returns when c is
+// closed.
 func closeWith(ctx context.Context, c io.Closer) (end func()) {
 	closed := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
@@ -141,11 +143,11 @@ func (d *Device) serveUAPI(conn io.ReadWriter) {
 		switch string(op) {
 		case "get=1":
 			if errno = readUAPIBody(in, refuseUAPILine); errno == uapiOK {
-				d.uapiState().write(out)
+				d.uapiState().writeTo(out)
 			}
 		case "set=1":
 			var set uapiSet
-			if errno = readUAPIBody(in, set.line); errno == uapiOK {
+			if errno = readUAPIBody(in, set.parseLine); errno == uapiOK {
 				errno = d.applyUAPI(set.update)
 			}
 			set.erase()
@@ -154,7 +156,7 @@ func (d *Device) serveUAPI(conn io.ReadWriter) {
 		}
 		fmt.Fprintf(out, "errno=%d\n\n", errno)
 		err = out.Flush()
-		// There may have been secret keys in it.
+		// The output may have held secret keys.
 		clear(out.AvailableBuffer()[:out.Available()])
 		if err != nil || errno == uapiIO {
 			return
@@ -176,8 +178,9 @@ func (d *Device) applyUAPI(u update) uapiErrno {
 
 var errUAPILine = errors.New("line too long")
 
-// readUAPILine returns the next line without its end. Reading on invalidates
-// it. A line that is too long is skipped.
+// readUAPILine returns the next line without its newline. The line is valid
+// until the next read. A line that is too long is skipped and gives
+// errUAPILine.
 func readUAPILine(in *bufio.Reader) ([]byte, error) {
 	line, err := in.ReadSlice('\n')
 	if err == nil {
@@ -194,9 +197,9 @@ func readUAPILine(in *bufio.Reader) ([]byte, error) {
 	}
 }
 
-// readUAPIBody reads the lines of an operation up to the blank one and has
-// take parse them until that fails.
-func readUAPIBody(in *bufio.Reader, take func(line []byte) uapiErrno) uapiErrno {
+// readUAPIBody reads the lines of an operation up to the blank one. It passes
+// them to parse until one fails.
+func readUAPIBody(in *bufio.Reader, parse func(line []byte) uapiErrno) uapiErrno {
 	errno, size := uapiOK, 0
 	for {
 		line, err := readUAPILine(in)
@@ -214,13 +217,13 @@ func readUAPIBody(in *bufio.Reader, take func(line []byte) uapiErrno) uapiErrno 
 		case size > maxUAPIOperation:
 			errno = uapiOther
 		default:
-			errno = take(line)
+			errno = parse(line)
 		}
 		clear(line) // it may be a secret key
 	}
 }
 
-// refuseUAPILine is the parser of a get operation, which has no lines.
+// refuseUAPILine parses the lines of a get operation, which must have none.
 func refuseUAPILine(line []byte) uapiErrno {
 	if bytes.IndexByte(line, '=') < 0 {
 		return uapiSyntax
@@ -229,11 +232,11 @@ func refuseUAPILine(line []byte) uapiErrno {
 }
 
 // A uapiSet parses the lines of a set operation into an update. The keys of a
-// block may come in any order: replace_allowed_ips, for one, applies to what
-// the peer had before, as it does in the kernel, wherever it stands.
+// block may come in any order: replace_allowed_ips, for example, always applies
+// to the prefixes from before the operation, as in the kernel.
 type uapiSet struct{ update update }
 
-func (s *uapiSet) line(line []byte) uapiErrno {
+func (s *uapiSet) parseLine(line []byte) uapiErrno {
 	name, value, found := bytes.Cut(line, []byte{'='})
 	if !found {
 		return uapiSyntax
@@ -241,7 +244,7 @@ func (s *uapiSet) line(line []byte) uapiErrno {
 	ok := false
 	if u := &s.update; string(name) == "public_key" {
 		var p peerUpdate
-		p.public, ok = decodeHexKey(value)
+		p.public, ok = keytext.DecodeHex(value)
 		u.peers = append(u.peers, p)
 	} else if len(u.peers) > 0 {
 		ok = u.peers[len(u.peers)-1].setUAPI(string(name), value)
@@ -256,7 +259,7 @@ func (s *uapiSet) line(line []byte) uapiErrno {
 
 // erase zeroes the secret keys.
 func (s *uapiSet) erase() {
-	if k := s.update.private; k != nil {
+	if k := s.update.privateKey; k != nil {
 		clear(k[:])
 	}
 	for _, p := range s.update.peers {
@@ -270,10 +273,10 @@ func (s *uapiSet) erase() {
 func (u *update) setUAPI(name string, value []byte) (ok bool) {
 	switch name {
 	case "private_key":
-		if u.private == nil {
-			u.private = new(PrivateKey)
+		if u.privateKey == nil {
+			u.privateKey = new(PrivateKey)
 		}
-		*u.private, ok = decodeHexKey(value)
+		*u.privateKey, ok = keytext.DecodeHex(value)
 	case "listen_port":
 		n, err := strconv.ParseUint(string(value), 10, 16)
 		port := uint16(n)
@@ -302,7 +305,7 @@ func (u *peerUpdate) setUAPI(name string, value []byte) (ok bool) {
 		if u.psk == nil {
 			u.psk = new(PresharedKey)
 		}
-		*u.psk, ok = decodeHexKey(value)
+		*u.psk, ok = keytext.DecodeHex(value)
 	case "endpoint":
 		a, err := netip.ParseAddrPort(string(value))
 		u.endpoint, ok = netip.AddrPortFrom(a.Addr().Unmap(), a.Port()).String(), err == nil
@@ -317,7 +320,7 @@ func (u *peerUpdate) setUAPI(name string, value []byte) (ok bool) {
 		text, remove := bytes.CutPrefix(value, []byte{'-'})
 		p, err := netip.ParsePrefix(string(text))
 		if ok = err == nil; ok {
-			u.allowedIPs = append(u.allowedIPs, allowedIPUpdate{canonicalPrefix(p), remove})
+			u.allowedIPs = append(u.allowedIPs, allowedIPChange{canonicalPrefix(p), remove})
 		}
 	case "protocol_version":
 		ok = string(value) == "1"
@@ -325,57 +328,42 @@ func (u *peerUpdate) setUAPI(name string, value []byte) (ok bool) {
 	return ok
 }
 
-// uapiState is what a get operation shows: all that a set operation can
-// change, and statistics.
+// uapiState is the answer to a get operation: everything that a set operation
+// can change, and statistics.
 type uapiState struct {
-	id     *identity // nil: no private key
-	port   uint16
-	fwmark uint32
-	peers  []uapiPeer // in the order of their public keys
+	Stats
+	identity      *identity      // nil: no private key
+	presharedKeys []PresharedKey // in the order of Stats.Peers
 }
 
-type uapiPeer struct {
-	PeerStats
-	psk PresharedKey
-}
-
-// uapiState returns a snapshot. The configuration in it is of one moment.
+// uapiState returns a snapshot whose configuration is of one moment.
 func (d *Device) uapiState() *uapiState {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
-	s := &uapiState{
-		id:     d.identity.Load(),
-		port:   d.binding.Load().port,
-		fwmark: d.fwmark,
-		peers:  make([]uapiPeer, 0, len(d.peers)),
+	s := &uapiState{Stats: d.statsLocked(), identity: d.identity.Load(), presharedKeys: make([]PresharedKey, len(d.peers))}
+	for i := range s.Peers {
+		p := d.peers[s.Peers[i].PublicKey]
+		p.mu.Lock()
+		s.presharedKeys[i] = p.psk
+		p.mu.Unlock()
 	}
-	for _, p := range d.peers {
-		s.peers = append(s.peers, uapiPeer{p.stats(), p.presharedKey()})
-	}
-	slices.SortFunc(s.peers, func(a, b uapiPeer) int { return bytes.Compare(a.PublicKey[:], b.PublicKey[:]) })
 	return s
 }
 
-func (p *peer) presharedKey() PresharedKey {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.psk
-}
-
-// write writes s, and then zeroes its preshared keys. An error stays in w.
-func (s *uapiState) write(w *bufio.Writer) {
-	if s.id != nil {
-		writeHexKey(w, "private_key", (*[32]byte)(&s.id.private))
+// writeTo writes s, and then zeroes its preshared keys. An error stays in w.
+func (s *uapiState) writeTo(w *bufio.Writer) {
+	if s.identity != nil {
+		writeHexKey(w, "private_key", (*[32]byte)(&s.identity.private))
 	}
-	fmt.Fprintf(w, "listen_port=%d\n", s.port)
-	if s.fwmark != 0 {
-		fmt.Fprintf(w, "fwmark=%d\n", s.fwmark)
+	fmt.Fprintf(w, "listen_port=%d\n", s.ListenPort)
+	if s.FwMark != 0 {
+		fmt.Fprintf(w, "fwmark=%d\n", s.FwMark)
 	}
-	for i := range s.peers {
-		p := &s.peers[i]
+	for i := range s.Peers {
+		p, psk := &s.Peers[i], &s.presharedKeys[i]
 		writeHexKey(w, "public_key", (*[32]byte)(&p.PublicKey))
-		writeHexKey(w, "preshared_key", (*[32]byte)(&p.psk))
-		clear(p.psk[:])
+		writeHexKey(w, "preshared_key", (*[32]byte)(psk))
+		clear(psk[:])
 		w.WriteString("protocol_version=1\n")
 		if p.Endpoint.IsValid() {
 			fmt.Fprintf(w, "endpoint=%s\n", p.Endpoint)
@@ -395,47 +383,10 @@ func (s *uapiState) write(w *bufio.Writer) {
 }
 
 func writeHexKey(w *bufio.Writer, name string, key *[32]byte) {
-	text := encodeHexKey(key)
+	text := keytext.EncodeHex(key)
 	w.WriteString(name)
 	w.WriteByte('=')
 	w.Write(text[:])
 	w.WriteByte('\n')
 	clear(text[:])
-}
-
-// The hexadecimal of keys is done by arithmetic alone, as their base64 is.
-
-// decodeHexKey decodes the 64 digits of a key, in either case.
-func decodeHexKey(text []byte) (key [32]byte, ok bool) {
-	if len(text) != 2*len(key) {
-		return key, false
-	}
-	var bad int32 // negative once a digit is invalid
-	for i := range key {
-		high, low := hexValue(text[2*i]), hexValue(text[2*i+1])
-		bad |= high | low
-		key[i] = byte(high<<4 | low)
-	}
-	return key, bad >= 0
-}
-
-func encodeHexKey(key *[32]byte) (text [64]byte) {
-	for i, b := range key {
-		text[2*i], text[2*i+1] = hexDigit(b>>4), hexDigit(b&0xf)
-	}
-	return text
-}
-
-// hexValue is the value of the hexadecimal digit c, negative if c is none.
-func hexValue(c byte) int32 {
-	x := int32(c)
-	return within(x, '0', '9')&(x-'0'+1) +
-		within(x, 'a', 'f')&(x-'a'+11) +
-		within(x, 'A', 'F')&(x-'A'+11) - 1
-}
-
-// hexDigit is the lower-case digit of the value v, 0 to 15.
-func hexDigit(v byte) byte {
-	x := int32(v)
-	return byte('0' + x + within(x, 10, 15)&('a'-'0'-10))
 }

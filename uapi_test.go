@@ -1,7 +1,6 @@
 package wireguard
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"encoding/hex"
@@ -22,216 +21,16 @@ import (
 	"time"
 
 	"github.com/wgstack/wireguard/internal/fakepeer"
+	"github.com/wgstack/wireguard/internal/keytext"
 	"github.com/wgstack/wireguard/netstack"
 )
-
-// A pipeListener accepts the pipes that dial makes.
-type pipeListener struct {
-	pipes  chan net.Conn
-	done   chan struct{}
-	closed sync.Once
-}
-
-func newPipeListener() *pipeListener {
-	return &pipeListener{pipes: make(chan net.Conn), done: make(chan struct{})}
-}
-
-func (l *pipeListener) Accept() (net.Conn, error) {
-	select {
-	case c := <-l.pipes:
-		return c, nil
-	case <-l.done:
-		return nil, net.ErrClosed
-	}
-}
-
-func (l *pipeListener) Close() error {
-	l.closed.Do(func() { close(l.done) })
-	return nil
-}
-
-func (l *pipeListener) Addr() net.Addr { return &net.UnixAddr{Name: "pipe", Net: "unix"} }
-
-func (l *pipeListener) dial(t testing.TB) *uapiClient {
-	c, served := net.Pipe()
-	select {
-	case l.pipes <- served:
-	case <-l.done:
-		served.Close()
-	}
-	return newUAPIClient(t, c)
-}
-
-// A uapiClient is the other end of a control connection.
-type uapiClient struct {
-	testing.TB
-	net.Conn
-	in *bufio.Reader
-}
-
-func newUAPIClient(t testing.TB, c net.Conn) *uapiClient {
-	return &uapiClient{t, c, bufio.NewReader(c)}
-}
-
-// control returns a connection to the device of the bed.
-func (b *bed) control() *uapiClient {
-	b.Helper()
-	l := newPipeListener()
-	go func() {
-		if err := b.dev.ServeUAPI(l); err != nil {
-			b.Errorf("ServeUAPI: %v", err)
-		}
-	}()
-	return l.dial(b)
-}
-
-func (c *uapiClient) send(text string) { go io.WriteString(c, text) }
-
-// reply returns the lines of the next reply, and its errno.
-func (c *uapiClient) reply() (lines []string, errno int) {
-	c.Helper()
-	lines, errno, err := readReply(c.in)
-	if err != nil {
-		c.Fatal(err)
-	}
-	return lines, errno
-}
-
-func readReply(in *bufio.Reader) (lines []string, errno int, err error) {
-	for {
-		line, err := in.ReadString('\n')
-		if err != nil {
-			return lines, 0, err
-		}
-		line = strings.TrimSuffix(line, "\n")
-		if value, ok := strings.CutPrefix(line, "errno="); ok {
-			if errno, err = strconv.Atoi(value); err != nil {
-				return lines, 0, err
-			}
-			if blank, err := in.ReadString('\n'); blank != "\n" {
-				return lines, 0, fmt.Errorf("errno is followed by %q, %v", blank, err)
-			}
-			return lines, errno, nil
-		}
-		lines = append(lines, line)
-	}
-}
-
-// set carries out a set operation of the given lines.
-func (c *uapiClient) set(lines ...string) (errno int) {
-	c.Helper()
-	c.send("set=1\n" + joinLines(lines) + "\n")
-	reply, errno := c.reply()
-	if len(reply) != 0 {
-		c.Fatalf("reply to set: %q", reply)
-	}
-	return errno
-}
-
-func (c *uapiClient) mustSet(lines ...string) {
-	c.Helper()
-	if errno := c.set(lines...); errno != 0 {
-		c.Fatalf("set %q: errno %d", lines, errno)
-	}
-}
-
-func (c *uapiClient) get() []string {
-	c.Helper()
-	c.send("get=1\n\n")
-	lines, errno := c.reply()
-	if errno != 0 {
-		c.Fatalf("get: errno %d", errno)
-	}
-	return lines
-}
-
-// wantClosed expects the device to close the connection without another byte.
-func (c *uapiClient) wantClosed(what string) {
-	c.Helper()
-	if b, err := c.in.ReadByte(); err != io.EOF {
-		c.Fatalf("%s: got byte %q, %v, want EOF", what, b, err)
-	}
-}
-
-func joinLines(lines []string) string {
-	var s strings.Builder
-	for _, l := range lines {
-		s.WriteString(l + "\n")
-	}
-	return s.String()
-}
-
-// settable are the lines that a set operation accepts.
-func settable(lines []string) []string {
-	return slices.DeleteFunc(slices.Clone(lines), func(l string) bool {
-		key, _, _ := strings.Cut(l, "=")
-		switch key {
-		case "last_handshake_time_sec", "last_handshake_time_nsec", "tx_bytes", "rx_bytes":
-			return true
-		}
-		return false
-	})
-}
-
-// block returns the lines of a get that describe a peer, but its public key.
-func block(lines []string, public PublicKey) []string {
-	i := slices.Index(lines, "public_key="+hexKey(public))
-	if i < 0 {
-		return nil
-	}
-	lines = lines[i+1:]
-	if end := slices.IndexFunc(lines, func(l string) bool { return strings.HasPrefix(l, "public_key=") }); end >= 0 {
-		lines = lines[:end]
-	}
-	return lines
-}
-
-// values returns the values of a key in lines.
-func values(lines []string, key string) []string {
-	var vs []string
-	for _, l := range lines {
-		if k, v, _ := strings.Cut(l, "="); k == key {
-			vs = append(vs, v)
-		}
-	}
-	return vs
-}
-
-func wantValues(t testing.TB, lines []string, key string, want ...string) {
-	t.Helper()
-	if got := values(lines, key); !slices.Equal(got, want) {
-		t.Fatalf("%s = %q, want %q", key, got, want)
-	}
-}
-
-func hexKey[K ~[32]byte](k K) string { return hex.EncodeToString(k[:]) }
-
-// key32 is a key of 32 equal bytes.
-func key32(b byte) (k PublicKey) {
-	for i := range k {
-		k[i] = b
-	}
-	return k
-}
-
-const zeroHex = "0000000000000000000000000000000000000000000000000000000000000000"
-
-// uapiReplies serves a connection on which input arrives and then ends.
-func (b *bed) uapiReplies(input io.Reader) string {
-	var out bytes.Buffer
-	b.dev.serveUAPI(struct {
-		io.Reader
-		io.Writer
-	}{input, &out})
-	return out.String()
-}
 
 func TestC01OperationsArePipelined(t *testing.T) {
 	const text = "set=1\nfwmark=1\n\nget=1\n\nset=1\n\nset=1\nfwmark=2\n\nget=1\n\n"
 	check := func(t *testing.T, c *uapiClient) {
 		t.Helper()
 		for i, want := range []string{"", "1", "", "", "2"} {
-			lines, errno := c.reply()
+			lines, errno := c.readReply()
 			if errno != 0 || (want == "") != (len(lines) == 0) {
 				t.Fatalf("operation %d: %q, errno %d", i, lines, errno)
 			}
@@ -240,11 +39,11 @@ func TestC01OperationsArePipelined(t *testing.T) {
 			}
 		}
 	}
-	inBed(t, nil, func(b *bed) {
-		c := b.control()
-		c.send(text)
+	withTestbed(t, nil, func(b *testbed) {
+		c := b.dialUAPI()
+		c.sendText(text)
 		check(b.T, c)
-		// The connection goes on, and takes them in any pieces.
+		// The connection stays open and accepts operations split in any way.
 		for _, size := range []int{1, 2, 3, 7, 16} {
 			go func() {
 				for piece := range slices.Chunk([]byte(text), size) {
@@ -257,24 +56,24 @@ func TestC01OperationsArePipelined(t *testing.T) {
 }
 
 func TestC01ConnectionsAreServedAtOnce(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
+	withTestbed(t, nil, func(b *testbed) {
 		l := newPipeListener()
 		go b.dev.ServeUAPI(l)
-		slow, other := l.dial(b), l.dial(b)
-		slow.send("set=1\nfwmark=")
+		slow, other := l.dialClient(b), l.dialClient(b)
+		slow.sendText("set=1\nfwmark=")
 		synctest.Wait()
-		other.mustSet("fwmark=1")
-		slow.send("2\n\n")
-		if _, errno := slow.reply(); errno != 0 {
+		other.mustSetLines("fwmark=1")
+		slow.sendText("2\n\n")
+		if _, errno := slow.readReply(); errno != 0 {
 			b.Fatal(errno)
 		}
-		wantValues(b, other.get(), "fwmark", "2")
+		wantValues(b, other.getLines(), "fwmark", "2")
 	})
 }
 
 func TestC01ReplyEndsWithErrno(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
-		if got := b.uapiReplies(strings.NewReader("set=1\n\nset=1\nx\n\nset=1\nx=\n\n")); got != "errno=0\n\nerrno=-71\n\nerrno=-22\n\n" {
+	withTestbed(t, nil, func(b *testbed) {
+		if got := runUAPI(b.dev, "set=1\n\nset=1\nx\n\nset=1\nx=\n\n"); got != "errno=0\n\nerrno=-71\n\nerrno=-22\n\n" {
 			b.Fatalf("got %q", got)
 		}
 	})
@@ -301,13 +100,14 @@ func TestC02Errors(t *testing.T) {
 		{-22, []string{"get=1"}},
 		{-22, []string{peer, "mtu=1420"}},
 		{-22, []string{peer, "tx_bytes=0"}},
-		// A peer key before a peer, and a device key after.
+		// A key of a peer before any peer, and a key of the device after a
+		// peer.
 		{-22, []string{"persistent_keepalive_interval=1"}},
 		{-22, []string{peer, "fwmark=1"}},
 		{-22, []string{peer, "private_key=" + zeroHex}},
 		{-22, []string{peer, "listen_port=1"}},
 		{-22, []string{peer, "replace_peers=true"}},
-		// Only the first = splits.
+		// Only the first = separates key and value.
 		{-22, []string{"fwmark=1=1"}},
 		{-22, []string{"fwmark==1"}},
 		// The first error counts.
@@ -320,13 +120,13 @@ func TestC02Errors(t *testing.T) {
 		{-22, []string{strings.Repeat("0", maxUAPILine-1) + "=1"}},
 		{-71, []string{"fwmark", long}},
 	} {
-		inBed(t, nil, func(b *bed) {
-			c := b.control()
-			before := c.get()
-			if errno := c.set(test.lines...); errno != test.errno {
+		withTestbed(t, nil, func(b *testbed) {
+			c := b.dialUAPI()
+			before := c.getLines()
+			if errno := c.setLines(test.lines...); errno != test.errno {
 				b.Errorf("%.80q: errno %d, want %d", test.lines, errno, test.errno)
 			}
-			if after := c.get(); !slices.Equal(after, before) {
+			if after := c.getLines(); !slices.Equal(after, before) {
 				b.Errorf("%.80q changed %q to %q", test.lines, before, after)
 			}
 		})
@@ -334,11 +134,11 @@ func TestC02Errors(t *testing.T) {
 }
 
 func TestC02ErrorsOfGet(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
-		c := b.control()
-		c.send("get=1\nfwmark\n\nget=1\nfwmark=1\nx\n\nget=1\n\n")
+	withTestbed(t, nil, func(b *testbed) {
+		c := b.dialUAPI()
+		c.sendText("get=1\nfwmark\n\nget=1\nfwmark=1\nx\n\nget=1\n\n")
 		for i, want := range []int{-71, -22, 0} {
-			lines, errno := c.reply()
+			lines, errno := c.readReply()
 			if errno != want || (len(lines) > 0) != (want == 0) {
 				b.Errorf("get %d: %q, errno %d, want %d", i, lines, errno, want)
 			}
@@ -347,40 +147,40 @@ func TestC02ErrorsOfGet(t *testing.T) {
 }
 
 func TestC02BusyPort(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
+	withTestbed(t, nil, func(b *testbed) {
 		if _, err := b.net.Listen(netip.AddrPortFrom(devOuter, 7)); err != nil {
 			b.Fatal(err)
 		}
-		c := b.control()
-		if errno := c.set("listen_port=7", "public_key="+hexKey(key32(1))); errno != -98 {
+		c := b.dialUAPI()
+		if errno := c.setLines("listen_port=7", "public_key="+hexKey(key32(1))); errno != -98 {
 			b.Errorf("errno %d, want -98", errno)
 		}
-		lines := c.get()
+		lines := c.getLines()
 		wantValues(b, lines, "listen_port", strconv.Itoa(devPort))
-		if block(lines, key32(1)) != nil {
+		if peerLines(lines, key32(1)) != nil {
 			b.Error("a failed operation made a peer")
 		}
-		b.far.connect() // the old socket works
+		b.far.connectFromDevice() // the old socket works
 	})
 }
 
 func TestC02OtherErrors(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
+	withTestbed(t, nil, func(b *testbed) {
 		listenPacket := b.dev.listenPacket
 		b.dev.listenPacket = failingListen
-		c := b.control()
-		if errno := c.set("listen_port=7"); errno != -55 {
+		c := b.dialUAPI()
+		if errno := c.setLines("listen_port=7"); errno != -55 {
 			b.Errorf("errno %d, want -55", errno)
 		}
 		b.dev.listenPacket = listenPacket
-		c.mustSet("listen_port=7")
+		c.mustSetLines("listen_port=7")
 	})
 }
 
 func TestC02TruncatedOperation(t *testing.T) {
 	for _, input := range []string{"set=1\n", "set=1\nfwmark=1\n", "set=1\nfwmark=1", "set=1\nfwmark\n", "get=1\n"} {
-		inBed(t, nil, func(b *bed) {
-			if got := b.uapiReplies(strings.NewReader(input)); got != "errno=-5\n\n" {
+		withTestbed(t, nil, func(b *testbed) {
+			if got := runUAPI(b.dev, input); got != "errno=-5\n\n" {
 				b.Errorf("%q: got %q", input, got)
 			}
 			if b.dev.Stats().FwMark != 0 {
@@ -392,10 +192,10 @@ func TestC02TruncatedOperation(t *testing.T) {
 
 func TestC02UnknownOperationCloses(t *testing.T) {
 	for _, op := range []string{"", "set", "get", "set=2", "get=0", "set=1 ", "set=1\r", " get=1", "SET=1", "delete=1", "fwmark=1", strings.Repeat("set=1", maxUAPILine)} {
-		inBed(t, nil, func(b *bed) {
-			c := b.control()
-			c.send("set=1\n\n" + op + "\n\nget=1\n\n")
-			if _, errno := c.reply(); errno != 0 {
+		withTestbed(t, nil, func(b *testbed) {
+			c := b.dialUAPI()
+			c.sendText("set=1\n\n" + op + "\n\nget=1\n\n")
+			if _, errno := c.readReply(); errno != 0 {
 				b.Errorf("errno %d before %.20q", errno, op)
 			}
 			c.wantClosed(fmt.Sprintf("operation %.20q", op))
@@ -404,10 +204,10 @@ func TestC02UnknownOperationCloses(t *testing.T) {
 }
 
 func TestC02EndlessOperationIsBounded(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
+	withTestbed(t, nil, func(b *testbed) {
 		line := "endpoint=[fe80::1%" + strings.Repeat("x", maxUAPILine-100) + "]:1\n"
 		input := "set=1\npublic_key=" + hexKey(key32(1)) + "\n" + strings.Repeat(line, maxUAPIOperation/len(line)+1) + "\nset=1\n\n"
-		if got := b.uapiReplies(strings.NewReader(input)); got != "errno=-55\n\nerrno=0\n\n" {
+		if got := runUAPI(b.dev, input); got != "errno=-55\n\nerrno=0\n\n" {
 			b.Errorf("got %q", got)
 		}
 		if b.dev.peer(key32(1)) != nil {
@@ -418,27 +218,27 @@ func TestC02EndlessOperationIsBounded(t *testing.T) {
 
 // Covers M03.
 func TestC03NothingIsAppliedUnlessAllIsValid(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
-		c := b.control()
-		before := c.get()
+	withTestbed(t, nil, func(b *testbed) {
+		c := b.dialUAPI()
+		before := c.getLines()
 		valid := []string{
 			"private_key=" + hexKey(NewPrivateKey()), "listen_port=7", "fwmark=9", "replace_peers=true",
 			"public_key=" + hexKey(key32(1)), "preshared_key=" + hexKey(key32(2)), "endpoint=192.0.2.9:9",
 			"replace_allowed_ips=true", "allowed_ip=10.9.0.0/16", "persistent_keepalive_interval=9",
 			"public_key=" + hexKey(b.far.Public), "remove=true",
 		}
-		// Whatever follows the error, up to the blank line, is left unread;
-		// what comes after it is not.
+		// The rest of the operation after the error is ignored up to the blank
+		// line; the next operation is served.
 		for _, bad := range []string{"allowed_ip=10.0.0.0/33", "nonsense", "endpoint=example.com:1"} {
-			c.send("set=1\n" + joinLines(valid) + bad + "\n" + joinLines(valid) + "set=1\nget=1\n\nget=1\n\n")
-			if _, errno := c.reply(); errno >= 0 {
+			c.sendText("set=1\n" + joinLines(valid) + bad + "\n" + joinLines(valid) + "set=1\nget=1\n\nget=1\n\n")
+			if _, errno := c.readReply(); errno >= 0 {
 				b.Errorf("%q: errno %d", bad, errno)
 			}
-			if after, _ := c.reply(); !slices.Equal(after, before) {
+			if after, _ := c.readReply(); !slices.Equal(after, before) {
 				b.Errorf("%q: changed %q to %q", bad, before, after)
 			}
 		}
-		c.mustSet(valid...)
+		c.mustSetLines(valid...)
 		if len(b.dev.Stats().Peers) != 1 {
 			b.Error("the valid part does not do what it should")
 		}
@@ -446,43 +246,43 @@ func TestC03NothingIsAppliedUnlessAllIsValid(t *testing.T) {
 }
 
 func TestC04DeviceKeys(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
-		c := b.control()
-		c.mustSet("private_key=" + strings.Repeat("fF", 32))
+	withTestbed(t, nil, func(b *testbed) {
+		c := b.dialUAPI()
+		c.mustSetLines("private_key=" + strings.Repeat("fF", 32))
 		want := PrivateKey(key32(0xff))
 		want.clamp()
-		wantValues(b, c.get(), "private_key", hexKey(want))
+		wantValues(b, c.getLines(), "private_key", hexKey(want))
 		if b.dev.Stats().PublicKey != want.PublicKey() {
 			b.Error("private key not set")
 		}
-		c.mustSet("private_key=" + zeroHex)
-		wantValues(b, c.get(), "private_key")
+		c.mustSetLines("private_key=" + zeroHex)
+		wantValues(b, c.getLines(), "private_key")
 
-		c.mustSet("listen_port=7")
-		wantValues(b, c.get(), "listen_port", "7")
-		c.mustSet("listen_port=0")
-		if p := values(c.get(), "listen_port"); len(p) != 1 || p[0] == "0" || p[0] == "7" {
+		c.mustSetLines("listen_port=7")
+		wantValues(b, c.getLines(), "listen_port", "7")
+		c.mustSetLines("listen_port=0")
+		if p := valuesOf(c.getLines(), "listen_port"); len(p) != 1 || p[0] == "0" || p[0] == "7" {
 			b.Errorf("port 0: got %q", p)
 		}
-		c.mustSet("fwmark=4294967295")
-		wantValues(b, c.get(), "fwmark", "4294967295")
-		c.mustSet("fwmark=0")
-		wantValues(b, c.get(), "fwmark")
+		c.mustSetLines("fwmark=4294967295")
+		wantValues(b, c.getLines(), "fwmark", "4294967295")
+		c.mustSetLines("fwmark=0")
+		wantValues(b, c.getLines(), "fwmark")
 
-		c.mustSet("public_key="+hexKey(key32(1)), "allowed_ip=10.9.0.0/16")
-		c.mustSet("replace_peers=true", "public_key="+hexKey(key32(2)))
-		wantValues(b, c.get(), "public_key", hexKey(key32(2)))
-		if b.dev.allowed.lookup(netip.MustParseAddr("10.9.0.1")) != nil {
+		c.mustSetLines("public_key="+hexKey(key32(1)), "allowed_ip=10.9.0.0/16")
+		c.mustSetLines("replace_peers=true", "public_key="+hexKey(key32(2)))
+		wantValues(b, c.getLines(), "public_key", hexKey(key32(2)))
+		if b.dev.allowed.ownerOf(netip.MustParseAddr("10.9.0.1")) != nil {
 			b.Error("the prefix of a replaced peer remains")
 		}
-		c.mustSet("replace_peers=true")
-		wantValues(b, c.get(), "public_key")
+		c.mustSetLines("replace_peers=true")
+		wantValues(b, c.getLines(), "public_key")
 	})
 }
 
 func TestC04BadDeviceValues(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
-		c := b.control()
+	withTestbed(t, nil, func(b *testbed) {
+		c := b.dialUAPI()
 		for _, line := range []string{
 			"private_key=", "private_key=00", "private_key=" + zeroHex + "0", "private_key=" + zeroHex[1:],
 			"private_key=" + zeroHex[1:] + "g", "private_key=" + zeroHex[1:] + " ", "private_key=0x" + zeroHex[2:],
@@ -490,7 +290,7 @@ func TestC04BadDeviceValues(t *testing.T) {
 			"fwmark=", "fwmark=4294967296", "fwmark=-1", "fwmark=0x1", "fwmark=off", "fwmark=1_0",
 			"replace_peers=", "replace_peers=false", "replace_peers=1", "replace_peers=True", "replace_peers=true ",
 		} {
-			if errno := c.set(line); errno != -22 {
+			if errno := c.setLines(line); errno != -22 {
 				b.Errorf("%q: errno %d, want -22", line, errno)
 			}
 		}
@@ -498,19 +298,19 @@ func TestC04BadDeviceValues(t *testing.T) {
 }
 
 func TestC05PeerKeys(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
-		c := b.control()
+	withTestbed(t, nil, func(b *testbed) {
+		c := b.dialUAPI()
 		k := key32(1)
 		header := "public_key=" + strings.ToUpper(hexKey(k))
-		c.mustSet(header)
-		got := block(c.get(), k)
+		c.mustSetLines(header)
+		got := peerLines(c.getLines(), k)
 		if want := []string{"preshared_key=" + zeroHex, "protocol_version=1", "last_handshake_time_sec=0", "last_handshake_time_nsec=0",
 			"tx_bytes=0", "rx_bytes=0", "persistent_keepalive_interval=0"}; !slices.Equal(got, want) {
 			b.Fatalf("new peer: %q, want %q", got, want)
 		}
-		c.mustSet(header, "preshared_key="+hexKey(key32(0xab)), "endpoint=192.0.2.9:9", "persistent_keepalive_interval=65535",
+		c.mustSetLines(header, "preshared_key="+hexKey(key32(0xab)), "endpoint=192.0.2.9:9", "persistent_keepalive_interval=65535",
 			"allowed_ip=10.9.8.7/16", "allowed_ip=fd00::1/127", "allowed_ip=::ffff:10.8.7.6/112", "protocol_version=1")
-		got = block(c.get(), k)
+		got = peerLines(c.getLines(), k)
 		wantValues(b, got, "preshared_key", strings.Repeat("ab", 32))
 		wantValues(b, got, "endpoint", "192.0.2.9:9")
 		wantValues(b, got, "persistent_keepalive_interval", "65535")
@@ -522,60 +322,60 @@ func TestC05PeerKeys(t *testing.T) {
 			"[::ffff:192.0.2.7]:9":     "192.0.2.7:9",
 			"[2001:DB8:0:0:0:0:0:0]:1": "[2001:db8::]:1",
 		} {
-			c.mustSet(header, "endpoint="+in)
-			wantValues(b, block(c.get(), k), "endpoint", out)
+			c.mustSetLines(header, "endpoint="+in)
+			wantValues(b, peerLines(c.getLines(), k), "endpoint", out)
 		}
 
-		c.mustSet(header, "preshared_key="+zeroHex, "persistent_keepalive_interval=0", "replace_allowed_ips=true")
-		got = block(c.get(), k)
+		c.mustSetLines(header, "preshared_key="+zeroHex, "persistent_keepalive_interval=0", "replace_allowed_ips=true")
+		got = peerLines(c.getLines(), k)
 		wantValues(b, got, "preshared_key", zeroHex)
 		wantValues(b, got, "persistent_keepalive_interval", "0")
 		wantValues(b, got, "allowed_ip")
 
-		c.mustSet("public_key="+hexKey(key32(2)), "update_only=true", "allowed_ip=10.0.0.0/8")
-		if block(c.get(), key32(2)) != nil {
+		c.mustSetLines("public_key="+hexKey(key32(2)), "update_only=true", "allowed_ip=10.0.0.0/8")
+		if peerLines(c.getLines(), key32(2)) != nil {
 			b.Error("update_only made a peer")
 		}
-		c.mustSet(header, "update_only=true", "allowed_ip=10.0.0.0/8")
-		wantValues(b, block(c.get(), k), "allowed_ip", "10.0.0.0/8")
-		c.mustSet(header, "remove=true")
-		if block(c.get(), k) != nil {
+		c.mustSetLines(header, "update_only=true", "allowed_ip=10.0.0.0/8")
+		wantValues(b, peerLines(c.getLines(), k), "allowed_ip", "10.0.0.0/8")
+		c.mustSetLines(header, "remove=true")
+		if peerLines(c.getLines(), k) != nil {
 			b.Error("remove left the peer")
 		}
 	})
 }
 
 func TestC05RepeatedKeyReopensThePeer(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
-		c := b.control()
+	withTestbed(t, nil, func(b *testbed) {
+		c := b.dialUAPI()
 		one, two := "public_key="+hexKey(key32(1)), "public_key="+hexKey(key32(2))
-		c.mustSet(one, "allowed_ip=10.1.0.0/16", two, "allowed_ip=10.2.0.0/16", one, "allowed_ip=10.3.0.0/16", "persistent_keepalive_interval=5")
-		got := block(c.get(), key32(1))
+		c.mustSetLines(one, "allowed_ip=10.1.0.0/16", two, "allowed_ip=10.2.0.0/16", one, "allowed_ip=10.3.0.0/16", "persistent_keepalive_interval=5")
+		got := peerLines(c.getLines(), key32(1))
 		wantValues(b, got, "allowed_ip", "10.1.0.0/16", "10.3.0.0/16")
 		wantValues(b, got, "persistent_keepalive_interval", "5")
-		wantValues(b, block(c.get(), key32(2)), "allowed_ip", "10.2.0.0/16")
-		// Removed and made anew in one operation.
-		c.mustSet(one, "remove=true", one, "allowed_ip=10.4.0.0/16")
-		got = block(c.get(), key32(1))
+		wantValues(b, peerLines(c.getLines(), key32(2)), "allowed_ip", "10.2.0.0/16")
+		// Removed and added again in one operation.
+		c.mustSetLines(one, "remove=true", one, "allowed_ip=10.4.0.0/16")
+		got = peerLines(c.getLines(), key32(1))
 		wantValues(b, got, "allowed_ip", "10.4.0.0/16")
 		wantValues(b, got, "persistent_keepalive_interval", "0")
 	})
 }
 
 func TestC05AnyPublicKeyIsPeer(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
-		c := b.control()
-		c.mustSet("public_key="+zeroHex, "endpoint=192.0.2.9:9", "persistent_keepalive_interval=1", "public_key=01"+zeroHex[2:])
-		wantValues(b, block(c.get(), PublicKey{}), "persistent_keepalive_interval", "1")
-		if block(c.get(), PublicKey{1}) == nil {
+	withTestbed(t, nil, func(b *testbed) {
+		c := b.dialUAPI()
+		c.mustSetLines("public_key="+zeroHex, "endpoint=192.0.2.9:9", "persistent_keepalive_interval=1", "public_key=01"+zeroHex[2:])
+		wantValues(b, peerLines(c.getLines(), PublicKey{}), "persistent_keepalive_interval", "1")
+		if peerLines(c.getLines(), PublicKey{1}) == nil {
 			b.Error("no low-order peer")
 		}
 	})
 }
 
 func TestC05BadPeerValues(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
-		c := b.control()
+	withTestbed(t, nil, func(b *testbed) {
+		c := b.dialUAPI()
 		for _, line := range []string{
 			"public_key=", "public_key=00", "public_key=" + zeroHex + "00", "public_key=" + zeroHex[1:] + "g",
 			"remove=", "remove=false", "update_only=1", "update_only=false", "replace_allowed_ips=yes", "replace_allowed_ips=false",
@@ -590,30 +390,30 @@ func TestC05BadPeerValues(t *testing.T) {
 			"allowed_ip=10.0.0.0/8,10.1.0.0/16", "allowed_ip=example.com/32",
 			"protocol_version=", "protocol_version=0", "protocol_version=2", "protocol_version=01",
 		} {
-			if errno := c.set("public_key="+hexKey(key32(1)), line); errno != -22 {
+			if errno := c.setLines("public_key="+hexKey(key32(1)), line); errno != -22 {
 				b.Errorf("%q: errno %d, want -22", line, errno)
 			}
 		}
-		if block(c.get(), key32(1)) != nil {
+		if peerLines(c.getLines(), key32(1)) != nil {
 			b.Error("a failed operation made a peer")
 		}
 	})
 }
 
 func TestC06LastScalarWins(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
-		c := b.control()
+	withTestbed(t, nil, func(b *testbed) {
+		c := b.dialUAPI()
 		key := NewPrivateKey()
-		c.mustSet("private_key="+hexKey(NewPrivateKey()), "private_key="+hexKey(key), "listen_port=7", "listen_port=8", "fwmark=1", "fwmark=2",
+		c.mustSetLines("private_key="+hexKey(NewPrivateKey()), "private_key="+hexKey(key), "listen_port=7", "listen_port=8", "fwmark=1", "fwmark=2",
 			"public_key="+hexKey(key32(1)),
 			"preshared_key="+hexKey(key32(1)), "endpoint=192.0.2.1:1", "persistent_keepalive_interval=1", "allowed_ip=10.1.0.0/16",
 			"preshared_key="+hexKey(key32(2)), "endpoint=192.0.2.2:2", "persistent_keepalive_interval=2", "allowed_ip=10.2.0.0/16")
-		c.mustSet("public_key="+hexKey(key32(1)), "allowed_ip=10.3.0.0/16", "allowed_ip=10.3.0.0/16")
-		lines := c.get()
+		c.mustSetLines("public_key="+hexKey(key32(1)), "allowed_ip=10.3.0.0/16", "allowed_ip=10.3.0.0/16")
+		lines := c.getLines()
 		wantValues(b, lines, "private_key", hexKey(key))
 		wantValues(b, lines, "listen_port", "8")
 		wantValues(b, lines, "fwmark", "2")
-		lines = block(lines, key32(1))
+		lines = peerLines(lines, key32(1))
 		wantValues(b, lines, "preshared_key", hexKey(key32(2)))
 		wantValues(b, lines, "endpoint", "192.0.2.2:2")
 		wantValues(b, lines, "persistent_keepalive_interval", "2")
@@ -622,44 +422,45 @@ func TestC06LastScalarWins(t *testing.T) {
 }
 
 func TestC07RemoveAllowedIP(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
-		c := b.control()
+	withTestbed(t, nil, func(b *testbed) {
+		c := b.dialUAPI()
 		one, two := "public_key="+hexKey(key32(1)), "public_key="+hexKey(key32(2))
-		c.mustSet(one, "allowed_ip=10.1.0.0/16", "allowed_ip=10.0.0.0/8", "allowed_ip=::/0", two, "allowed_ip=10.2.0.0/16")
-		// Neither another peer's, nor one that is not there, nor a wider or narrower one.
-		c.mustSet(one, "allowed_ip=-10.2.0.0/16", "allowed_ip=-10.3.0.0/16", "allowed_ip=-10.1.0.0/17", "allowed_ip=-10.0.0.0/7", "allowed_ip=-0.0.0.0/0")
-		wantValues(b, block(c.get(), key32(1)), "allowed_ip", "10.0.0.0/8", "10.1.0.0/16", "::/0")
-		wantValues(b, block(c.get(), key32(2)), "allowed_ip", "10.2.0.0/16")
-		c.mustSet(one, "allowed_ip=-10.1.2.3/16", "allowed_ip=-::/0")
-		wantValues(b, block(c.get(), key32(1)), "allowed_ip", "10.0.0.0/8")
+		c.mustSetLines(one, "allowed_ip=10.1.0.0/16", "allowed_ip=10.0.0.0/8", "allowed_ip=::/0", two, "allowed_ip=10.2.0.0/16")
+		// Neither a prefix of another peer, nor an absent one, nor a wider or
+		// narrower one.
+		c.mustSetLines(one, "allowed_ip=-10.2.0.0/16", "allowed_ip=-10.3.0.0/16", "allowed_ip=-10.1.0.0/17", "allowed_ip=-10.0.0.0/7", "allowed_ip=-0.0.0.0/0")
+		wantValues(b, peerLines(c.getLines(), key32(1)), "allowed_ip", "10.0.0.0/8", "10.1.0.0/16", "::/0")
+		wantValues(b, peerLines(c.getLines(), key32(2)), "allowed_ip", "10.2.0.0/16")
+		c.mustSetLines(one, "allowed_ip=-10.1.2.3/16", "allowed_ip=-::/0")
+		wantValues(b, peerLines(c.getLines(), key32(1)), "allowed_ip", "10.0.0.0/8")
 		// In order, replaced or not.
 		for _, replace := range []string{"replace_allowed_ips=true", "protocol_version=1"} {
-			c.mustSet(one, replace, "allowed_ip=-10.5.0.0/16", "allowed_ip=10.5.0.0/16", "allowed_ip=10.6.0.0/16", "allowed_ip=-10.6.0.0/16", "allowed_ip=-10.0.0.0/8")
-			wantValues(b, block(c.get(), key32(1)), "allowed_ip", "10.5.0.0/16")
+			c.mustSetLines(one, replace, "allowed_ip=-10.5.0.0/16", "allowed_ip=10.5.0.0/16", "allowed_ip=10.6.0.0/16", "allowed_ip=-10.6.0.0/16", "allowed_ip=-10.0.0.0/8")
+			wantValues(b, peerLines(c.getLines(), key32(1)), "allowed_ip", "10.5.0.0/16")
 		}
-		// It adds no peer to remove from.
-		c.mustSet("public_key="+hexKey(key32(3)), "update_only=true", "allowed_ip=-10.5.0.0/16")
-		wantValues(b, block(c.get(), key32(1)), "allowed_ip", "10.5.0.0/16")
+		// Removing a prefix does not add a peer.
+		c.mustSetLines("public_key="+hexKey(key32(3)), "update_only=true", "allowed_ip=-10.5.0.0/16")
+		wantValues(b, peerLines(c.getLines(), key32(1)), "allowed_ip", "10.5.0.0/16")
 	})
 }
 
 func TestC08RemovedPeerIgnoresTheRest(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
-		c := b.control()
+	withTestbed(t, nil, func(b *testbed) {
+		c := b.dialUAPI()
 		rest := []string{"preshared_key=" + zeroHex, "endpoint=192.0.2.1:1", "allowed_ip=10.0.0.2/32", "persistent_keepalive_interval=1", "update_only=true"}
 		absent := append([]string{"public_key=" + hexKey(key32(1)), "remove=true"}, rest...)
-		c.mustSet(absent...)
-		c.mustSet(absent...)
-		if block(c.get(), key32(1)) != nil {
+		c.mustSetLines(absent...)
+		c.mustSetLines(absent...)
+		if peerLines(c.getLines(), key32(1)) != nil {
 			b.Error("there is a peer")
 		}
-		wantValues(b, block(c.get(), b.far.Public), "allowed_ip", "10.0.0.2/32")
-		// They are parsed.
-		if errno := c.set(append(absent, "allowed_ip=x")...); errno != -22 {
+		wantValues(b, peerLines(c.getLines(), b.far.Public), "allowed_ip", "10.0.0.2/32")
+		// The ignored lines are still parsed.
+		if errno := c.setLines(append(absent, "allowed_ip=x")...); errno != -22 {
 			b.Errorf("bad value after remove: errno %d", errno)
 		}
-		c.mustSet(append([]string{"public_key=" + hexKey(b.far.Public), "remove=true"}, rest...)...)
-		wantValues(b, c.get(), "public_key")
+		c.mustSetLines(append([]string{"public_key=" + hexKey(b.far.Public), "remove=true"}, rest...)...)
+		wantValues(b, c.getLines(), "public_key")
 	})
 }
 
@@ -668,14 +469,14 @@ func TestC09AnyOrderWithinABlock(t *testing.T) {
 	peer := []string{"preshared_key=" + hexKey(key32(2)), "endpoint=192.0.2.1:1", "persistent_keepalive_interval=3", "replace_allowed_ips=true", "allowed_ip=10.1.0.0/16"}
 	var want []string
 	for i := range 5 {
-		inBed(t, nil, func(b *bed) {
-			c := b.control()
+		withTestbed(t, nil, func(b *testbed) {
+			c := b.dialUAPI()
 			public := "public_key=" + hexKey(key32(1))
-			c.mustSet(public, "allowed_ip=10.0.0.0/8")
+			c.mustSetLines(public, "allowed_ip=10.0.0.0/8")
 			d, p := slices.Clone(device), slices.Clone(peer)
 			d, p = append(d[i%4:], d[:i%4]...), append(p[i:], p[:i]...)
-			c.mustSet(append(append(d, public), p...)...)
-			got := settable(c.get())
+			c.mustSetLines(append(append(d, public), p...)...)
+			got := settableLines(c.getLines())
 			if want == nil {
 				want = got
 			}
@@ -684,29 +485,29 @@ func TestC09AnyOrderWithinABlock(t *testing.T) {
 			}
 		})
 	}
-	inBed(t, nil, func(b *bed) {
-		c := b.control()
-		c.mustSet("public_key="+hexKey(b.far.Public), "allowed_ip=10.9.0.0/16", "replace_allowed_ips=true")
-		wantValues(b, block(c.get(), b.far.Public), "allowed_ip", "10.9.0.0/16")
-		c.mustSet("public_key="+hexKey(b.far.Public), "allowed_ip=10.8.0.0/16", "remove=true")
-		wantValues(b, c.get(), "public_key")
-		c.mustSet("public_key="+hexKey(b.far.Public), "allowed_ip=10.8.0.0/16", "update_only=true")
-		wantValues(b, c.get(), "public_key")
+	withTestbed(t, nil, func(b *testbed) {
+		c := b.dialUAPI()
+		c.mustSetLines("public_key="+hexKey(b.far.Public), "allowed_ip=10.9.0.0/16", "replace_allowed_ips=true")
+		wantValues(b, peerLines(c.getLines(), b.far.Public), "allowed_ip", "10.9.0.0/16")
+		c.mustSetLines("public_key="+hexKey(b.far.Public), "allowed_ip=10.8.0.0/16", "remove=true")
+		wantValues(b, c.getLines(), "public_key")
+		c.mustSetLines("public_key="+hexKey(b.far.Public), "allowed_ip=10.8.0.0/16", "update_only=true")
+		wantValues(b, c.getLines(), "public_key")
 	})
 }
 
 func TestC10Get(t *testing.T) {
-	inBed(t, func(cfg *Config) { cfg.FwMark = 5 }, func(b *bed) {
-		c := b.control()
+	withTestbed(t, func(cfg *Config) { cfg.FwMark = 5 }, func(b *testbed) {
+		c := b.dialUAPI()
 		time.Sleep(1234567) // not on a full second
-		s := b.far.accept()
-		b.far.data(s, "hello")
-		c.mustSet("public_key="+hexKey(b.far.Public), "preshared_key="+hexKey(key32(0xcd)), "persistent_keepalive_interval=25", "allowed_ip=fd00::2/128")
+		s := b.far.connectToDevice()
+		b.far.sendData(s, "hello")
+		c.mustSetLines("public_key="+hexKey(b.far.Public), "preshared_key="+hexKey(key32(0xcd)), "persistent_keepalive_interval=25", "allowed_ip=fd00::2/128")
 		last := b.far.stats()
 		if last.LastHandshake.IsZero() || last.TxBytes == 0 || last.RxBytes == 0 {
 			b.Fatalf("nothing happened: %+v", last)
 		}
-		b.far.want("keepalive, as it is now persistent", fakepeer.Data)
+		b.far.wantMessage("keepalive, as it is now persistent", fakepeer.Data)
 		want := []string{
 			"private_key=" + hexKey(b.dev.identity.Load().private),
 			"listen_port=51820",
@@ -723,7 +524,7 @@ func TestC10Get(t *testing.T) {
 			"allowed_ip=10.0.0.2/32",
 			"allowed_ip=fd00::2/128",
 		}
-		if got := c.get(); !slices.Equal(got, want) {
+		if got := c.getLines(); !slices.Equal(got, want) {
 			b.Errorf("got\n%s\nwant\n%s", joinLines(got), joinLines(want))
 		}
 	})
@@ -731,8 +532,8 @@ func TestC10Get(t *testing.T) {
 
 func TestC10GetRoundTrips(t *testing.T) {
 	var lines []string
-	inBed(t, nil, func(b *bed) {
-		c := b.control()
+	withTestbed(t, nil, func(b *testbed) {
+		c := b.dialUAPI()
 		set := []string{"fwmark=77", "listen_port=99", "replace_peers=true"}
 		for i := range byte(20) {
 			set = append(set, "public_key="+hexKey(key32(i)), "allowed_ip="+fmt.Sprintf("10.%d.0.0/16", i), fmt.Sprintf("allowed_ip=fd00:%x::/32", i))
@@ -743,87 +544,87 @@ func TestC10GetRoundTrips(t *testing.T) {
 				set = append(set, fmt.Sprintf("endpoint=[fe80::%x%%eth%d]:%d", i, i, i))
 			}
 		}
-		c.mustSet(append(set, "public_key="+hexKey(key32(200)), "allowed_ip=0.0.0.0/0", "allowed_ip=::/0")...)
-		lines = settable(c.get())
-		c.mustSet(lines...)
-		if again := settable(c.get()); !slices.Equal(again, lines) {
+		c.mustSetLines(append(set, "public_key="+hexKey(key32(200)), "allowed_ip=0.0.0.0/0", "allowed_ip=::/0")...)
+		lines = settableLines(c.getLines())
+		c.mustSetLines(lines...)
+		if again := settableLines(c.getLines()); !slices.Equal(again, lines) {
 			b.Errorf("onto itself: got\n%s\nwant\n%s", joinLines(again), joinLines(lines))
 		}
 	})
-	inBed(t, nil, func(b *bed) {
-		c := b.control()
-		if got := len(values(lines, "public_key")); got != 21 {
+	withTestbed(t, nil, func(b *testbed) {
+		c := b.dialUAPI()
+		if got := len(valuesOf(lines, "public_key")); got != 21 {
 			b.Fatalf("%d peers", got)
 		}
-		c.mustSet(append([]string{"replace_peers=true"}, lines...)...)
-		if again := settable(c.get()); !slices.Equal(again, lines) {
+		c.mustSetLines(append([]string{"replace_peers=true"}, lines...)...)
+		if again := settableLines(c.getLines()); !slices.Equal(again, lines) {
 			b.Errorf("onto another device: got\n%s\nwant\n%s", joinLines(again), joinLines(lines))
 		}
 	})
 }
 
 func TestC10GetWithoutAnything(t *testing.T) {
-	inBed(t, func(cfg *Config) { cfg.PrivateKey, cfg.Peers = PrivateKey{}, nil }, func(b *bed) {
-		if got := b.control().get(); !slices.Equal(got, []string{"listen_port=51820"}) {
+	withTestbed(t, func(cfg *Config) { cfg.PrivateKey, cfg.Peers = PrivateKey{}, nil }, func(b *testbed) {
+		if got := b.dialUAPI().getLines(); !slices.Equal(got, []string{"listen_port=51820"}) {
 			b.Errorf("got %q", got)
 		}
 	})
 }
 
 func TestM05PipelinedOperationsAfterAFailure(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
-		c := b.control()
-		// One write: a set that fails in its middle, a get, a set that fails
-		// in its first line, a set that succeeds, a get.
-		c.send("set=1\nfwmark=1\nfwmark=x\nfwmark=2\n\nget=1\n\nset=1\nnonsense\n\nset=1\nfwmark=3\n\nget=1\n\n")
+	withTestbed(t, nil, func(b *testbed) {
+		c := b.dialUAPI()
+		// One write with five operations: a set that fails in the middle, a
+		// get, a set that fails in its first line, a set that succeeds, a get.
+		c.sendText("set=1\nfwmark=1\nfwmark=x\nfwmark=2\n\nget=1\n\nset=1\nnonsense\n\nset=1\nfwmark=3\n\nget=1\n\n")
 		for i, want := range []struct {
 			errno  int
 			fwmark []string
 		}{{-22, nil}, {0, nil}, {-71, nil}, {0, nil}, {0, []string{"3"}}} {
-			lines, errno := c.reply()
+			lines, errno := c.readReply()
 			if errno != want.errno {
 				b.Fatalf("operation %d: errno %d, want %d", i, errno, want.errno)
 			}
 			wantValues(b, lines, "fwmark", want.fwmark...)
 		}
-		c.send("set=1\n\n") // nothing is left over
-		if lines, errno := c.reply(); len(lines) != 0 || errno != 0 {
+		c.sendText("set=1\n\n") // nothing of the failed operations is left
+		if lines, errno := c.readReply(); len(lines) != 0 || errno != 0 {
 			b.Fatalf("%q, errno %d", lines, errno)
 		}
 	})
 }
 
 func TestM30UpdateOnlyIsOfOnePeer(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
-		c := b.control()
-		c.mustSet("public_key="+hexKey(key32(1)), "update_only=true", "public_key="+hexKey(key32(2)), "allowed_ip=10.2.0.0/16")
-		if block(c.get(), key32(1)) != nil {
+	withTestbed(t, nil, func(b *testbed) {
+		c := b.dialUAPI()
+		c.mustSetLines("public_key="+hexKey(key32(1)), "update_only=true", "public_key="+hexKey(key32(2)), "allowed_ip=10.2.0.0/16")
+		if peerLines(c.getLines(), key32(1)) != nil {
 			b.Error("update_only made a peer")
 		}
-		wantValues(b, block(c.get(), key32(2)), "allowed_ip", "10.2.0.0/16")
-		// Nor is it of a block of the same peer later on.
-		c.mustSet("public_key="+hexKey(key32(1)), "update_only=true", "public_key="+hexKey(key32(1)))
-		if block(c.get(), key32(1)) == nil {
+		wantValues(b, peerLines(c.getLines(), key32(2)), "allowed_ip", "10.2.0.0/16")
+		// Nor does it apply to a later block of the same peer.
+		c.mustSetLines("public_key="+hexKey(key32(1)), "update_only=true", "public_key="+hexKey(key32(1)))
+		if peerLines(c.getLines(), key32(1)) == nil {
 			b.Error("update_only outlived its block")
 		}
-		c.mustSet("public_key="+hexKey(key32(3)), "remove=true", "replace_allowed_ips=true", "public_key="+hexKey(key32(2)), "allowed_ip=10.3.0.0/16")
-		wantValues(b, block(c.get(), key32(2)), "allowed_ip", "10.2.0.0/16", "10.3.0.0/16")
+		c.mustSetLines("public_key="+hexKey(key32(3)), "remove=true", "replace_allowed_ips=true", "public_key="+hexKey(key32(2)), "allowed_ip=10.3.0.0/16")
+		wantValues(b, peerLines(c.getLines(), key32(2)), "allowed_ip", "10.2.0.0/16", "10.3.0.0/16")
 	})
 }
 
 func TestM41GetWhileRemoving(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
+	withTestbed(t, nil, func(b *testbed) {
 		l := newPipeListener()
 		go b.dev.ServeUAPI(l)
-		b.far.accept()
+		b.far.connectToDevice()
 		var done atomic.Bool
 		var running sync.WaitGroup
 		for range 2 {
-			c := l.dial(b)
+			c := l.dialClient(b)
 			running.Go(func() {
 				for !done.Load() {
-					for _, public := range values(c.get(), "public_key") {
-						if _, ok := decodeHexKey([]byte(public)); !ok {
+					for _, public := range valuesOf(c.getLines(), "public_key") {
+						if _, ok := keytext.DecodeHex([]byte(public)); !ok {
 							b.Errorf("public key %q", public)
 						}
 					}
@@ -833,18 +634,18 @@ func TestM41GetWhileRemoving(t *testing.T) {
 		running.Go(func() {
 			for !done.Load() {
 				b.dev.Stats()
-				b.dev.output(netstack.NewPacket(packet(devInner, b.far.ip, "data"))) // its peer may be absent
+				b.dev.output(netstack.NewPacket(packet(devInner, b.far.ip, "data"))) // the peer may be absent
 			}
 		})
-		c := l.dial(b)
-		far := settable(c.get())
+		c := l.dialClient(b)
+		far := settableLines(c.getLines())
 		for i := range 100 {
 			public := "public_key=" + hexKey(key32(byte(i)))
-			c.mustSet(public, "endpoint="+farOuter.String(), "persistent_keepalive_interval=1", "allowed_ip=10.9.0.0/16")
-			c.mustSet(public, "remove=true")
+			c.mustSetLines(public, "endpoint="+farOuter.String(), "persistent_keepalive_interval=1", "allowed_ip=10.9.0.0/16")
+			c.mustSetLines(public, "remove=true")
 			if i%10 == 0 {
-				c.mustSet("replace_peers=true")
-				c.mustSet(far...)
+				c.mustSetLines("replace_peers=true")
+				c.mustSetLines(far...)
 			}
 		}
 		done.Store(true)
@@ -853,7 +654,7 @@ func TestM41GetWhileRemoving(t *testing.T) {
 }
 
 func TestServeUAPIEndsWithTheDevice(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
+	withTestbed(t, nil, func(b *testbed) {
 		var lines []string
 		for i := range byte(100) {
 			lines = append(lines, "public_key="+hexKey(key32(i)))
@@ -861,10 +662,10 @@ func TestServeUAPIEndsWithTheDevice(t *testing.T) {
 		l := newPipeListener()
 		served := make(chan error, 1)
 		go func() { served <- b.dev.ServeUAPI(l) }()
-		idle, within, deaf := l.dial(b), l.dial(b), l.dial(b)
-		idle.mustSet(lines...)
-		within.send("set=1\nfwmark=1\n")
-		deaf.send(strings.Repeat("get=1\n\n", 100)) // and reads no reply
+		idle, within, deaf := l.dialClient(b), l.dialClient(b), l.dialClient(b)
+		idle.mustSetLines(lines...)
+		within.sendText("set=1\nfwmark=1\n")
+		deaf.sendText(strings.Repeat("get=1\n\n", 100)) // this client reads no reply
 		synctest.Wait()
 		b.dev.Close()
 		if err := <-served; err != nil {
@@ -889,22 +690,23 @@ func TestServeUAPIEndsWithTheDevice(t *testing.T) {
 }
 
 func TestServeUAPIEndsWithTheListener(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
+	withTestbed(t, nil, func(b *testbed) {
 		l := newPipeListener()
 		served := make(chan error, 1)
 		go func() { served <- b.dev.ServeUAPI(l) }()
-		c := l.dial(b)
-		c.mustSet("fwmark=1")
+		c := l.dialClient(b)
+		c.mustSetLines("fwmark=1")
 		l.Close()
 		if err := <-served; err != nil {
 			b.Errorf("ServeUAPI: %v", err)
 		}
 		c.wantClosed("listener closed")
-		b.far.connect() // the device goes on
+		b.far.connectFromDevice() // the device still works
 	})
 }
 
-// A troubledListener fails to accept with its errors, one after another, first.
+// A troubledListener returns its errors from Accept, one after another, before
+// it accepts.
 type troubledListener struct {
 	*pipeListener
 	errs []error
@@ -919,14 +721,14 @@ func (l *troubledListener) Accept() (net.Conn, error) {
 	return l.pipeListener.Accept()
 }
 
-func TestServeUAPISurvivesWantOfDescriptors(t *testing.T) {
-	inBed(t, nil, func(b *bed) {
+func TestServeUAPISurvivesLackOfDescriptors(t *testing.T) {
+	withTestbed(t, nil, func(b *testbed) {
 		l := &troubledListener{newPipeListener(), []error{
 			&net.OpError{Op: "accept", Err: syscall.EMFILE}, &net.OpError{Op: "accept", Err: syscall.ENFILE},
 		}}
 		served := make(chan error, 1)
 		go func() { served <- b.dev.ServeUAPI(l) }()
-		l.dial(b).mustSet("fwmark=1")
+		l.dialClient(b).mustSetLines("fwmark=1")
 		l.Close()
 		if err := <-served; err != nil {
 			b.Errorf("ServeUAPI: %v", err)
@@ -941,16 +743,16 @@ func TestServeUAPISurvivesWantOfDescriptors(t *testing.T) {
 func TestUAPILogsNoKeys(t *testing.T) {
 	var log bytes.Buffer
 	private, psk := NewPrivateKey(), NewPresharedKey()
-	inBed(t, func(cfg *Config) {
+	withTestbed(t, func(cfg *Config) {
 		cfg.Logger = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug - 10}))
-	}, func(b *bed) {
-		c := b.control()
+	}, func(b *testbed) {
+		c := b.dialUAPI()
 		b.dev.listenPacket = failingListen
 		keys := []string{"private_key=" + hexKey(private), "public_key=" + hexKey(key32(1)), "preshared_key=" + hexKey(psk)}
-		c.set(append([]string{"listen_port=7"}, keys...)...)
-		c.set(append(keys, "nonsense="+hexKey(psk), hexKey(private))...)
-		c.mustSet(keys...)
-		c.get()
+		c.setLines(append([]string{"listen_port=7"}, keys...)...)
+		c.setLines(append(keys, "nonsense="+hexKey(psk), hexKey(private))...)
+		c.mustSetLines(keys...)
+		c.getLines()
 	})
 	if log.Len() == 0 {
 		t.Error("nothing was logged: the test shows nothing")
@@ -966,26 +768,26 @@ func TestHexKey(t *testing.T) {
 	for v := range 256 {
 		var key [32]byte
 		key[v%32] = byte(v)
-		text := encodeHexKey(&key)
+		text := keytext.EncodeHex(&key)
 		if string(text[:]) != hex.EncodeToString(key[:]) {
 			t.Fatalf("%#x: encoded %s", v, text)
 		}
 		for _, s := range [][]byte{text[:], bytes.ToUpper(text[:])} {
-			if k, ok := decodeHexKey(s); !ok || k != key {
+			if k, ok := keytext.DecodeHex(s); !ok || k != key {
 				t.Fatalf("%#x: decoded %x, %v", v, k, ok)
 			}
 		}
-		// Each byte is a digit to both or to neither.
+		// Both decoders must agree about each byte.
 		text[v%64] = byte(v)
 		want, err := hex.DecodeString(string(text[:]))
-		if k, ok := decodeHexKey(text[:]); ok != (err == nil) || ok && !bytes.Equal(k[:], want) {
+		if k, ok := keytext.DecodeHex(text[:]); ok != (err == nil) || ok && !bytes.Equal(k[:], want) {
 			t.Fatalf("digit %#x: %x, %v, want %x, %v", v, k, ok, want, err)
 		}
 	}
 }
 
-// FuzzUAPI sends arbitrary bytes. Whatever they do, the device ends up in a
-// state that it can tell, and that can be given to another.
+// FuzzUAPI sends arbitrary bytes. Afterwards get must describe the state of the
+// device, and setting that on another device must yield the same state.
 func FuzzUAPI(f *testing.F) {
 	public := "public_key=" + hexKey(key32(1)) + "\n"
 	for _, seed := range []string{
@@ -1006,11 +808,11 @@ func FuzzUAPI(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, input []byte, piece byte) {
 		var state []string
-		inBed(t, nil, func(b *bed) {
+		withTestbed(t, nil, func(b *testbed) {
 			l := newPipeListener()
 			served := make(chan error, 1)
 			go func() { served <- b.dev.ServeUAPI(l) }()
-			wild := l.dial(b)
+			wild := l.dialClient(b)
 			go func() {
 				size := int(piece)
 				if size == 0 {
@@ -1019,7 +821,7 @@ func FuzzUAPI(f *testing.F) {
 				for p := range slices.Chunk(input, size) {
 					wild.Write(p)
 				}
-				wild.SetReadDeadline(time.Now().Add(time.Second)) // virtual: once all stands still
+				wild.SetReadDeadline(time.Now().Add(time.Second)) // in virtual time: when all goroutines are idle
 			}()
 			for {
 				lines, errno, err := readReply(wild.in)
@@ -1031,10 +833,10 @@ func FuzzUAPI(f *testing.F) {
 				}
 			}
 			wild.Close()
-			c := l.dial(b)
-			state = settable(c.get())
-			c.mustSet(state...)
-			if again := settable(c.get()); !slices.Equal(again, state) {
+			c := l.dialClient(b)
+			state = settableLines(c.getLines())
+			c.mustSetLines(state...)
+			if again := settableLines(c.getLines()); !slices.Equal(again, state) {
 				b.Fatalf("onto itself: got\n%s\nwant\n%s", joinLines(again), joinLines(state))
 			}
 			c.Close()
@@ -1043,11 +845,11 @@ func FuzzUAPI(f *testing.F) {
 				b.Fatal(err)
 			}
 		})
-		inBed(t, nil, func(b *bed) {
-			c := b.control()
-			c.mustSet("private_key="+zeroHex, "replace_peers=true")
-			c.mustSet(state...)
-			if again := settable(c.get()); !slices.Equal(again, state) {
+		withTestbed(t, nil, func(b *testbed) {
+			c := b.dialUAPI()
+			c.mustSetLines("private_key="+zeroHex, "replace_peers=true")
+			c.mustSetLines(state...)
+			if again := settableLines(c.getLines()); !slices.Equal(again, state) {
 				b.Fatalf("onto another device: got\n%s\nwant\n%s", joinLines(again), joinLines(state))
 			}
 		})

@@ -14,23 +14,23 @@ import (
 	"time"
 )
 
-// errPortInUse is what binding a port that is taken wraps.
+// errPortInUse is the error of binding a port that is in use.
 const errPortInUse = syscall.EADDRINUSE
 
 const (
-	// uapiPoll is how often to see whether the socket has been removed.
+	// uapiPoll is the interval of checks whether the socket was removed.
 	uapiPoll = time.Second
-	// uapiProbe is how long whoever serves a socket may take to accept.
+	// uapiProbe is how long the process that serves a socket may take to accept.
 	uapiProbe = time.Second
 )
 
 // listenUAPI opens dir/name.sock.
 //
-// A socket is accessible from the moment it is bound, as widely as the umask
-// allows, and the umask belongs to the whole process. So it is bound in a
-// directory that nobody else can enter, restricted, and then moved into place,
-// which replaces a stale one at once. If two processes do so at the same time
-// the first finds its socket replaced, and ends.
+// A socket can be accessed as soon as it is bound, by whomever the umask allows,
+// and the umask belongs to the whole process. So the socket is bound in a
+// directory that only this user can enter, restricted, and then moved into place,
+// which replaces a stale one atomically. If two processes do so at the same time,
+// the first finds its socket replaced and stops serving.
 func listenUAPI(dir, name string) (net.Listener, error) {
 	if name == "" || name == "." || name == ".." || strings.ContainsAny(name, "/\x00") {
 		return nil, errors.New("not a valid name")
@@ -91,7 +91,7 @@ func checkVacant(path string) error {
 	return err
 }
 
-// uapiListener is a socket that lasts as long as its file.
+// uapiListener is a listener that closes when its socket file is removed.
 type uapiListener struct {
 	*net.UnixListener
 
@@ -121,7 +121,7 @@ func (l *uapiListener) present() bool {
 	return err == nil && os.SameFile(file, l.file)
 }
 
-// watch ends the listener when its file is gone.
+// watch closes the listener when its file was removed or replaced.
 func (l *uapiListener) watch() {
 	tick := time.NewTicker(uapiPoll)
 	defer tick.Stop()
@@ -141,12 +141,12 @@ func (l *uapiListener) watch() {
 // Addr returns the address at which clients find the socket.
 func (l *uapiListener) Addr() net.Addr { return &net.UnixAddr{Name: l.path, Net: "unix"} }
 
-// Close ends the listener and removes its file.
+// Close closes the listener and removes its file.
 func (l *uapiListener) Close() error {
 	l.closing.Do(func() {
 		close(l.done)
 		l.watching.Wait()
-		// Removed while it is served, it is nobody else's yet.
+		// Before the listener closes: afterwards the file may be another process's.
 		if l.present() {
 			l.closeErr = os.Remove(l.path)
 		}

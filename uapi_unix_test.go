@@ -16,8 +16,8 @@ import (
 	"github.com/wgstack/wireguard/internal/simnet"
 )
 
-// idleDevice is a device on a simulated network of its own, in real time.
-func idleDevice(t *testing.T) *Device {
+// newIdleDevice returns a device on its own simulated network, in real time.
+func newIdleDevice(t *testing.T) *Device {
 	n := simnet.New(1)
 	t.Cleanup(n.Close)
 	cfg, err := (&Config{PrivateKey: NewPrivateKey(), ListenPacket: n.ListenPacket(devOuter)}).canonical()
@@ -32,7 +32,8 @@ func idleDevice(t *testing.T) *Device {
 	return d
 }
 
-// socketDir is a directory with a short name, as those of sockets must have.
+// socketDir returns a directory with a short path, since the length of socket
+// paths is limited.
 func socketDir(t *testing.T) string {
 	dir, err := os.MkdirTemp("", "wg")
 	if err != nil {
@@ -62,7 +63,7 @@ func dialUAPI(t *testing.T, path string) *uapiClient {
 	return newUAPIClient(t, c)
 }
 
-// serveAt serves d at a new socket and returns what ServeUAPI will.
+// serveAt serves d on l and returns a channel for the result of ServeUAPI.
 func serveAt(d *Device, l net.Listener) <-chan error {
 	served := make(chan error, 1)
 	go func() { served <- d.ServeUAPI(l) }()
@@ -92,11 +93,11 @@ func TestC11Socket(t *testing.T) {
 		if l.Addr().String() != path {
 			t.Errorf("address %v, want %s", l.Addr(), path)
 		}
-		d := idleDevice(t)
+		d := newIdleDevice(t)
 		served := serveAt(d, l)
 		c := dialUAPI(t, path)
-		c.mustSet("fwmark=1")
-		wantValues(t, c.get(), "fwmark", "1")
+		c.mustSetLines("fwmark=1")
+		wantValues(t, c.getLines(), "fwmark", "1")
 		d.Close()
 		if err := <-served; err != nil {
 			t.Errorf("ServeUAPI: %v", err)
@@ -148,8 +149,8 @@ func TestC11StaleSocketIsReplaced(t *testing.T) {
 	stale.SetUnlinkOnClose(false)
 	stale.Close()
 	l := mustListenUAPI(t, dir, "wg0")
-	serveAt(idleDevice(t), l)
-	dialUAPI(t, path).mustSet("fwmark=1")
+	serveAt(newIdleDevice(t), l)
+	dialUAPI(t, path).mustSetLines("fwmark=1")
 }
 
 func TestC11LiveSocketIsRefused(t *testing.T) {
@@ -160,8 +161,8 @@ func TestC11LiveSocketIsRefused(t *testing.T) {
 			t.Fatalf("second listener: %v, want EADDRINUSE", err)
 		}
 	}
-	serveAt(idleDevice(t), l)
-	dialUAPI(t, l.Addr().String()).mustSet("fwmark=1")
+	serveAt(newIdleDevice(t), l)
+	dialUAPI(t, l.Addr().String()).mustSetLines("fwmark=1")
 }
 
 func TestC11OtherFilesAreLeft(t *testing.T) {
@@ -185,13 +186,13 @@ func TestC11OtherFilesAreLeft(t *testing.T) {
 }
 
 func TestC11DeletionEndsTheService(t *testing.T) {
-	t.Parallel() // it waits for the poll
+	t.Parallel() // waits for the listener's polling interval
 	dir := socketDir(t)
 	l := mustListenUAPI(t, dir, "wg0")
-	d := idleDevice(t)
+	d := newIdleDevice(t)
 	served := serveAt(d, l)
 	c := dialUAPI(t, l.Addr().String())
-	c.mustSet("fwmark=1")
+	c.mustSetLines("fwmark=1")
 	if err := os.Remove(l.Addr().String()); err != nil {
 		t.Fatal(err)
 	}
@@ -202,18 +203,18 @@ func TestC11DeletionEndsTheService(t *testing.T) {
 	if err := l.Close(); err != nil {
 		t.Errorf("Close: %v", err)
 	}
-	// The name is free again, and the device can be served there.
+	// The name is free again, so the device can be served there.
 	serveAt(d, mustListenUAPI(t, dir, "wg0"))
-	wantValues(t, dialUAPI(t, l.Addr().String()).get(), "fwmark", "1")
+	wantValues(t, dialUAPI(t, l.Addr().String()).getLines(), "fwmark", "1")
 }
 
 func TestC11ReplacedSocketEndsTheService(t *testing.T) {
 	t.Parallel()
 	dir := socketDir(t)
 	first := mustListenUAPI(t, dir, "wg0")
-	served := serveAt(idleDevice(t), first)
+	served := serveAt(newIdleDevice(t), first)
 	second := mustListenUAPI(t, dir, "other")
-	serveAt(idleDevice(t), second)
+	serveAt(newIdleDevice(t), second)
 	if err := os.Rename(second.Addr().String(), first.Addr().String()); err != nil {
 		t.Fatal(err)
 	}

@@ -7,7 +7,7 @@ import (
 	"golang.org/x/sys/windows"
 )
 
-// errPortInUse is what binding a port that is taken wraps.
+// errPortInUse is the error of binding a port that is in use.
 const errPortInUse = windows.WSAEADDRINUSE
 
 func listenUAPI(dir, name string) (net.Listener, error) { return nil, errors.ErrUnsupported }

@@ -7,14 +7,14 @@ import (
 )
 
 // How the configuration of a running device changes. Every way to change it
-// makes an update, and apply is the one place that carries it out.
+// makes an update, and apply carries it out.
 
-// update is a change to a device. What is nil stays as it is.
+// update is a change to a device. A nil field changes nothing.
 type update struct {
-	private      *PrivateKey // zero: none
+	privateKey   *PrivateKey // zero: none
 	listenPort   *uint16     // 0: any
 	fwmark       *uint32
-	replacePeers bool // remove those there are first
+	replacePeers bool // remove the present peers first
 	peers        []peerUpdate
 }
 
@@ -27,10 +27,11 @@ type peerUpdate struct {
 	endpoint          string // canonical host:port; empty: stays
 	keepalive         *time.Duration
 	replaceAllowedIPs bool
-	allowedIPs        []allowedIPUpdate // in order
+	allowedIPs        []allowedIPChange // in order
 }
 
-type allowedIPUpdate struct {
+// allowedIPChange adds a prefix to a peer's allowed IPs, or removes it.
+type allowedIPChange struct {
 	prefix netip.Prefix
 	remove bool
 }
@@ -43,7 +44,7 @@ func (p *PeerConfig) update() peerUpdate {
 		endpoint:          p.Endpoint,
 		keepalive:         &p.PersistentKeepalive,
 		replaceAllowedIPs: true,
-		allowedIPs:        make([]allowedIPUpdate, len(p.AllowedIPs)),
+		allowedIPs:        make([]allowedIPChange, len(p.AllowedIPs)),
 	}
 	for i, prefix := range p.AllowedIPs {
 		u.allowedIPs[i].prefix = prefix
@@ -51,73 +52,74 @@ func (p *PeerConfig) update() peerUpdate {
 	return u
 }
 
-// SetPrivateKey changes the identity of the device; the zero key takes it
-// away, and then no handshake is sent or accepted. Sessions go on receiving,
-// but the next packet to each peer waits for a new handshake, which may start
-// at once. A peer whose public key belongs to key is removed. Setting the key
-// that is set does nothing. The only error is one wrapping [net.ErrClosed].
+// SetPrivateKey changes the identity of the device. The zero key removes it:
+// handshakes are then neither sent nor accepted. Sessions continue to receive,
+// but the next packet to each peer waits for a new handshake, which may start at
+// once. A peer whose public key is that of key is removed. Setting the present
+// key again does nothing. The only error is one that wraps [net.ErrClosed].
 func (d *Device) SetPrivateKey(key PrivateKey) error {
-	return d.change(update{private: &key})
+	return d.applyUpdate(update{privateKey: &key})
 }
 
-// SetPeer adds a peer, or changes the one with the same public key to what cfg
-// says. A session goes on: a new preshared key applies from the next
-// handshake, and an empty Endpoint leaves the present one. Prefixes of cfg
-// move here from whichever peer had them. The device's own public key is
+// SetPeer adds a peer, or configures the one with the same public key as cfg
+// says. A session continues: a new preshared key applies from the next handshake
+// on, and an empty Endpoint keeps the present one. Prefixes of cfg move to this
+// peer from the peer that had them. A cfg with the device's own public key is
 // ignored.
 //
-// It returns an error naming the field that is wrong, and then has changed
-// nothing, or one wrapping [net.ErrClosed].
+// An error names the field that is invalid, or wraps [net.ErrClosed]; the device
+// is then unchanged.
 func (d *Device) SetPeer(cfg PeerConfig) error {
 	cfg, err := cfg.canonical()
 	if err != nil {
 		return err
 	}
-	return d.change(update{peers: []peerUpdate{cfg.update()}})
+	return d.applyUpdate(update{peers: []peerUpdate{cfg.update()}})
 }
 
-// RemovePeer removes a peer. When it returns, nothing is sent to the peer and
-// nothing from it is received any more. It returns an error wrapping
-// [ErrNoPeer] if there is no such peer, or [net.ErrClosed].
+// RemovePeer removes a peer. After it returns, nothing is sent to the peer or
+// received from it. An error wraps [ErrNoPeer] if there is no such peer, or
+// [net.ErrClosed].
 func (d *Device) RemovePeer(public PublicKey) error {
-	p, err := d.known(public)
+	p, err := d.requirePeer(public)
 	if err != nil {
 		return fmt.Errorf("wireguard: %w", err)
 	}
-	err = d.change(update{peers: []peerUpdate{{public: public, remove: true}}})
-	p.stop() // somebody else may be removing it, and not be done
+	err = d.applyUpdate(update{peers: []peerUpdate{{public: public, remove: true}}})
+	p.stop() // a concurrent removal may not have stopped it yet
 	return err
 }
 
-func (d *Device) change(u update) error {
+func (d *Device) applyUpdate(u update) error {
 	if err := d.apply(u); err != nil {
 		return fmt.Errorf("wireguard: %w", err)
 	}
 	return nil
 }
 
-// apply carries out u. What can fail comes first: the port and the mark.
+// apply carries out u, or nothing of it. The port and the mark come first because
+// only they can fail.
 func (d *Device) apply(u update) error {
-	gone, err := d.applyLocked(u)
-	if len(gone) > 0 {
+	removed, err := d.applyLocked(u)
+	if len(removed) > 0 {
 		defer d.background.Done()
 	}
-	for _, p := range gone {
+	for _, p := range removed {
 		p.stop()
 	}
 	return err
 }
 
-// applyLocked returns the peers that were removed and are to be stopped. If
-// there are any, Close waits until d.background is told that they are.
-func (d *Device) applyLocked(u update) (gone []*peer, err error) {
+// applyLocked returns the peers that were removed and that the caller must stop.
+// If there are any, it has added 1 to d.background, for Close to wait for that.
+func (d *Device) applyLocked(u update) (removed []*peer, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.closed {
 		return nil, errClosed
 	}
 	defer func() {
-		if len(gone) > 0 {
+		if len(removed) > 0 {
 			d.background.Add(1)
 		}
 	}()
@@ -128,7 +130,7 @@ func (d *Device) applyLocked(u update) (gone []*peer, err error) {
 		if p != nil {
 			delete(d.peers, p.public)
 			d.allowed.removeAll(p)
-			gone = append(gone, p)
+			removed = append(removed, p)
 		}
 	}
 	if u.replacePeers {
@@ -136,8 +138,8 @@ func (d *Device) applyLocked(u update) (gone []*peer, err error) {
 			remove(p)
 		}
 	}
-	if u.private != nil {
-		if id, changed := d.identityOf(*u.private); changed {
+	if u.privateKey != nil {
+		if id, changed := d.identityOf(*u.privateKey); changed {
 			if id != nil {
 				remove(d.peers[id.public])
 			}
@@ -162,7 +164,7 @@ func (d *Device) applyLocked(u update) (gone []*peer, err error) {
 		d.setAllowedIPs(p, pu)
 		p.configure(pu)
 	}
-	return gone, nil
+	return removed, nil
 }
 
 // applySockets changes the mark and the port, or neither. d.mu is held.
@@ -170,7 +172,7 @@ func (d *Device) applySockets(u update) error {
 	mark := d.fwmark
 	if u.fwmark != nil {
 		if err := d.binding.Load().setMark(*u.fwmark); err != nil {
-			d.binding.Load().setMark(mark) // one socket may have taken it
+			d.binding.Load().setMark(mark) // one of the sockets may have accepted it
 			return err
 		}
 		d.fwmark = *u.fwmark
@@ -178,7 +180,7 @@ func (d *Device) applySockets(u update) error {
 	if u.listenPort == nil || *u.listenPort == d.binding.Load().port {
 		return nil
 	}
-	err := d.rebind(d.ctx, *u.listenPort)
+	err := d.rebindLocked(d.ctx, *u.listenPort)
 	if err != nil {
 		d.fwmark = mark
 		d.binding.Load().setMark(mark)
@@ -200,24 +202,24 @@ func (d *Device) identityOf(private PrivateKey) (id *identity, changed bool) {
 	return newIdentity(private), true
 }
 
-// setIdentity gives the device another identity. Every peer starts afresh, but
-// keeps what it has received from. d.mu is held.
+// setIdentity gives the device another identity. Every peer must make a new
+// handshake, but its session still receives. d.mu is held.
 func (d *Device) setIdentity(id *identity) {
 	d.identity.Store(id)
 	now := d.now()
 	for _, p := range d.peers {
 		p.mu.Lock()
-		p.setPending(nil)
-		p.keys.retire()
-		clear(p.ss[:])
-		p.ssOf = nil
-		p.handshakeSent = time.Time{}
-		p.flush(now)
+		p.setPendingHandshake(nil)
+		p.keys.retireSenders()
+		clear(p.staticSecret[:])
+		p.staticSecretFor = nil
+		p.lastHandshakeSent = time.Time{}
+		p.sendStaged(now)
 		p.mu.Unlock()
 	}
 }
 
-// setAllowedIPs changes what p owns. d.mu is held.
+// setAllowedIPs changes the prefixes of p. d.mu is held.
 func (d *Device) setAllowedIPs(p *peer, u *peerUpdate) {
 	changes := u.allowedIPs
 	if u.replaceAllowedIPs {
@@ -247,15 +249,15 @@ func (p *peer) configure(u *peerUpdate) {
 	}
 	if u.endpoint != "" {
 		if addr, host := parseEndpoint(u.endpoint); host != nil {
-			p.host = host
+			p.namedEndpoint = host
 		} else {
-			p.host = nil
+			p.namedEndpoint = nil
 			p.setEndpoint(endpoint{addr: addr})
 		}
 	}
 	if u.keepalive != nil && p.timers.setInterval(now, *u.keepalive) {
 		p.sendKeepalive(now)
 	}
-	p.schedule(now)
-	p.flush(now)
+	p.scheduleTimer(now)
+	p.sendStaged(now)
 }

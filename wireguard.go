@@ -1,19 +1,45 @@
 package wireguard
 
+// Glossary, from the inside of the tunnel to the outside.
+//
+//	packet   an inner IP packet. The inner stack hands over TCP packets of up
+//	         to 64 KiB together with the size of their segments.
+//	segment  the part of such a packet that becomes one IP packet on the wire.
+//	message  a WireGuard message, the payload of one UDP datagram: a handshake
+//	         message, or a data message that carries one segment.
+//	staged   laid out as messages that wait for a session, since only a session
+//	         has the counters and keys to seal them with.
+//	session  the keys that both ends derived from one handshake. A peer has up
+//	         to three key pairs: previous, current and next.
+//	batch    a run of data messages of one peer, up to 64 KiB, back to back in
+//	         one buffer when sent: the unit of locks, of work and of system
+//	         calls. A handshake message is a batch of one.
+//	buffer   pooled memory that holds messages, shared by counting references.
+//	lane     the queue that keeps the batches of one peer and one direction in
+//	         order while they are sealed or opened on several cores.
+//	pool     goroutines that do one kind of job: seal a batch, open a batch,
+//	         handle a handshake message.
+//	job      what a pool does at a time.
+//
+// netstack's unit is the packet, send.go and receive.go turn packets into
+// batches and back, lanes and pools see only batches, and internal/udp sees
+// messages, or one large message that the kernel cuts into equal ones.
+//
 // Goroutines. A device has one reader for each outer socket. Sealing, opening
-// and handshakes run on the pools of queue.go, whose goroutines exist only
-// while there is work. A peer has no goroutine; at most one timer.
+// and handshakes run on pools, whose goroutines exist only while there is work.
+// A peer has no goroutine, and at most one timer, besides one while received
+// packets wait for late ones.
 //
 // Locks are taken in this order:
 //
-//	Device.mu -> peer.mu -> lane, pool, indexTable, cookieJar, stamper
+//	Device.mu -> peer.mu -> lane, pool, indexTable, cookieSecret, timestamper
 //
 // None of them is held while a packet is written or delivered, a name is
-// looked up or a log handler called. Device.mu, which orders changes of the
-// configuration, is held while sockets are opened and closed.
+// looked up or a log handler is called. Device.mu, which serialises changes of
+// the configuration, is held while sockets are opened and closed.
 //
 // The identity, the sockets, the allowed IPs and the endpoint of each peer are
-// read without a lock, as snapshots that never change.
+// read without a lock: each is published as an immutable snapshot.
 
 import (
 	"context"
@@ -41,26 +67,28 @@ type Device struct {
 	listenPacket func(ctx context.Context, network, address string) (net.PacketConn, error)
 	lookupHost   func(ctx context.Context, host string) ([]netip.Addr, error)
 	clock        *clock
-	network      *netstack.Stack // the same as inner, but in tests
+	network      *netstack.Stack // inner by its concrete type; nil in tests of the engine
 	inner        inner
 	ctx          context.Context // ends with the device
 	cancel       context.CancelFunc
+	// keepsArrivalOrder turns resequencing across batches off, in tests.
+	keepsArrivalOrder bool
 
 	identity atomic.Pointer[identity] // nil: no private key
 	binding  atomic.Pointer[binding]
 	allowed  prefixTable[*peer] // written under mu
 	indices  indexTable
-	stamps   stamper
-	cookies  cookieJar
+	cookies  cookieSecret
 	limiter  ratelimit.Limiter
-	load     load
+	load     handshakeLoad
 
-	sealers    pool[*sendBatch]
-	openers    pool[*recvBatch]
-	handshakes pool[handshakeJob]
-	held       atomic.Int64   // bytes of memory that arrived and are not yet delivered
-	background sync.WaitGroup // readers and resolvers
-	closing    sync.Once
+	sealers     pool[*sendBatch]
+	openers     pool[*recvBatch]
+	handshakes  pool[receivedHandshake]
+	initiations pool[*peer]    // that an initiation is to be made for
+	heldBytes   atomic.Int64   // bytes of buffers that were received and not yet delivered
+	background  sync.WaitGroup // readers and resolvers
+	closing     sync.Once
 
 	mu     sync.RWMutex
 	peers  map[PublicKey]*peer
@@ -68,23 +96,26 @@ type Device struct {
 	closed bool
 }
 
-// inner is what the engine needs of the stack inside the tunnel.
+// inner is the part of the TCP/IP stack inside the tunnel that the engine calls.
+// Tests of the engine put a fake in its place.
 type inner interface {
-	// Deliver takes packets from peers. It keeps none of the memory.
+	// Deliver passes packets of peers to the stack, which copies what it keeps.
 	Deliver(packets [][]byte)
-	// TooBig says that a packet that came out of the stack did not fit.
+	// TooBig tells the sender of a packet of the stack that the path takes
+	// packets of mtu bytes at most.
 	TooBig(packet []byte, mtu int)
 	Close() error
 }
 
 var _ inner = (*netstack.Stack)(nil)
 
-// New starts a device. It is ready when New returns: sockets are open, peers
-// can reach it, and those with a persistent keepalive are being contacted. An
-// endpoint that is a name is looked up when it is first needed.
+// New starts a device. When it returns, the sockets are open, peers can reach
+// the device, and handshakes with the peers that have a persistent keepalive
+// have begun. An endpoint that is a host name is looked up when it is first
+// needed. New copies cfg.
 //
-// Errors name the field that is wrong, or wrap what the system said, such as
-// EADDRINUSE for a port that is taken.
+// An error names the field that is invalid, or wraps the error of the system,
+// such as EADDRINUSE for a port that is in use.
 func New(cfg Config) (*Device, error) {
 	cfg, err := cfg.canonical()
 	if err != nil {
@@ -96,7 +127,7 @@ func New(cfg Config) (*Device, error) {
 		DNS:       cfg.DNS,
 		Search:    cfg.DNSSearch,
 		MTU:       d.mtu,
-		// A packet makes one batch.
+		// A packet of the stack then fits into one batch.
 		MaxSegments: min(maxBatchSegments, maxBatchBytes/(dataOverhead+d.mtu)),
 		Output:      d.output,
 		Reach:       d.reach,
@@ -111,7 +142,7 @@ func New(cfg Config) (*Device, error) {
 	return d, nil
 }
 
-// newDevice makes a device of a canonical configuration. It is not started.
+// newDevice makes a device from a canonical configuration, without starting it.
 func newDevice(cfg Config) *Device {
 	d := &Device{
 		log:          cfg.Logger,
@@ -126,26 +157,27 @@ func newDevice(cfg Config) *Device {
 	}
 	d.ctx, d.cancel = context.WithCancel(context.Background())
 	workers := runtime.GOMAXPROCS(0)
-	d.sealers = pool[*sendBatch]{do: d.seal, limit: workers}
-	d.openers = pool[*recvBatch]{do: d.openBatch, limit: workers}
-	// A flood of handshakes leaves cores to the data.
-	d.handshakes = pool[handshakeJob]{do: d.doHandshake, limit: max(1, workers/2)}
+	d.sealers = pool[*sendBatch]{doJob: d.sealBatch, maxWorkers: workers}
+	d.openers = pool[*recvBatch]{doJob: d.openBatch, maxWorkers: workers}
+	// Half the cores stay free for data during a flood of handshakes.
+	d.handshakes = pool[receivedHandshake]{doJob: d.handleHandshake, maxWorkers: max(1, workers/2)}
+	d.initiations = pool[*peer]{doJob: (*peer).sendInitiation, maxWorkers: max(1, workers/2)}
 	return d
 }
 
-// start opens the sockets and takes up the peers of cfg. If it fails the
-// device is closed.
+// start opens the sockets and adds the peers of cfg. If it fails it closes the
+// device.
 func (d *Device) start(cfg Config, in inner) error {
 	d.inner = in
-	b, err := d.open(d.ctx, cfg.ListenPort)
+	b, err := d.openBinding(d.ctx, cfg.ListenPort)
 	if err != nil {
 		in.Close()
 		d.cancel()
-		return fmt.Errorf("wireguard: listen on port %d: %w", cfg.ListenPort, err)
+		return fmt.Errorf("wireguard: %w", err)
 	}
 	d.binding.Store(b)
 	d.startReaders(b)
-	u := update{private: &cfg.PrivateKey, fwmark: &cfg.FwMark}
+	u := update{privateKey: &cfg.PrivateKey, fwmark: &cfg.FwMark}
 	for _, p := range cfg.Peers {
 		u.peers = append(u.peers, p.update())
 	}
@@ -164,8 +196,8 @@ func (d *Device) peer(public PublicKey) *peer {
 	return d.peers[public]
 }
 
-// known returns the peer that a caller names.
-func (d *Device) known(public PublicKey) (*peer, error) {
+// requirePeer returns the peer with a public key that a caller names.
+func (d *Device) requirePeer(public PublicKey) (*peer, error) {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
 	p := d.peers[public]
@@ -178,36 +210,39 @@ func (d *Device) known(public PublicKey) (*peer, error) {
 	return p, nil
 }
 
-// errClosed is what methods of a closed device return.
+// errClosed is wrapped by the errors of a closed device's methods.
 var errClosed = fmt.Errorf("device: %w", net.ErrClosed)
 
-// Rebind replaces the outer sockets by new ones on the same port, for when the
-// network of the host has changed. Sessions go on. If it fails, which it does
-// where [Config.ListenPacket] cannot open the same port a second time, the old
-// sockets go on serving.
+// Rebind replaces the outer sockets by new ones on the same port, for example
+// after the network of the host has changed. Sessions continue.
+//
+// It returns an error wrapping [net.ErrClosed] on a closed device, and otherwise
+// the error of opening a socket or of setting [Config.FwMark] on it. The old
+// sockets then stay in use. A [Config.ListenPacket] that cannot open a port
+// which is still open makes every Rebind fail.
 func (d *Device) Rebind() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.closed {
 		return fmt.Errorf("wireguard: %w", errClosed)
 	}
-	if err := d.rebind(d.ctx, d.binding.Load().port); err != nil {
+	if err := d.rebindLocked(d.ctx, d.binding.Load().port); err != nil {
 		return fmt.Errorf("wireguard: %w", err)
 	}
 	return nil
 }
 
-// Close ends the device: its connections and listeners fail, its sockets close
-// and all its goroutines have ended when Close returns. Closing again does
-// nothing.
+// Close ends the device: its connections and listeners fail, and its sockets are
+// closed. All goroutines of the device have ended when Close returns. It always
+// returns nil. Closing a closed device waits for the first Close to end.
 func (d *Device) Close() error {
 	d.closing.Do(d.close)
 	return nil
 }
 
-// farewell is how long the inner stack has to tell the other ends that its
-// connections are gone.
-const farewell = time.Second
+// closeGrace is how long the inner stack may take to reset its connections
+// before the sockets that carry the resets are closed.
+const closeGrace = time.Second
 
 func (d *Device) close() {
 	d.cancel()
@@ -220,7 +255,7 @@ func (d *Device) close() {
 		defer close(closed)
 		d.inner.Close()
 	}()
-	grace := time.NewTimer(farewell)
+	grace := time.NewTimer(closeGrace)
 	defer grace.Stop()
 	select {
 	case <-closed:
@@ -232,6 +267,7 @@ func (d *Device) close() {
 	}
 	d.background.Wait()
 	d.handshakes.close()
+	d.initiations.close()
 	d.openers.close()
 	d.sealers.close()
 	<-closed

@@ -134,7 +134,7 @@ func benchmarkBulk(b *testing.B, kind conditions, recovery bool) {
 		}
 		moved += n
 		took += round
-		timeouts += p.a.gv.Stats().TCP.Timeouts.Value()
+		timeouts += p.a.gvisor.Stats().TCP.Timeouts.Value()
 		from.Close()
 		to.Close()
 	}
@@ -191,7 +191,7 @@ func benchmarkAnswers(b *testing.B, kind conditions, recovery bool) {
 
 // BenchmarkRoundTrip sends one byte there and back.
 func BenchmarkRoundTrip(b *testing.B) {
-	p := joinFast(b, defaultMTU)
+	p := joinFast(b, DefaultMTU)
 	from, to := p.connect(b, b4)
 	go io.Copy(to, to)
 	data := []byte{1}
@@ -208,7 +208,7 @@ func BenchmarkRoundTrip(b *testing.B) {
 
 // BenchmarkDial connects, sends one byte each way and closes: what a short connection costs in the stacks alone.
 func BenchmarkDial(b *testing.B) {
-	p := joinFast(b, defaultMTU)
+	p := joinFast(b, DefaultMTU)
 	l, err := p.b.Listen(b.Context(), "tcp", "10.0.0.2:7")
 	if err != nil {
 		b.Fatal(err)
@@ -254,7 +254,7 @@ func BenchmarkRecovery(b *testing.B) {
 	answer := tcpPacket(b4, a4, 0, 101, flagACK, 0)
 	pb := gstack.NewPacketBuffer(gstack.PacketBufferOptions{Payload: buffer.MakeWithData(data)})
 	p := new(Packet)
-	if !p.fill(pb) {
+	if !p.setFromBuffer(pb) {
 		b.Fatal("not a packet")
 	}
 	seq := uint32(1)
@@ -263,7 +263,7 @@ func BenchmarkRecovery(b *testing.B) {
 		binary.BigEndian.PutUint32(p.parts[0][24:], seq)
 		seq += 100
 		binary.BigEndian.PutUint32(answer[28:], seq)
-		f, _ := s.recovery.beforeOutput(s.link, p, pb)
+		f, _ := s.recovery.beforeOutput(s.ownLink, p, pb)
 		f.out.Lock()
 		f.out.Unlock()
 		s.recovery.beforeDeliver(answer, len(answer))

@@ -269,10 +269,7 @@ func (f *tcpFlow) expired() {
 	}
 	f.bucket.mu.Unlock()
 
-	for _, pb := range shown {
-		f.link.deliver(pb.NetworkProtocolNumber, pb)
-		pb.DecRef()
-	}
+	f.link.dispatchAll(shown)
 	for _, p := range pending {
 		f.resend(p, &latest, now)
 		p.packet.DecRef()
@@ -292,7 +289,7 @@ func (f *tcpFlow) take(v *verdict) {
 func (f *tcpFlow) resend(r resend, latest *outboundState, now time.Duration) {
 	p := packetPool.Get().(*Packet)
 	defer p.release()
-	if !p.fill(r.packet.(*gstack.PacketBuffer)) || r.index >= p.segments {
+	if !p.setFromBuffer(r.packet.(*gstack.PacketBuffer)) || r.index >= p.segments {
 		return
 	}
 	b := make([]byte, p.SegmentLen(r.index))
@@ -311,15 +308,16 @@ func (f *tcpFlow) resend(r resend, latest *outboundState, now time.Duration) {
 	f.link.stack.cfg.Output(q)
 }
 
-// shown is what the interface is to get besides a packet.
-type shown struct {
-	strip         bool // the packet without SACK blocks
+// An inboundEdit is how an inbound packet is changed, and what the interface gets
+// besides.
+type inboundEdit struct {
+	strip         bool // the packet loses its SACK blocks
 	before, after []*gstack.PacketBuffer
 }
 
-// edit changes the headers of the packet itself.
-func (s *shown) edit(b []byte) {
-	if s.strip {
+// apply changes the headers of the packet itself.
+func (e *inboundEdit) apply(b []byte) {
+	if e.strip {
 		if h, ok := readTCP(b); ok {
 			h.removeSACK()
 		}
@@ -328,13 +326,13 @@ func (s *shown) edit(b []byte) {
 
 // beforeDeliver takes the headers of an inbound packet of the given length, and
 // says how the stack is to see it.
-func (r *recovery) beforeDeliver(b []byte, length int) (s shown) {
+func (r *recovery) beforeDeliver(b []byte, length int) (e inboundEdit) {
 	if r.count.Load() == 0 {
-		return s
+		return e
 	}
 	h, ok := readTCP(b)
 	if !ok {
-		return s
+		return e
 	}
 	key := h.reverseKey()
 	bucket := r.bucket(&key)
@@ -342,17 +340,17 @@ func (r *recovery) beforeDeliver(b []byte, length int) (s shown) {
 	defer bucket.mu.Unlock()
 	f := bucket.find(&key)
 	if f == nil {
-		return s
+		return e
 	}
 	flags := h.flags()
 	if flags&(flagSYN|flagRST) != 0 {
 		if flags&flagRST != 0 {
 			f.end()
 		}
-		return s
+		return e
 	}
 	if flags&flagACK == 0 {
-		return s
+		return e
 	}
 	ahead := uint32(length - h.hdr)
 	a := acknowledgement{ack: h.ack(), window: h.window(), payload: ahead > 0}
@@ -363,11 +361,11 @@ func (r *recovery) beforeDeliver(b []byte, length int) (s shown) {
 		if f.finished {
 			f.end()
 		}
-		return s
+		return e
 	}
 	if !f.tracker.inFlight() {
 		f.tracker.window = a.window
-		return s
+		return e
 	}
 	if _, ecr, ok := h.timestamps(); ok && f.latest.stamped {
 		a.echoed, a.known = f.latest.at-time.Duration(int32(f.latest.tsVal-ecr))*time.Millisecond, true
@@ -383,12 +381,12 @@ func (r *recovery) beforeDeliver(b []byte, length int) (s shown) {
 			binary.BigEndian.PutUint32(t.b[t.ipLen+4:], t.seq()+ahead)
 		}
 	}
-	s.strip = v.strip
+	e.strip = v.strip
 	for i := range v.before {
-		s.before = append(s.before, h.duplicate(&v.before[i], 0))
+		e.before = append(e.before, h.duplicate(&v.before[i], 0))
 	}
 	for i := range v.after {
-		s.after = append(s.after, h.duplicate(&v.after[i], ahead))
+		e.after = append(e.after, h.duplicate(&v.after[i], ahead))
 	}
 	f.take(v)
 	if f.tracker.wantsReno() {
@@ -399,7 +397,7 @@ func (r *recovery) beforeDeliver(b []byte, length int) (s shown) {
 	} else {
 		f.arm(now)
 	}
-	return s
+	return e
 }
 
 // useReno has the sender of f use Reno in place of CUBIC.
@@ -411,7 +409,7 @@ func (f *tcpFlow) useReno(v6 bool) {
 }
 
 func (f *tcpFlow) setReno(v6 bool) bool {
-	ep, ok := f.link.stack.gv.FindTransportEndpoint(f.key.protocol(v6), tcp.ProtocolNumber, f.key.id(v6), f.link.nic).(tcpip.Endpoint)
+	ep, ok := f.link.stack.gvisor.FindTransportEndpoint(f.key.protocol(v6), tcp.ProtocolNumber, f.key.id(v6), f.link.nic).(tcpip.Endpoint)
 	if !ok {
 		return true
 	}
@@ -425,4 +423,12 @@ func (f *tcpFlow) setReno(v6 bool) bool {
 	}
 	reno := tcpip.CongestionControlOption("reno")
 	return ep.SetSockOpt(&reno) == nil
+}
+
+// dispatchAll hands inbound packets to the interface, and releases them.
+func (l *link) dispatchAll(list []*gstack.PacketBuffer) {
+	for _, pb := range list {
+		l.dispatch(pb.NetworkProtocolNumber, pb)
+		pb.DecRef()
+	}
 }

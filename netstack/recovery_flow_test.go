@@ -18,7 +18,7 @@ import (
 func outbound(seq uint32, flags byte, payload int) (*Packet, *gstack.PacketBuffer) {
 	pb := gstack.NewPacketBuffer(gstack.PacketBufferOptions{Payload: buffer.MakeWithData(tcpPacket(a4, b4, seq, 0, flags, payload))})
 	p := new(Packet)
-	p.fill(pb)
+	p.setFromBuffer(pb)
 	return p, pb
 }
 
@@ -64,11 +64,11 @@ func TestFlowsReleasePackets(t *testing.T) {
 	}{
 		{"reset here", func(s *Stack) {
 			p, pb := outbound(200, flagRST, 0)
-			s.recovery.beforeOutput(s.link, p, pb)
+			s.recovery.beforeOutput(s.ownLink, p, pb)
 		}},
 		{"a new connection", func(s *Stack) {
 			p, pb := outbound(5000, flagSYN, 0)
-			s.recovery.beforeOutput(s.link, p, pb)
+			s.recovery.beforeOutput(s.ownLink, p, pb)
 		}},
 		{"reset there", func(s *Stack) {
 			b := tcpPacket(b4, a4, 0, 0, flagRST, 0)
@@ -76,7 +76,7 @@ func TestFlowsReleasePackets(t *testing.T) {
 		}},
 		{"acknowledged", func(s *Stack) {
 			p, pb := outbound(200, flagFIN|flagACK, 0)
-			s.recovery.beforeOutput(s.link, p, pb)
+			s.recovery.beforeOutput(s.ownLink, p, pb)
 			pb.DecRef()
 			b := tcpPacket(b4, a4, 0, 201, flagACK, 0)
 			s.recovery.beforeDeliver(b, len(b))
@@ -86,7 +86,7 @@ func TestFlowsReleasePackets(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			s := newStack(t, Config{Addresses: prefixes(a4), Output: func(*Packet) error { return nil }})
 			p, pb := outbound(100, flagACK, 100)
-			if f, drop := s.recovery.beforeOutput(s.link, p, pb); f == nil || drop {
+			if f, drop := s.recovery.beforeOutput(s.ownLink, p, pb); f == nil || drop {
 				t.Fatal("the flow is not tracked")
 			}
 			if n := pb.ReadRefs(); n != 2 {
@@ -113,8 +113,8 @@ func TestFlowsAreBounded(t *testing.T) {
 		b[20], b[21] = byte(i>>16), byte(i>>8)
 		pb := gstack.NewPacketBuffer(gstack.PacketBufferOptions{Payload: buffer.MakeWithData(b)})
 		p := new(Packet)
-		p.fill(pb)
-		r.beforeOutput(s.link, p, pb)
+		p.setFromBuffer(pb)
+		r.beforeOutput(s.ownLink, p, pb)
 		pb.DecRef()
 	}
 	const most = flowBuckets * maxBucket
@@ -163,7 +163,7 @@ func TestResend(t *testing.T) {
 			copy(options, []byte{1, 1, optionTimestamp, timestampLen, 0, 0, 0, 1, 0, 0, 0, 2, 1, 1, optionSACK, 10, 1, 2, 3, 4, 5, 6, 7, 8})
 			pb := gstack.NewPacketBuffer(gstack.PacketBufferOptions{Payload: buffer.MakeWithData(packet)})
 			pb.GSOOptions = gstack.GSO{Type: gstack.GSOTCPv4, NeedsCsum: true, MSS: mss}
-			f := &tcpFlow{link: s.link}
+			f := &tcpFlow{link: s.ownLink}
 			latest := outboundState{ack: 0x0a0b0c0d, window: 0x1234, stamped: true, tsVal: 1000, tsEcr: 77, at: time.Second}
 			for i := range 3 {
 				f.resend(resend{packet: pb, index: i}, &latest, time.Second+5*time.Millisecond)
@@ -201,7 +201,7 @@ func TestDuplicate(t *testing.T) {
 		pb := h.duplicate(&d, 100)
 		b := pb.ToView().AsSlice()
 		g, ok := readTCP(b)
-		if !ok || totalLen(b) != len(b) || g.hdr != len(b) {
+		if !ok || statedLength(b) != len(b) || g.hdr != len(b) {
 			t.Fatalf("not an acknowledgement: %x", b)
 		}
 		var a acknowledgement
@@ -287,7 +287,7 @@ func TestLossIsRepairedOnce(t *testing.T) {
 	if n := d.retransmissions(); n < lost || n > 3*lost+50 {
 		t.Errorf("%d retransmissions of %d lost segments", n, lost)
 	}
-	if n := int(p.a.gv.Stats().TCP.Timeouts.Value()); n > lost/10 {
+	if n := int(p.a.gvisor.Stats().TCP.Timeouts.Value()); n > lost/10 {
 		t.Errorf("%d retransmission timeouts for %d losses", n, lost)
 	}
 }

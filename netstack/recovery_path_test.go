@@ -13,7 +13,7 @@ import (
 // infoOf returns the state of a connection's sender.
 func infoOf(t testing.TB, c net.Conn) (info tcpip.TCPInfoOption) {
 	t.Helper()
-	if err := c.(*tcpConn).ep.GetSockOpt(&info); err != nil {
+	if err := c.(*tcpConn).endpoint.GetSockOpt(&info); err != nil {
 		t.Fatal(err)
 	}
 	return info
@@ -121,7 +121,7 @@ func TestLossesWithoutTimeout(t *testing.T) {
 			d := newDropper(test.drop)
 			p.fromA.setFilter(d.pass)
 			sendAll(t, from, to, segments*mss)
-			stats := p.a.gv.Stats().TCP
+			stats := p.a.gvisor.Stats().TCP
 			eventually(t, "gVisor has reduced its window", func() bool {
 				return stats.SACKRecovery.Value() > 0 && infoOf(t, from).CcState == tcpip.Open
 			})
@@ -155,7 +155,7 @@ func TestRenoAfterLosses(t *testing.T) {
 	p, paths := joinPath(t, conditions{loss: 0.05, delay: time.Millisecond}, 1, true)
 	from, to := p.connect(t, b4)
 	cc := tcpip.CongestionControlOption("cubic")
-	if err := from.(*tcpConn).ep.SetSockOpt(&cc); err != nil {
+	if err := from.(*tcpConn).endpoint.SetSockOpt(&cc); err != nil {
 		t.Fatal(err)
 	}
 	beginLosing(paths)
@@ -165,7 +165,7 @@ func TestRenoAfterLosses(t *testing.T) {
 		if _, err := from.Write(data); err != nil {
 			t.Fatal(err)
 		}
-		from.(*tcpConn).ep.GetSockOpt(&cc)
+		from.(*tcpConn).endpoint.GetSockOpt(&cc)
 		return cc == "reno"
 	})
 	if info := infoOf(t, from); info.SndCwnd > 1000 {
@@ -214,7 +214,7 @@ func TestBottleneckIsShared(t *testing.T) {
 	if moved[0] > 6*moved[1] || moved[1] > 6*moved[0] {
 		t.Errorf("the flows moved %d and %d bytes", moved[0], moved[1])
 	}
-	stats := p.a.gv.Stats().TCP
+	stats := p.a.gvisor.Stats().TCP
 	if stats.SACKRecovery.Value() == 0 {
 		t.Error("no flow reduced its window")
 	}

@@ -308,21 +308,21 @@ func TestTrackerWantsReno(t *testing.T) {
 	s.at(at+11*ms).ack("", from, from+1, from+10)
 }
 
-// TestTrackerKeepsCUBIC has the same lost in a large window.
+// TestTrackerKeepsCUBIC has the same lost in large windows.
 func TestTrackerKeepsCUBIC(t *testing.T) {
+	const window = maxRenoWindow + 1
 	s := newScript(t)
 	from, at := 0.0, time.Duration(0)
 	for range 2 * renoLosses {
-		s.at(at).send(from, from+maxRenoWindow+2)
-		s.at(at+10*ms).ack("", from, from+1, from+10)
-		s.send(from, from+1)
-		s.at(at+20*ms).ack("", from+maxRenoWindow+2)
-		from, at = from+maxRenoWindow+2, at+30*ms
-		s.send(from, from+1).ack("", from)
+		s.at(at).send(from, from+window)
+		s.at(at+10*ms).ack("", from, from+1, from+window)
+		s.send(from, from+1).send(from+window, from+window+1)
+		s.at(at+20*ms).ack("", from+window)
 		if s.tr.wantsReno() {
 			t.Error("asked for")
 		}
-		from++
+		s.at(at+25*ms).ack("", from+window+1)
+		from, at = from+window+1, at+30*ms
 	}
 }
 

@@ -1,149 +1,159 @@
-// Proxy is a SOCKS 5 gateway into a WireGuard tunnel, without root and without
-// a network interface: what speaks SOCKS reaches the tunnel through it, nothing
-// else does.
+// Proxy is a gateway into a WireGuard tunnel, without root and without a network
+// interface: programs that speak SOCKS or HTTP reach the tunnel through it, the
+// rest of the host does not. A wireproxy file adds forwards.
 //
 //	proxy -config wg0.conf
 //	curl --socks5-hostname 127.0.0.1:1080 http://intranet.example/
 //
-// With -demo it needs no configuration: it brings its own far end, with a small
-// web site to fetch.
+// With -demo it needs no configuration: it starts a far end of its own, with a
+// small web site to fetch.
 package main
 
 import (
+	"cmp"
 	"context"
-	"crypto/sha256"
-	"crypto/subtle"
-	"errors"
+	"flag"
 	"fmt"
 	"io"
-	"net"
-	"net/netip"
+	"log/slog"
 	"os"
-	"strings"
+	"time"
 
 	"github.com/wgstack/wireguard"
 	"github.com/wgstack/wireguard/examples/internal/cli"
+	"github.com/wgstack/wireguard/examples/internal/gatewayconf"
+	"github.com/wgstack/wireguard/examples/internal/memory"
 	"github.com/wgstack/wireguard/examples/internal/socks"
 )
 
 func main() { cli.Main(run) }
 
+// options are the flags of the program.
+type options struct {
+	config                        string
+	demo                          bool
+	listen                        string
+	user, passwordFile            string
+	uapi                          string
+	check, verbose                bool
+	handshakeTimeout, dialTimeout time.Duration
+	maxHandshakes                 int
+	maxClients, maxClientsPerAddr int
+	memory                        memory.Size
+}
+
+func (o *options) register(fs *flag.FlagSet) {
+	fs.StringVar(&o.config, "config", "", "configuration, a `file` as for wg-quick or wireproxy")
+	fs.BoolVar(&o.demo, "demo", false, "make a tunnel to a far end in this process instead")
+	fs.StringVar(&o.listen, "socks", "", "`address` to serve SOCKS and HTTP on (default 127.0.0.1:1080, unless the configuration has listeners)")
+	fs.StringVar(&o.user, "user", "", "`name` that clients must give, with the password in $SOCKS_PASSWORD or -password-file")
+	fs.StringVar(&o.passwordFile, "password-file", "", "`file` with the password")
+	fs.StringVar(&o.uapi, "uapi", "", "let wg(8) show and change the tunnel under this interface `name`")
+	fs.BoolVar(&o.check, "n", false, "check the configuration and end")
+	fs.BoolVar(&o.verbose, "v", false, "log what happens")
+	fs.DurationVar(&o.handshakeTimeout, "handshake-timeout", socks.DefaultHandshakeTimeout, "`time` for a client to send its request")
+	fs.DurationVar(&o.dialTimeout, "dial-timeout", socks.DefaultDialTimeout, "`time` for connecting to a target")
+	fs.IntVar(&o.maxHandshakes, "max-handshakes", socks.DefaultMaxHandshakes, "clients at a time without a request; one more ends the oldest")
+	fs.IntVar(&o.maxClients, "max-clients", 4096, "clients at a time with a request; one more ends the longest idle; 0: no limit")
+	fs.IntVar(&o.maxClientsPerAddr, "max-clients-per-address", 2048, "the same for each IP address")
+	fs.Var(&o.memory, "memory", "end the longest idle connections when more `bytes` are in use (512M, 2G); 0: no limit")
+}
+
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	fs := cli.Flags("proxy", stderr)
-	config := fs.String("config", "", "configuration of the tunnel, a `file` as for wg-quick")
-	demo := fs.Bool("demo", false, "make a tunnel to a far end in this process instead")
-	listen := fs.String("socks", "127.0.0.1:1080", "`address` to serve SOCKS on")
-	user := fs.String("user", "", "`name` that clients must give, with the password in $SOCKS_PASSWORD or -password-file")
-	passwordFile := fs.String("password-file", "", "`file` with the password")
-	uapi := fs.String("uapi", "", "let wg(8) show and change the tunnel under this interface `name`")
-	verbose := fs.Bool("v", false, "log what happens")
+	var o options
+	o.register(fs)
 	if err := cli.Parse(fs, args, 0); err != nil {
 		return err
 	}
-	if *demo == (*config != "") {
+	if o.demo == (o.config != "") {
 		return cli.Usage(fs, "give one of -config and -demo")
 	}
-	authenticate, err := credentials(*user, *passwordFile)
-	if err != nil {
-		return err
-	}
-	log := cli.Logger(stderr, *verbose)
-
-	var cfg wireguard.Config
-	if *demo {
+	log := cli.Logger(stderr, o.verbose)
+	var conf gatewayconf.Config
+	if o.demo {
 		far, err := startFarEnd(log)
 		if err != nil {
 			return err
 		}
 		defer far.Close()
-		cfg = far.near
-	} else if cfg, err = cli.Load(*config, log); err != nil {
+		conf.Tunnel = far.near
+	} else {
+		var err error
+		if conf, err = gatewayconf.Load(o.config); err != nil {
+			return err
+		}
+		cli.Prepare(&conf.Tunnel, o.config, log)
+	}
+	if err := o.addSOCKS(&conf); err != nil {
 		return err
 	}
-	dev, err := wireguard.New(cfg)
+	for _, warning := range conf.Warnings {
+		log.Warn(warning)
+	}
+	if o.check {
+		fmt.Fprintln(stdout, "Config OK")
+		return nil
+	}
+
+	dev, err := wireguard.New(conf.Tunnel)
 	if err != nil {
 		return err
 	}
 	defer dev.Close()
-	if *uapi != "" {
-		ctl, err := wireguard.ListenUAPI(*uapi)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	if o.uapi != "" {
+		stop, err := serveUAPI(dev, o.uapi, cancel, log)
 		if err != nil {
 			return err
 		}
-		defer ctl.Close()
-		var stop context.CancelFunc
-		ctx, stop = context.WithCancel(ctx)
-		go func() {
-			// It ends when its socket is deleted, which asks a daemon to end.
-			defer stop()
-			if err := dev.ServeUAPI(ctl); err != nil {
-				log.Error("configuration protocol", "err", err)
-			}
-		}()
+		defer stop()
 	}
-
-	l, err := net.Listen("tcp", *listen)
-	if err != nil {
+	if len(conf.STDIO) > 0 {
+		stdout = stderr // standard output carries the connection
+	}
+	g := newGateway(dev, conf, o, stdout, log)
+	if err := g.open(ctx, os.Stdin, os.Stdout); err != nil {
 		return err
 	}
-	at := l.Addr().(*net.TCPAddr).AddrPort()
-	if !at.Addr().Unmap().IsLoopback() && authenticate == nil {
-		log.Warn("whoever reaches the gateway can use the tunnel: give -user", "address", at)
+	if o.demo {
+		printDemo(stdout, g.socksAddr, o.user)
 	}
-	fmt.Fprintf(stdout, "SOCKS 5 on %s\n", at)
-	if *demo {
-		printDemo(stdout, at, *user)
-	}
-	s := socks.Server{Network: dev, Authenticate: authenticate, Logger: log}
-	return s.Serve(ctx, l)
+	return g.serve(ctx)
 }
 
-// credentials returns the check of names and passwords, nil if clients need
-// none. The password is no flag: everybody can see those in a list of
-// processes.
-func credentials(user, file string) (func(user, password string) bool, error) {
-	password := os.Getenv("SOCKS_PASSWORD")
-	if file != "" {
-		b, err := os.ReadFile(file)
-		if err != nil {
-			return nil, err
+// addSOCKS adds the SOCKS server of the flags to a configuration, if it has no
+// listeners or the flags ask for one.
+func (o *options) addSOCKS(conf *gatewayconf.Config) error {
+	if err := checkCredentials(o.user, o.passwordFile); err != nil {
+		return err
+	}
+	listeners := len(conf.SOCKS) + len(conf.HTTP) + len(conf.SNI) + len(conf.TCPClients) + len(conf.TCPServers) + len(conf.UDPProxies) + len(conf.STDIO)
+	if o.listen == "" && listeners > 0 {
+		return nil
+	}
+	password, err := readPassword(o.user, o.passwordFile)
+	conf.SOCKS = append(conf.SOCKS, gatewayconf.Proxy{
+		Listen:   cmp.Or(o.listen, "127.0.0.1:1080"),
+		Username: o.user,
+		Password: password,
+	})
+	return err
+}
+
+// serveUAPI lets the WireGuard tools configure the device until stop is called.
+// It calls cancel when its socket is deleted, which asks a daemon to end.
+func serveUAPI(dev *wireguard.Device, name string, cancel func(), log *slog.Logger) (stop func() error, err error) {
+	l, err := wireguard.ListenUAPI(name)
+	if err != nil {
+		return nil, err
+	}
+	go func() {
+		defer cancel()
+		if err := dev.ServeUAPI(l); err != nil {
+			log.Error("configuration protocol", "err", err)
 		}
-		password = strings.TrimRight(string(b), "\r\n")
-	}
-	switch {
-	case user == "" && file == "":
-		return nil, nil
-	case user == "":
-		return nil, errors.New("a password file, but no -user")
-	case password == "":
-		return nil, errors.New("no password: set $SOCKS_PASSWORD or give -password-file")
-	case len(user) > 255 || len(password) > 255:
-		return nil, errors.New("SOCKS has no names and passwords of more than 255 bytes")
-	}
-	wantUser, wantPassword := sha256.Sum256([]byte(user)), sha256.Sum256([]byte(password))
-	return func(u, p string) bool {
-		// Hashed, so that the time tells nothing, the lengths included.
-		gotUser, gotPassword := sha256.Sum256([]byte(u)), sha256.Sum256([]byte(p))
-		return subtle.ConstantTimeCompare(gotUser[:], wantUser[:])&
-			subtle.ConstantTimeCompare(gotPassword[:], wantPassword[:]) == 1
-	}, nil
-}
-
-func printDemo(w io.Writer, at netip.AddrPort, user string) {
-	curl := "curl --socks5-hostname " + at.String()
-	if at.Addr().IsUnspecified() {
-		curl = fmt.Sprintf("curl --socks5-hostname localhost:%d", at.Port())
-	}
-	if user != "" {
-		curl += fmt.Sprintf(` --proxy-user "%s:$SOCKS_PASSWORD"`, user)
-	}
-	fmt.Fprintf(w, `
-Try, in another terminal:
-
-  %[1]s http://%[2]s/
-  %[1]s 'http://[%[3]s]/'
-  %[1]s http://%[4]s/
-  %[1]s -D- -o 1g http://%[2]s/bytes/1073741824 && sha256sum 1g
-
-`, curl, demoName, farAddr6, farAddr4)
+	}()
+	return l.Close, nil
 }

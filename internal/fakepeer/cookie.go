@@ -28,13 +28,14 @@ func MAC1(msg []byte) [16]byte { return [16]byte(msg[len(msg)-32:]) }
 // MAC2 returns the mac2 field of an initiation or response.
 func MAC2(msg []byte) [16]byte { return [16]byte(msg[len(msg)-16:]) }
 
-// Stamp writes both macs of an initiation or response to [Peer.Remote] anew,
-// as after an edit, and returns msg. Without a cookie mac2 becomes zero.
-func (p *Peer) Stamp(msg []byte) []byte { return stamp(msg, p.Remote, p.Cookie) }
+// Stamp writes both macs of an initiation or response to [Peer.Remote], for
+// example after a test has changed msg, and returns msg. Without a cookie mac2
+// becomes zero.
+func (p *Peer) Stamp(msg []byte) []byte { return writeMACs(msg, p.Remote, p.Cookie) }
 
-func stamp(msg []byte, receiver [32]byte, cookie []byte) []byte {
+func writeMACs(msg []byte, receiver [32]byte, cookie []byte) []byte {
 	end := len(msg)
-	mac1 := macOne(msg[:end-32], receiver)
+	mac1 := mac1For(msg[:end-32], receiver)
 	copy(msg[end-32:], mac1[:])
 	var mac2 [16]byte
 	if cookie != nil {
@@ -44,13 +45,13 @@ func stamp(msg []byte, receiver [32]byte, cookie []byte) []byte {
 	return msg
 }
 
-func macOne(covered []byte, receiver [32]byte) [16]byte {
+func mac1For(covered []byte, receiver [32]byte) [16]byte {
 	key := hash256([]byte("mac1----"), receiver[:])
 	return mac(key[:], covered)
 }
 
 func verifyMAC1(msg []byte, receiver [32]byte) bool {
-	want, got := macOne(msg[:len(msg)-32], receiver), MAC1(msg)
+	want, got := mac1For(msg[:len(msg)-32], receiver), MAC1(msg)
 	return subtle.ConstantTimeCompare(want[:], got[:]) == 1
 }
 
@@ -67,7 +68,7 @@ func Cookie(secret [32]byte, source netip.AddrPort) [16]byte {
 }
 
 // CookieReply answers msg, an initiation or response, with a cookie. The
-// receiver is the reply's index field, by rights [Sender] of msg.
+// receiver is the reply's index field; [Sender] of msg is the correct value.
 func (p *Peer) CookieReply(msg []byte, receiver uint32, cookie [16]byte, nonce [24]byte) []byte {
 	mac1 := MAC1(msg)
 	reply := append(header(CookieReply, receiver), nonce[:]...)

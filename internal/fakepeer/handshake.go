@@ -1,7 +1,7 @@
 package fakepeer
 
-// A Handshake is what either side keeps between initiation and session. The
-// methods that take one leave it as it is, so it may be used repeatedly.
+// A Handshake is what either side keeps between the initiation and the session.
+// Methods do not change a Handshake passed to them, so it may be used again.
 type Handshake struct {
 	Index       uint32   // our own
 	RemoteIndex uint32   // known to the responder
@@ -10,11 +10,12 @@ type Handshake struct {
 	noise noise
 }
 
-// InitiationOptions are the choices in an initiation; what is zero is chosen.
+// InitiationOptions are the choices in an initiation. Zero fields are chosen at
+// random or from the clock.
 type InitiationOptions struct {
 	Index     uint32
 	Ephemeral [32]byte // private
-	// EphemeralPublic is shown instead of Ephemeral's own; it must be a
+	// EphemeralPublic is sent instead of Ephemeral's public key. It must be a
 	// low-order point.
 	EphemeralPublic [32]byte
 	Timestamp       [12]byte // by default from the clock, and increasing
@@ -36,7 +37,7 @@ func (p *Peer) Initiation(o InitiationOptions) (msg []byte, hs *Handshake) {
 	return msg, hs
 }
 
-// InitiationInfo is what an initiation says.
+// InitiationInfo is the content of an initiation.
 type InitiationInfo struct {
 	Index     uint32 // the sender's
 	Ephemeral [32]byte
@@ -45,9 +46,9 @@ type InitiationInfo struct {
 	MAC2      [16]byte // not verified; see [VerifyMAC2]
 }
 
-// ConsumeInitiation opens an initiation sent to p, from whomever it is. It
-// compares neither the static key with [Peer.Remote] nor the timestamp with
-// former ones.
+// ConsumeInitiation opens an initiation sent to p by any peer. It compares
+// neither the static key with [Peer.Remote] nor the timestamp with earlier
+// ones. It fails with ErrMalformed, ErrMAC1 or ErrSeal.
 func (p *Peer) ConsumeInitiation(msg []byte) (*Handshake, InitiationInfo, error) {
 	switch {
 	case KindOf(msg) != Initiation:
@@ -70,24 +71,25 @@ func (p *Peer) ConsumeInitiation(msg []byte) (*Handshake, InitiationInfo, error)
 	}, nil
 }
 
-// ResponseOptions are the choices in a response; what is zero is chosen.
+// ResponseOptions are the choices in a response. Zero fields are chosen at
+// random.
 type ResponseOptions struct {
 	Index     uint32
 	Ephemeral [32]byte // private
-	// EphemeralPublic is shown instead of Ephemeral's own; it must be a
+	// EphemeralPublic is sent instead of Ephemeral's public key. It must be a
 	// low-order point.
 	EphemeralPublic [32]byte
 }
 
 // Response returns a response to a consumed initiation, and its session. Each
-// call makes another one.
+// call makes another response and session.
 func (p *Peer) Response(hs *Handshake, o ResponseOptions) (msg []byte, s *Session) {
 	n := hs.noise
 	n.psk = p.PSK
 	n.e = p.ephemeral(o.Ephemeral, o.EphemeralPublic)
 	index := p.index(o.Index)
 	msg = append(header(Response, index, hs.RemoteIndex), n.writeSecond(nil)...)
-	msg = stamp(append(msg, make([]byte, 32)...), n.rs, p.Cookie)
+	msg = writeMACs(append(msg, make([]byte, 32)...), n.rs, p.Cookie)
 	s = &Session{LocalIndex: index, RemoteIndex: hs.RemoteIndex}
 	s.RecvKey, s.SendKey = n.split()
 	return msg, s

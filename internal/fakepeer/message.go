@@ -6,7 +6,7 @@ import "encoding/binary"
 type Kind uint32
 
 const (
-	Unknown     Kind = 0 // no message: wrong type, reserved bytes or length
+	Unknown     Kind = 0 // not a message: wrong type, reserved bytes or length
 	Initiation  Kind = 1
 	Response    Kind = 2
 	CookieReply Kind = 3
@@ -36,7 +36,7 @@ const (
 	DataOverhead    = 32
 )
 
-// KindOf tells what msg is by its type, reserved bytes and length.
+// KindOf returns the kind of msg, by its type, reserved bytes and length.
 func KindOf(msg []byte) Kind {
 	if len(msg) < 4 {
 		return Unknown
@@ -54,7 +54,8 @@ func KindOf(msg []byte) Kind {
 // Sender returns the sender index of an initiation or response.
 func Sender(msg []byte) uint32 { return binary.LittleEndian.Uint32(msg[4:]) }
 
-// Receiver returns the receiver index of a response, cookie reply or data message.
+// Receiver returns the receiver index of a response, a cookie reply or a data
+// message.
 func Receiver(msg []byte) uint32 {
 	if KindOf(msg) == Response {
 		return binary.LittleEndian.Uint32(msg[8:])
@@ -65,7 +66,7 @@ func Receiver(msg []byte) uint32 {
 // Counter returns the counter of a data message.
 func Counter(msg []byte) uint64 { return binary.LittleEndian.Uint64(msg[8:]) }
 
-// IsKeepalive reports whether msg is a data message without content.
+// IsKeepalive reports whether msg is a data message with an empty packet.
 func IsKeepalive(msg []byte) bool { return KindOf(msg) == Data && len(msg) == KeepaliveSize }
 
 func header(k Kind, words ...uint32) []byte {

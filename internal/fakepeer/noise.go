@@ -27,8 +27,9 @@ const (
 
 var errSeal = errors.New("fakepeer: seal does not open")
 
-// keypair is an X25519 key pair. A forged one shows a public key that is not
-// its private key's: only a low-order point, whose products anyone knows.
+// keypair is an X25519 key pair. The public key of a forged pair does not
+// belong to its private key: it is a low-order point, whose products are known
+// to all.
 type keypair struct {
 	private, public [32]byte
 	forged          bool
@@ -40,8 +41,8 @@ func newKeypair(private [32]byte) keypair {
 	return k
 }
 
-// show makes the pair claim the public key, unless it is all zero.
-func (k keypair) show(public [32]byte) keypair {
+// withPublic returns the pair with another public key, unless that is all zero.
+func (k keypair) withPublic(public [32]byte) keypair {
 	if public != [32]byte{} && public != k.public {
 		k.public, k.forged = public, true
 	}
@@ -50,7 +51,7 @@ func (k keypair) show(public [32]byte) keypair {
 
 func (k keypair) dh(remote [32]byte) [32]byte {
 	if k.forged {
-		return [32]byte{} // what everyone computes with a low-order point
+		return [32]byte{} // the product of any key with a low-order point
 	}
 	return x25519(k.private, remote)
 }
@@ -118,7 +119,8 @@ func (n *noise) mixKeyAndHash(b [32]byte) {
 	n.mixHash(t[:])
 }
 
-// seal and open use nonce 0: every key of the pattern seals once.
+// seal encrypts and authenticates plain. Like open it uses nonce 0: every key
+// of the pattern seals once.
 func (n *noise) seal(plain []byte) []byte {
 	sealed := aead(n.key).Seal(nil, make([]byte, 12), plain, n.hash[:])
 	n.mixHash(sealed)
@@ -134,8 +136,9 @@ func (n *noise) open(sealed []byte) ([]byte, error) {
 	return plain, nil
 }
 
+// writeFirst returns the initiator's message: e, es, s, ss, {payload}.
 func (n *noise) writeFirst(payload []byte) []byte {
-	// e: with a psk in the pattern, it goes into the key as well.
+	// e: in a pattern with psk it is mixed into the key as well.
 	msg := append([]byte{}, n.e.public[:]...)
 	n.mixHash(n.e.public[:])
 	n.mixKey(n.e.public)
@@ -148,6 +151,7 @@ func (n *noise) writeFirst(payload []byte) []byte {
 	return append(msg, n.seal(payload)...)
 }
 
+// readFirst opens the initiator's message and returns its payload.
 func (n *noise) readFirst(msg []byte) ([]byte, error) {
 	// e
 	n.re = [32]byte(msg)
@@ -166,6 +170,7 @@ func (n *noise) readFirst(msg []byte) ([]byte, error) {
 	return n.open(msg[80:])
 }
 
+// writeSecond returns the responder's message: e, ee, se, psk, {payload}.
 func (n *noise) writeSecond(payload []byte) []byte {
 	// e
 	msg := append([]byte{}, n.e.public[:]...)
@@ -180,6 +185,7 @@ func (n *noise) writeSecond(payload []byte) []byte {
 	return append(msg, n.seal(payload)...)
 }
 
+// readSecond opens the responder's message and returns its payload.
 func (n *noise) readSecond(msg []byte) ([]byte, error) {
 	// e
 	n.re = [32]byte(msg)

@@ -14,8 +14,8 @@ const (
 	ProtoICMPv6 = 58
 )
 
-// IP returns an IPv4 or IPv6 packet, as src demands, with hop limit 64. Both
-// addresses must be of one family.
+// IP returns an IP packet of the family of the addresses, which must be of one
+// family, with hop limit 64.
 func IP(src, dst netip.Addr, proto uint8, payload []byte) []byte {
 	if src.Is4() != dst.Is4() {
 		panic("fakepeer: packet between two families")
@@ -110,8 +110,9 @@ type Packet struct {
 	Payload      []byte // cut to the length that the header states
 }
 
-// ParseIP parses an IP packet, which padding may follow. It fails on fragments,
-// IPv6 extension headers are left in the payload, and IPv4 options are skipped.
+// ParseIP parses an IP packet, which padding may follow. It fails for
+// fragments, leaves IPv6 extension headers in the payload, and skips IPv4
+// options.
 func ParseIP(b []byte) (Packet, error) {
 	switch {
 	case len(b) >= 20 && b[0]>>4 == 4:
@@ -141,7 +142,7 @@ func ParseIP(b []byte) (Packet, error) {
 	return Packet{}, fmt.Errorf("fakepeer: no IP packet: %d bytes", len(b))
 }
 
-// UDP returns the datagram in p. Its checksum must be right.
+// UDP returns the datagram in p. Its checksum must be correct.
 func (p Packet) UDP() (src, dst netip.AddrPort, payload []byte, err error) {
 	b := p.Payload
 	switch {
@@ -158,7 +159,7 @@ func (p Packet) UDP() (src, dst netip.AddrPort, payload []byte, err error) {
 	return src, dst, b[8:], nil
 }
 
-// Echo returns the echo request or reply in p. Its checksum must be right.
+// Echo returns the echo request or reply in p. Its checksum must be correct.
 func (p Packet) Echo() (Echo, error) {
 	b := p.Payload
 	proto, request := echoType(p.Src, false)

@@ -57,7 +57,7 @@ func TestUDP(t *testing.T) {
 	}
 }
 
-// A UDP checksum of zero would mean that there is none.
+// A UDP checksum of zero means that there is none.
 func TestUDPChecksumIsNeverZero(t *testing.T) {
 	src, dst := netip.AddrPortFrom(inner4[0], 1), netip.AddrPortFrom(inner4[1], 2)
 	for i := range 1 << 16 {

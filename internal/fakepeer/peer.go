@@ -1,10 +1,10 @@
-// Package fakepeer speaks WireGuard's wire format, for tests of an
-// implementation that should not be tested against itself.
+// Package fakepeer implements WireGuard's wire format for tests of the library,
+// which should not be tested against itself.
 //
-// It is a second construction of the protocol from the whitepaper, sharing no
-// code with the library's own and importing none of it. It does no I/O, keeps
-// no timers, and lets a test choose every field: what it takes and returns are
-// UDP payloads. Given a deterministic [Peer.Rand] it is deterministic.
+// It is a second implementation of the protocol from the whitepaper and shares
+// no code with the library's own. It does no I/O, has no timers, and lets a
+// test choose every field. It takes and returns UDP payloads. It is
+// deterministic if [Peer.Rand] is.
 package fakepeer
 
 import (
@@ -24,23 +24,23 @@ var (
 	ErrSeal      = errSeal
 )
 
-// A Peer is one end of a relation. Its fields may be changed between calls; a
+// A Peer is one end of a tunnel. Its fields may be changed between calls; a
 // Peer must not be used concurrently.
 type Peer struct {
 	Private [32]byte
-	// Public is shown in initiations. A value that does not belong to Private
-	// must be a low-order point.
+	// Public is sent in initiations. It must belong to Private or be a
+	// low-order point.
 	Public [32]byte
 	Remote [32]byte  // static public key of the other end
 	PSK    [32]byte  // zeros: none
 	Cookie []byte    // 16 bytes that key mac2; nil: mac2 stays zero
 	Rand   io.Reader // for keys and indices not given; the default is crypto/rand
 
-	stamp [12]byte // latest timestamp made from the clock
+	latestTimestamp [12]byte // of those made from the clock
 }
 
-// New returns a peer with the given private key, facing the given static
-// public key.
+// New returns a peer with the given private key. The other end has the given
+// static public key.
 func New(private, remote [32]byte) *Peer {
 	return &Peer{Private: private, Public: PublicKey(private), Remote: remote}
 }
@@ -55,16 +55,17 @@ func NewRand(seed uint64) io.Reader {
 	return mathrand.NewChaCha8(s)
 }
 
-func (p *Peer) static() keypair { return newKeypair(p.Private).show(p.Public) }
+func (p *Peer) static() keypair { return newKeypair(p.Private).withPublic(p.Public) }
 
 // ephemeral returns the pair for a private key, a random one if it is zero.
-func (p *Peer) ephemeral(private, show [32]byte) keypair {
+func (p *Peer) ephemeral(private, public [32]byte) keypair {
 	if private == [32]byte{} {
 		p.random(private[:])
 	}
-	return newKeypair(private).show(show)
+	return newKeypair(private).withPublic(public)
 }
 
+// index returns the given index, or a random one if it is zero.
 func (p *Peer) index(index uint32) uint32 {
 	for index == 0 {
 		var b [4]byte
@@ -84,18 +85,19 @@ func (p *Peer) random(b []byte) {
 	}
 }
 
-// timestamp returns a TAI64N of now, or of just after the latest one.
+// timestamp returns the TAI64N of now, or the successor of the latest one if
+// that is not earlier.
 func (p *Peer) timestamp() [12]byte {
 	now := TAI64N(time.Now())
-	if string(now[:]) <= string(p.stamp[:]) {
-		now = p.stamp
+	if string(now[:]) <= string(p.latestTimestamp[:]) {
+		now = p.latestTimestamp
 		for i := 11; i >= 0; i-- {
 			if now[i]++; now[i] != 0 {
 				break
 			}
 		}
 	}
-	p.stamp = now
+	p.latestTimestamp = now
 	return now
 }
 

@@ -2,8 +2,8 @@ package fakepeer
 
 import "encoding/binary"
 
-// A Session seals and opens data messages. It keeps no replay window: that is
-// for the other end to do.
+// A Session seals and opens data messages. It has no replay window, so that a
+// test can open a message again.
 type Session struct {
 	SendKey, RecvKey        [32]byte
 	LocalIndex, RemoteIndex uint32
@@ -22,7 +22,7 @@ func (s *Session) Seal(packet []byte) []byte {
 	return s.SealRaw(s.SendCounter-1, padded)
 }
 
-// Keepalive returns the next data message, without content.
+// Keepalive returns the next data message, with an empty packet.
 func (s *Session) Keepalive() []byte { return s.Seal(nil) }
 
 // SealRaw returns a data message with exactly the given counter and plaintext.
@@ -32,7 +32,8 @@ func (s *Session) SealRaw(counter uint64, plaintext []byte) []byte {
 }
 
 // Open opens a data message of the other end and returns its plaintext,
-// padding included. It accepts any counter, again and again.
+// padding included. It accepts any counter any number of times. It fails with
+// ErrMalformed, ErrIndex or ErrSeal.
 func (s *Session) Open(msg []byte) (counter uint64, plaintext []byte, err error) {
 	switch {
 	case KindOf(msg) != Data:

@@ -1,4 +1,4 @@
-// Package ratelimit limits how many handshakes a source may start.
+// Package ratelimit limits how many handshakes a source address may start.
 package ratelimit
 
 import (
@@ -13,11 +13,11 @@ const (
 	Rate = 20
 	// Burst is how many it may send at once.
 	Burst = 5
-	// MaxSources is how many sources are remembered. While as many are active,
-	// new ones are refused.
+	// MaxSources is how many sources are remembered. While that many are
+	// active, messages from further sources are refused.
 	MaxSources = 65536
-	// IdleTime is how long a source must be silent to be forgotten. It may be
-	// remembered for twice as long.
+	// IdleTime is how long a source must be silent before it may be forgotten.
+	// It is forgotten after twice that time at the latest.
 	IdleTime = time.Second
 
 	cost     = time.Second / Rate
@@ -29,25 +29,28 @@ const (
 type Limiter struct {
 	mu sync.Mutex
 
-	// Sources live in two generations: those seen since the last turn, and
-	// those seen before it but not since. A turn drops the older generation
-	// whole, so no call ever walks the table.
+	// Guarded by mu. Sources are in one of two generations: young if they were
+	// seen since the latest rotation, old if they were seen in the period
+	// before it. A rotation drops the old generation as a whole, so that no
+	// call iterates over the table.
+	//
+	// The value of a source is the time, counted from epoch, at which its
+	// bucket was or would have been empty: the tokens in the bucket are worth
+	// the time since then, up to the capacity.
 	young, old map[source]time.Duration
-	turned     time.Time
-	epoch      time.Time // what the times in the maps count from
-
-	// The value of a source is when its bucket was, or would have been, empty:
-	// the tokens in it are worth the time since then, up to the capacity.
+	rotated    time.Time
+	epoch      time.Time
 }
 
+// source is an IPv4 address, or the first 64 bits of an IPv6 address.
 type source struct {
 	net  uint64
 	ipv6 bool
 }
 
-// Allow reports whether a message from a may be handled at the time now, and
-// if so takes a token. An IPv4-mapped IPv6 address counts as IPv4. An invalid
-// address is refused.
+// Allow reports whether a message from address a may be handled at the time
+// now, and if so takes a token. An IPv4-mapped IPv6 address counts as IPv4. An
+// invalid address is refused. A call costs constant time.
 func (l *Limiter) Allow(now time.Time, a netip.Addr) bool {
 	s, ok := sourceOf(a)
 	if !ok {
@@ -55,7 +58,7 @@ func (l *Limiter) Allow(now time.Time, a netip.Addr) bool {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.expire(now)
+	l.rotate(now)
 
 	t := now.Sub(l.epoch)
 	empty, known := l.young[s]
@@ -80,16 +83,18 @@ func (l *Limiter) Allow(now time.Time, a netip.Addr) bool {
 	return ok
 }
 
-// Expire forgets the sources that have been idle. Allow does so too: Expire is
-// for releasing memory when no more messages come.
+// Expire forgets idle sources. Allow does so too: Expire is needed to release
+// the memory when no more messages arrive.
 func (l *Limiter) Expire(now time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.expire(now)
+	l.rotate(now)
 }
 
-func (l *Limiter) expire(now time.Time) {
-	switch age := now.Sub(l.turned); {
+// rotate starts a new generation if the young one is old enough. The caller
+// holds mu.
+func (l *Limiter) rotate(now time.Time) {
+	switch age := now.Sub(l.rotated); {
 	case age < IdleTime:
 		return
 	case age < 2*IdleTime:
@@ -97,12 +102,13 @@ func (l *Limiter) expire(now time.Time) {
 	default:
 		l.old, l.young = nil, nil
 	}
-	l.turned = now
+	l.rotated = now
 	if len(l.old) == 0 {
 		l.epoch = now
 	}
 }
 
+// sourceOf returns the source that a belongs to; ok is false if a is invalid.
 func sourceOf(a netip.Addr) (s source, ok bool) {
 	switch a = a.Unmap(); {
 	case a.Is4():

@@ -90,7 +90,8 @@ func TestCapacity(t *testing.T) {
 			t.Fatalf("source %d refused", i)
 		}
 	}
-	// Full, however often a newcomer tries and however the entries age.
+	// The table stays full however often a new source tries and whatever the
+	// age of the entries.
 	for _, d := range []time.Duration{0, 1, 999 * time.Millisecond} {
 		if l.Allow(start.Add(d), v4(MaxSources)) || l.Allow(start.Add(d), v6(1, 1)) {
 			t.Errorf("a new source was allowed after %v", d)
@@ -99,10 +100,10 @@ func TestCapacity(t *testing.T) {
 			t.Errorf("a known source was refused after %v", d)
 		}
 	}
-	// Those that stay active keep their place, the others make room.
+	// Active sources keep their place; idle ones are forgotten.
 	now := start.Add(time.Second)
 	if !l.Allow(now, v4(7)) || l.Allow(now, v6(1, 1)) {
-		t.Error("wrong after one turn")
+		t.Error("wrong after one rotation")
 	}
 	now = now.Add(time.Second)
 	if !l.Allow(now, v6(1, 1)) {
@@ -114,7 +115,7 @@ func TestCapacity(t *testing.T) {
 }
 
 // A source that is seen in both generations counts once.
-func TestCapacityAfterTurn(t *testing.T) {
+func TestCapacityAfterRotation(t *testing.T) {
 	var l Limiter
 	for i := range uint32(MaxSources - 1) {
 		l.Allow(start, v4(i))
@@ -131,10 +132,11 @@ func TestCapacityAfterTurn(t *testing.T) {
 	}
 }
 
-// A source that keeps being refused must not be forgotten and so get a new burst.
+// A source whose messages are being refused must not be forgotten: it would get
+// a new burst.
 func TestRefusedSourceIsNotForgotten(t *testing.T) {
 	var l Limiter
-	l.Allow(start, v4(2)) // turns come at whole seconds, tokens at 30 ms and 80 ms
+	l.Allow(start, v4(2)) // rotations are at whole seconds, tokens at 30 ms and 80 ms
 	allowed := 0
 	for ms := range 10_000 {
 		if l.Allow(start.Add(time.Duration(30+ms)*time.Millisecond), v4(1)) {

@@ -2,35 +2,37 @@
 package replay
 
 // Limit is the first counter that is never accepted: REJECT_AFTER_MESSAGES of
-// the WireGuard protocol.
+// the WireGuard protocol (whitepaper, section 6.1). Senders stop there too; it
+// is defined here only.
 const Limit = 1<<64 - 1<<13 - 1
 
 const (
 	wordBits = 64
 	words    = 8192 / wordBits
 
-	// Size is how far behind the greatest counter accepted one may be. The
-	// bitmap has one word more: the greatest counter's word is partly ahead of it.
+	// Size is how far behind the greatest accepted counter a counter may be.
+	// The bitmap has one word more, because the word of the greatest counter
+	// is partly ahead of it.
 	Size = words*wordBits - wordBits
 )
 
-// A Window remembers which of the most recent counters have been seen. The
-// zero Window has seen none. It may not be used concurrently.
+// A Window records which of the most recent counters have been seen. In the
+// zero Window none has. It may not be used concurrently.
 type Window struct {
 	greatest uint64
 	seen     [words]uint64 // ring: counter c is bit c%64 of word c/64%words
 }
 
-// Check reports whether counter is new, and marks it as seen. It refuses a
-// counter that was seen before, lies more than [Size] behind the greatest, or
-// has reached [Limit].
+// Check reports whether counter is acceptable, and marks it as seen. It is not
+// if it was seen before, is more than [Size] less than the greatest, or has
+// reached [Limit]. Call it for authenticated packets only.
 func (w *Window) Check(counter uint64) bool {
 	if counter >= Limit {
 		return false
 	}
 	if counter > w.greatest {
-		// Clear the words that the window moves into; a jump of more than the
-		// whole ring clears each once.
+		// Clear the words that the window moves into. A jump of more than the
+		// whole ring clears each word once.
 		from, to := w.greatest/wordBits, counter/wordBits
 		for i := range min(to-from, words) {
 			w.seen[(from+1+i)%words] = 0

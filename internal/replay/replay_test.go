@@ -71,8 +71,8 @@ func TestKernelSequence(t *testing.T) {
 	check(t, w, Size+1, true)
 }
 
-// A jump must leave nothing behind of what the ring held before, wherever in a
-// word it starts and ends.
+// After a jump no old bit may be left in the ring, wherever in a word the jump
+// starts and ends.
 func TestJumps(t *testing.T) {
 	for _, jump := range []uint64{1, 63, 64, 65, Size - 1, Size, Size + 1, Size + 63, Size + 64, Size + 65, 2 * Size, 1 << 20, 1 << 40} {
 		for _, start := range []uint64{0, 1, 63, 64, Size, 1<<32 - 1} {
@@ -92,7 +92,7 @@ func TestJumps(t *testing.T) {
 	}
 }
 
-// slowWindow is what a Window must agree with.
+// slowWindow is the oracle of Window: a map of all counters.
 type slowWindow struct {
 	greatest uint64
 	seen     map[uint64]bool
@@ -142,7 +142,8 @@ func TestAgreesWithMap(t *testing.T) {
 	})
 }
 
-// Each pair of bytes is a signed step from the greatest counter; some leap.
+// Each pair of bytes is a signed step from the greatest counter; the greatest
+// step stands for 1<<63-1.
 func FuzzWindow(f *testing.F) {
 	f.Add([]byte{0, 0, 0, 1, 0xff, 0xff, 0x1f, 0xc0, 0xe0, 0x40, 0xe0, 0x3f})
 	f.Add([]byte{0x7f, 0xff, 0x7f, 0xff, 0xe0, 0x41, 0x40, 0x00, 0x00, 0x01})

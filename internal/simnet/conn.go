@@ -20,15 +20,15 @@ type Conn struct {
 	net   *Network
 	host  *Host
 	bound netip.Addr // invalid: all addresses of the host
-	only  int        // 4 or 6: that family alone; 0: both
+	only  int        // 4 or 6: only that family; 0: both
 	port  uint16
 	recv  chan incoming
 	done  chan struct{}
 
 	readDeadline  deadline
 	writeDeadline deadline
-	dropped       atomic.Uint64
-	writeErr      atomic.Pointer[error]
+	dropped       atomic.Uint64         // datagrams that found recv full
+	writeErr      atomic.Pointer[error] // what FailWrites set
 	closing       sync.Once
 }
 
@@ -56,6 +56,7 @@ func (c *Conn) covers(a netip.Addr) bool {
 	return c.only == 0 || (c.only == 4) == a.Is4()
 }
 
+// overlaps reports whether two sockets on one port conflict.
 func (c *Conn) overlaps(other *Conn) bool {
 	switch {
 	case c.bound.IsValid():
@@ -66,7 +67,8 @@ func (c *Conn) overlaps(other *Conn) bool {
 	return c.only == 0 || other.only == 0 || c.only == other.only
 }
 
-// ReadFrom waits for a datagram. Like a kernel's, it cuts what b cannot hold.
+// ReadFrom waits for a datagram. Like a kernel, it cuts a datagram that does
+// not fit b.
 func (c *Conn) ReadFrom(b []byte) (int, net.Addr, error) {
 	n, from, err := c.ReadFromUDPAddrPort(b)
 	if err != nil {
@@ -77,8 +79,9 @@ func (c *Conn) ReadFrom(b []byte) (int, net.Addr, error) {
 
 // ReadFromUDPAddrPort is [Conn.ReadFrom] without its allocation.
 func (c *Conn) ReadFromUDPAddrPort(b []byte) (int, netip.AddrPort, error) {
-	expired := c.readDeadline.wait()
-	// A closed socket or a passed deadline comes before waiting datagrams.
+	expired := c.readDeadline.channel()
+	// A closed socket or an expired deadline takes precedence over queued
+	// datagrams.
 	select {
 	case <-c.done:
 		return 0, netip.AddrPort{}, c.error("read", nil, net.ErrClosed)
@@ -112,7 +115,7 @@ func (c *Conn) WriteTo(b []byte, addr net.Addr) (int, error) {
 	return c.WriteToUDPAddrPort(b, to)
 }
 
-// WriteToUDPAddrPort is [Conn.WriteTo] with another address type.
+// WriteToUDPAddrPort is [Conn.WriteTo] without its allocation.
 func (c *Conn) WriteToUDPAddrPort(b []byte, to netip.AddrPort) (int, error) {
 	if err := c.write(b, unmap(to)); err != nil {
 		return 0, c.error("write", net.UDPAddrFromAddrPort(to), err)
@@ -124,7 +127,7 @@ func (c *Conn) write(b []byte, to netip.AddrPort) error {
 	select {
 	case <-c.done:
 		return net.ErrClosed
-	case <-c.writeDeadline.wait():
+	case <-c.writeDeadline.channel():
 		return os.ErrDeadlineExceeded
 	default:
 	}
@@ -178,7 +181,7 @@ func (c *Conn) LocalAddr() net.Addr {
 	return net.UDPAddrFromAddrPort(c.AddrPort())
 }
 
-// AddrPort is [Conn.LocalAddr] with another type.
+// AddrPort is [Conn.LocalAddr] with another result type.
 func (c *Conn) AddrPort() netip.AddrPort {
 	a := c.bound
 	switch {
@@ -207,8 +210,9 @@ func (c *Conn) AddrPorts() []netip.AddrPort {
 // Dropped returns how many datagrams found the receive queue full.
 func (c *Conn) Dropped() uint64 { return c.dropped.Load() }
 
-// FailRead makes one read, after those of the datagrams that wait, fail with
-// an error that wraps err. It does nothing if the queue is full.
+// FailRead queues an error: the read that reaches it, after the datagrams
+// queued before, fails with an error that wraps err. It does nothing if the
+// queue is full.
 func (c *Conn) FailRead(err error) {
 	select {
 	case c.recv <- incoming{err: err}:
@@ -234,18 +238,19 @@ func (c *Conn) SetDeadline(t time.Time) error {
 	return c.SetWriteDeadline(t)
 }
 
-// SetReadDeadline sets when reads fail, those that wait already included.
+// SetReadDeadline sets the time after which reads fail, including reads that
+// are already blocked. Zero means none.
 func (c *Conn) SetReadDeadline(t time.Time) error {
 	return c.setDeadline(&c.readDeadline, t)
 }
 
-// SetWriteDeadline sets when writes fail.
+// SetWriteDeadline sets the time after which writes fail. Zero means none.
 func (c *Conn) SetWriteDeadline(t time.Time) error {
 	return c.setDeadline(&c.writeDeadline, t)
 }
 
 func (c *Conn) setDeadline(d *deadline, t time.Time) error {
-	// Under the network's lock no timer can be armed behind Close's back.
+	// The network's lock excludes Close, after which no timer may be started.
 	c.net.mu.Lock()
 	defer c.net.mu.Unlock()
 	select {
@@ -261,17 +266,17 @@ func (c *Conn) error(op string, remote net.Addr, err error) error {
 	return &net.OpError{Op: op, Net: "udp", Source: c.LocalAddr(), Addr: remote, Err: err}
 }
 
-// A deadline is a channel that closes when a moment comes.
+// A deadline is a channel that is closed at a given time.
 type deadline struct {
 	mu      sync.Mutex
 	expired chan struct{}
 	timer   *time.Timer
-	round   int // tells the latest timer from ones that fired too late to stop
+	round   int // number of the latest timer: an older one may have fired too late to stop
 }
 
 func (d *deadline) init() { d.expired = make(chan struct{}) }
 
-func (d *deadline) wait() <-chan struct{} {
+func (d *deadline) channel() <-chan struct{} {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.expired

@@ -24,7 +24,7 @@ type Host struct {
 const firstEphemeral = 49152
 
 // Host returns a new host with the given addresses. It panics if there are
-// none, or if one is taken: that is a mistake in the test.
+// none or one is in use, which is a mistake in the test.
 func (n *Network) Host(addrs ...netip.Addr) *Host {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -45,9 +45,10 @@ func (h *Host) Addrs() []netip.Addr {
 	return slices.Clone(h.addrs)
 }
 
-// SetAddrs gives the host other addresses, as when it moves to another network.
-// Sockets that are not bound to one address follow at once; one bound to an
-// address that is gone hears nothing and fails to send until it returns.
+// SetAddrs gives the host other addresses, as if it moved to another network.
+// It fails if one is in use by another host. Sockets that are not bound to one
+// address use the new ones at once; a socket bound to an address that the host
+// no longer has receives nothing and fails to send until the host has it again.
 func (h *Host) SetAddrs(addrs ...netip.Addr) error {
 	h.net.mu.Lock()
 	defer h.net.mu.Unlock()
@@ -64,7 +65,7 @@ func (h *Host) setAddrs(addrs []netip.Addr) error {
 			return fmt.Errorf("simnet: %v is not an address for a host", a)
 		}
 		if owner := n.hosts[a]; owner != nil && owner != h || n.natOutside(a) != nil {
-			return fmt.Errorf("simnet: address %v is taken", a)
+			return fmt.Errorf("simnet: address %v is in use", a)
 		}
 	}
 	for _, a := range h.addrs {
@@ -77,8 +78,8 @@ func (h *Host) setAddrs(addrs []netip.Addr) error {
 	return nil
 }
 
-// source picks the address that leads to dst: the one bound, else the first of
-// its family.
+// source returns the address that c sends to dst from: the one it is bound to,
+// else the first of dst's family.
 func (h *Host) source(c *Conn, dst netip.Addr) (netip.Addr, bool) {
 	for _, a := range h.addrs {
 		if a.Is4() == dst.Is4() && c.covers(a) {
@@ -88,7 +89,9 @@ func (h *Host) source(c *Conn, dst netip.Addr) (netip.Addr, bool) {
 	return netip.Addr{}, false
 }
 
-func (h *Host) lookup(to netip.AddrPort) *Conn {
+// connAt returns the socket that receives datagrams sent to an address and port
+// of the host, nil if there is none.
+func (h *Host) connAt(to netip.AddrPort) *Conn {
 	if h == nil {
 		return nil
 	}
@@ -171,12 +174,12 @@ func (h *Host) ListenPacket(ctx context.Context, network, address string) (net.P
 	defer h.net.mu.Unlock()
 	pc, err := h.bind(c, network, want)
 	if err != nil {
-		return nil, err // not pc: a nil *Conn is no nil net.PacketConn
+		return nil, err // not pc: a nil *Conn is not a nil net.PacketConn
 	}
 	return pc, nil
 }
 
-// bind completes c and registers it.
+// bind completes c and registers it with the host.
 func (h *Host) bind(c *Conn, network string, want netip.AddrPort) (*Conn, error) {
 	n := h.net
 	if n.closed {
@@ -194,7 +197,7 @@ func (h *Host) bind(c *Conn, network string, want netip.AddrPort) (*Conn, error)
 		if h.occupied(c) {
 			return nil, listenError(network, want, syscall.EADDRINUSE)
 		}
-	} else if err := h.pick(c); err != nil {
+	} else if err := h.pickPort(c); err != nil {
 		return nil, listenError(network, want, err)
 	}
 	c.init(h)
@@ -202,7 +205,8 @@ func (h *Host) bind(c *Conn, network string, want netip.AddrPort) (*Conn, error)
 	return c, nil
 }
 
-func (h *Host) pick(c *Conn) error {
+// pickPort gives c the next free ephemeral port.
+func (h *Host) pickPort(c *Conn) error {
 	for range 65536 - firstEphemeral {
 		c.port = h.next
 		if h.next++; h.next == 0 {
@@ -215,6 +219,7 @@ func (h *Host) pick(c *Conn) error {
 	return errors.New("simnet: no free port")
 }
 
+// occupied reports whether another socket conflicts with c.
 func (h *Host) occupied(c *Conn) bool {
 	for other := range h.conns {
 		if other.port == c.port && other.overlaps(c) {

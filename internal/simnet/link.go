@@ -6,6 +6,11 @@ import (
 	"time"
 )
 
+const (
+	defaultReorderDelay = 10 * time.Millisecond
+	defaultLinkQueue    = 65536 // bytes
+)
+
 // A Link is what happens to datagrams from one address to another. The zero
 // Link is perfect. Probabilities run from 0 to 1.
 type Link struct {
@@ -21,12 +26,12 @@ type Link struct {
 	ReorderDelay time.Duration
 	// Rate limits throughput, in bytes of IP packets per second; 0 does not.
 	Rate int
-	// Queue is how many bytes may wait for Rate; a datagram beyond is dropped.
+	// Queue is how many bytes Rate may delay; further datagrams are dropped.
 	// The default is 65536.
 	Queue int
 	// MTU is the largest IP packet: payload plus 28 bytes over IPv4, 48 over
 	// IPv6; 0 sets no limit. WriteTo fails with [syscall.EMSGSIZE] for larger
-	// ones, unless DropBig is set: then it succeeds and the datagram vanishes.
+	// ones, unless DropBig is set: then it succeeds and the datagram is lost.
 	MTU     int
 	DropBig bool
 }
@@ -45,7 +50,7 @@ func packetSize(d Datagram) int {
 // pair is a direction. An invalid address stands for any.
 type pair struct{ from, to netip.Addr }
 
-// widen lists the pairs whose settings may apply to p, the closest first.
+// widen lists the pairs whose settings may apply to p, the most specific first.
 func (p pair) widen() [4]pair {
 	return [4]pair{p, {from: p.from}, {to: p.to}, {}}
 }
@@ -59,9 +64,9 @@ type path struct {
 
 // SetLink sets the link of datagrams from one public address to another; the
 // other direction keeps its own. An invalid [netip.Addr] stands for any
-// address; exact settings come before ones for any destination, those before
-// ones for any source, and the default is last. Datagrams already on their way
-// are not affected.
+// address. A setting for both addresses takes precedence over one for any
+// destination, that over one for any source, and that over the default.
+// Datagrams in flight are not affected.
 func (n *Network) SetLink(from, to netip.Addr, l Link) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -126,7 +131,8 @@ func (n *Network) blocked(p pair) bool {
 	return false
 }
 
-// transmit puts d on its link, extra later than the link would deliver it.
+// transmit puts d on its link. It arrives extra later than the link alone would
+// deliver it.
 func (n *Network) transmit(d Datagram, extra time.Duration) {
 	dir := pair{d.From.Addr(), d.To.Addr()}
 	p := n.paths[dir]
@@ -137,16 +143,16 @@ func (n *Network) transmit(d Datagram, extra time.Duration) {
 	l := n.link(dir)
 	if n.blocked(dir) {
 		n.stats.Blocked++
-		n.record(d, Blocked)
+		n.recordFate(d, Blocked)
 		return
 	}
 	if !l.fits(d) {
 		n.stats.TooBig++
-		n.record(d, TooBig)
+		n.recordFate(d, TooBig)
 		return
 	}
-	// All draws are made for every datagram, so that changing one setting
-	// leaves the decisions about the others as they were.
+	// Every datagram makes all draws, so that changing one setting does not
+	// change the decisions about the others.
 	lost := p.rng.Float64() < l.Loss
 	twice := p.rng.Float64() < l.Duplicate
 	late := p.rng.Float64() < l.Reorder
@@ -160,11 +166,11 @@ func (n *Network) transmit(d Datagram, extra time.Duration) {
 		}
 		queue := l.Queue
 		if queue == 0 {
-			queue = 65536
+			queue = defaultLinkQueue
 		}
 		if waiting := p.busy.Sub(now).Seconds() * float64(l.Rate); waiting+float64(packetSize(d)) > float64(queue) {
 			n.stats.Congested++
-			n.record(d, Congested)
+			n.recordFate(d, Congested)
 			return
 		}
 		p.busy = p.busy.Add(time.Duration(float64(packetSize(d)) / float64(l.Rate) * float64(time.Second)))
@@ -172,17 +178,17 @@ func (n *Network) transmit(d Datagram, extra time.Duration) {
 	}
 	if lost {
 		n.stats.Lost++
-		n.record(d, Lost)
+		n.recordFate(d, Lost)
 		return
 	}
-	n.record(d, Passed)
+	n.recordFate(d, Passed)
 
 	arrive := depart.Add(l.Latency + jitter)
 	switch {
 	case late && l.ReorderDelay > 0:
 		arrive = arrive.Add(l.ReorderDelay)
 	case late:
-		arrive = arrive.Add(10 * time.Millisecond)
+		arrive = arrive.Add(defaultReorderDelay)
 	case extra == 0:
 		if arrive.Before(p.last) {
 			arrive = p.last
@@ -190,9 +196,9 @@ func (n *Network) transmit(d Datagram, extra time.Duration) {
 		p.last = arrive
 	}
 	arrive = arrive.Add(extra)
-	n.launch(d, arrive)
+	n.scheduleArrival(d, arrive)
 	if twice {
 		n.stats.Duplicated++
-		n.launch(d, arrive)
+		n.scheduleArrival(d, arrive)
 	}
 }

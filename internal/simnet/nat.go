@@ -11,18 +11,18 @@ import (
 type NATConfig struct {
 	// Outside is the public address.
 	Outside netip.Addr
-	// Inside holds the hosts behind the NAT. Among themselves they speak
-	// directly; no one else can address them. It may hold the outside address
-	// of another NAT, to nest them.
+	// Inside contains the hosts behind the NAT. They reach each other directly;
+	// other hosts cannot send to them. It may contain the outside address of
+	// another NAT, to nest them.
 	Inside []netip.Prefix
-	// Timeout ends a mapping that carried nothing outwards for so long.
+	// Timeout is how long a mapping lives after its latest outbound datagram.
 	// The default is 30 s.
 	Timeout time.Duration
-	// Symmetric gives each destination a mapping of its own; otherwise an
-	// inside socket has one outside port for all destinations.
+	// Symmetric makes one mapping per destination; otherwise an inside socket
+	// has one outside port for all destinations.
 	Symmetric bool
-	// Open lets anyone reach a mapped port; otherwise only addresses and ports
-	// that the inside socket sent to within Timeout can.
+	// Open accepts datagrams from all sources; otherwise only from addresses
+	// and ports that the inside socket sent to within Timeout.
 	Open bool
 }
 
@@ -44,7 +44,7 @@ type flow struct{ inside, remote netip.AddrPort }
 type mapping struct {
 	key     flow
 	port    uint16
-	used    time.Time                    // latest datagram outwards
+	used    time.Time                    // when the latest outbound datagram was sent
 	remotes map[netip.AddrPort]time.Time // likewise, by destination
 }
 
@@ -76,15 +76,15 @@ func (n *Network) free(outside netip.Addr) error {
 	return nil
 }
 
-// Rebind forgets all mappings, as a NAT does that restarts: what the inside
-// sends next gets new ports, and the old ones lead nowhere.
+// Rebind removes all mappings, as if the NAT restarted: what the inside sends
+// next gets new ports, and datagrams to the old ports are dropped.
 func (t *NAT) Rebind() {
 	t.net.mu.Lock()
 	defer t.net.mu.Unlock()
 	t.reset()
 }
 
-// SetOutside changes the public address and forgets all mappings.
+// SetOutside changes the public address and removes all mappings.
 func (t *NAT) SetOutside(a netip.Addr) error {
 	t.net.mu.Lock()
 	defer t.net.mu.Unlock()
@@ -108,7 +108,7 @@ func (t *NAT) Mapping(inside, remote netip.AddrPort) (netip.AddrPort, bool) {
 	t.net.mu.Lock()
 	defer t.net.mu.Unlock()
 	m := t.byInside[t.key(unmap(inside), unmap(remote))]
-	if m == nil || !t.fresh(m.used, time.Now()) {
+	if m == nil || !t.alive(m.used, time.Now()) {
 		return netip.AddrPort{}, false
 	}
 	return netip.AddrPortFrom(t.cfg.Outside, m.port), true
@@ -121,7 +121,7 @@ func (t *NAT) key(inside, remote netip.AddrPort) flow {
 	return flow{inside, remote}
 }
 
-func (t *NAT) fresh(used, now time.Time) bool { return now.Sub(used) < t.cfg.Timeout }
+func (t *NAT) alive(used, now time.Time) bool { return now.Sub(used) < t.cfg.Timeout }
 
 func (t *NAT) isInside(a netip.Addr) bool {
 	return slices.ContainsFunc(t.cfg.Inside, func(p netip.Prefix) bool { return p.Contains(a) })
@@ -131,11 +131,11 @@ func (t *NAT) isInside(a netip.Addr) bool {
 func (t *NAT) outbound(from, to netip.AddrPort, now time.Time) netip.AddrPort {
 	key := t.key(from, to)
 	m := t.byInside[key]
-	if m == nil || !t.fresh(m.used, now) {
+	if m == nil || !t.alive(m.used, now) {
 		if m != nil {
-			t.forget(m)
+			t.removeMapping(m)
 		}
-		m = &mapping{key: key, port: t.pick(now), remotes: make(map[netip.AddrPort]time.Time)}
+		m = &mapping{key: key, port: t.pickPort(now), remotes: make(map[netip.AddrPort]time.Time)}
 		t.byInside[key] = m
 		t.byPort[m.port] = m
 	}
@@ -147,17 +147,18 @@ func (t *NAT) outbound(from, to netip.AddrPort, now time.Time) netip.AddrPort {
 // inbound returns the inside socket that a datagram to the NAT belongs to.
 func (t *NAT) inbound(from, to netip.AddrPort, now time.Time) (netip.AddrPort, bool) {
 	m := t.byPort[to.Port()]
-	if m == nil || !t.fresh(m.used, now) {
+	if m == nil || !t.alive(m.used, now) {
 		return netip.AddrPort{}, false
 	}
-	if used, ok := m.remotes[from]; !t.cfg.Open && (!ok || !t.fresh(used, now)) {
+	if used, ok := m.remotes[from]; !t.cfg.Open && (!ok || !t.alive(used, now)) {
 		return netip.AddrPort{}, false
 	}
 	return m.key.inside, true
 }
 
-// pick counts upwards, so that a new mapping never has a port of late.
-func (t *NAT) pick(now time.Time) uint16 {
+// pickPort counts upwards, so that a new mapping does not get a recently used
+// port.
+func (t *NAT) pickPort(now time.Time) uint16 {
 	for range 65536 - firstNATPort {
 		port := t.next
 		if t.next++; t.next == 0 {
@@ -167,20 +168,20 @@ func (t *NAT) pick(now time.Time) uint16 {
 		if m == nil {
 			return port
 		}
-		if !t.fresh(m.used, now) {
-			t.forget(m)
+		if !t.alive(m.used, now) {
+			t.removeMapping(m)
 			return port
 		}
 	}
 	panic("simnet: a NAT ran out of ports")
 }
 
-func (t *NAT) forget(m *mapping) {
+func (t *NAT) removeMapping(m *mapping) {
 	delete(t.byInside, m.key)
 	delete(t.byPort, m.port)
 }
 
-// outbound takes a source through every NAT on its way to a destination.
+// outbound translates a source by every NAT between it and a destination.
 func (n *Network) outbound(from, to netip.AddrPort, now time.Time) netip.AddrPort {
 	for range n.nats {
 		t := n.natInside(from.Addr())

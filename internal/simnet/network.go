@@ -1,11 +1,11 @@
 // Package simnet is a datagram network inside one process, for tests.
 //
-// Sockets are [net.PacketConn] values that speak only to each other. The paths
+// Sockets are [net.PacketConn] values that reach only each other. The paths
 // between them have latency, loss, reordering, rate, MTU and partitions that
-// may be changed at any time, a filter may judge each datagram, and a trace
-// records them. Nothing but mutexes, channels and timers is used, so a network
-// works in virtual time inside a testing/synctest bubble as well as in real
-// time, and it runs no goroutine while no datagram is on its way.
+// may be changed at any time. A filter may decide about each datagram, and a
+// trace records them. The package uses only mutexes, channels and timers, so a
+// network works in virtual time inside a testing/synctest bubble as well as in
+// real time. It runs no goroutine while no datagram is in flight.
 //
 // Every random decision comes from the seed and the pair of addresses, so a
 // run repeats as long as each direction sees the same datagrams in the same
@@ -58,9 +58,9 @@ type Network struct {
 	traces []*Trace
 	stats  Stats
 
-	flights flightQueue // datagrams on their way
+	flights flightQueue // datagrams in flight
 	seq     uint64      // breaks ties among arrivals
-	timer   *time.Timer // runs land at wake
+	timer   *time.Timer // runs deliverArrived at wake
 	wake    time.Time   // zero when the timer is idle
 }
 
@@ -80,7 +80,7 @@ func New(seed uint64, opts ...Option) *Network {
 	return n
 }
 
-// Close closes every socket and forgets the datagrams on their way.
+// Close closes every socket and drops the datagrams in flight.
 // It may be called more than once.
 func (n *Network) Close() {
 	n.mu.Lock()
@@ -97,9 +97,9 @@ func (n *Network) Close() {
 	}
 }
 
-// Stats counts datagrams since the network was made. Each one sent ends in
-// exactly one of the other counts, save that a duplicate has a fate of its own
-// and that datagrams held or on their way have none yet.
+// Stats counts datagrams since the network was made. Each datagram, and each
+// copy of one, is counted in Sent or Duplicated and, once it is neither held
+// nor in flight, in exactly one of the other fields.
 type Stats struct {
 	Sent       uint64 // accepted from a socket or injected
 	Duplicated uint64 // further copies made by links and filters
@@ -110,8 +110,8 @@ type Stats struct {
 	TooBig     uint64 // silently dropped by a link's MTU
 	Congested  uint64 // dropped by a link's queue
 	Unmapped   uint64 // refused by a NAT without a mapping
-	NoRoute    uint64 // had no socket at the destination
-	Overflowed uint64 // met a socket whose queue was full
+	NoRoute    uint64 // dropped because the destination has no socket
+	Overflowed uint64 // dropped because the socket's queue was full
 }
 
 // Stats returns the counts up to now.
@@ -122,7 +122,8 @@ func (n *Network) Stats() Stats {
 }
 
 // A Datagram is one UDP payload between two public addresses: behind a NAT,
-// From is what the NAT made of the sender and To what the sender addressed.
+// From is the address that the NAT gave the sender, and To the one that the
+// sender sent to.
 type Datagram struct {
 	Time     time.Time // when it was sent
 	From, To netip.AddrPort
@@ -132,7 +133,7 @@ type Datagram struct {
 
 // A Verdict is what a filter decides. The zero Verdict lets the datagram pass.
 type Verdict struct {
-	Drop    bool           // it vanishes
+	Drop    bool           // it is lost
 	Hold    bool           // it waits for [Network.Release]
 	Copies  int            // that many further copies follow it
 	Delay   time.Duration  // is added to the latency; later datagrams may overtake
@@ -141,9 +142,10 @@ type Verdict struct {
 	To      netip.AddrPort // replaces the destination if valid
 }
 
-// SetFilter makes f judge every datagram that a socket sends, after any NAT of
-// the sender and before the link; nil removes the filter. f runs in the sender's
-// goroutine without any lock, and must not change the payload in place.
+// SetFilter makes f decide about every datagram that a socket sends, between
+// the NAT of the sender, if any, and the link; nil removes the filter. f runs
+// in the goroutine of the sender, which holds no lock. It must not change the
+// payload in place.
 func (n *Network) SetFilter(f func(Datagram) Verdict) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -167,13 +169,13 @@ func (n *Network) Release() int {
 	for _, d := range held {
 		n.transmit(d, 0)
 	}
-	n.land()
+	n.deliverArrived()
 	return len(held)
 }
 
 // Inject puts a datagram on its link as if d.From, a public address that need
-// not exist, had sent it now. Filter and sender's NAT are passed by. It serves
-// to forge and to replay.
+// not exist, had sent it now. It bypasses the filter and the sender's NAT.
+// Tests use it to forge and to replay.
 func (n *Network) Inject(d Datagram) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -184,7 +186,7 @@ func (n *Network) Inject(d Datagram) {
 	d.Time, d.Payload = time.Now(), append([]byte{}, d.Payload...)
 	n.stats.Sent++
 	n.transmit(d, 0)
-	n.land()
+	n.deliverArrived()
 }
 
 // admit carries a datagram from its socket through the filter to its link.
@@ -205,10 +207,10 @@ func (n *Network) admit(d Datagram) {
 	switch {
 	case v.Drop:
 		n.stats.Filtered++
-		n.record(d, Filtered)
+		n.recordFate(d, Filtered)
 		return
 	case v.Hold:
-		n.record(d, Held)
+		n.recordFate(d, Held)
 	}
 	if v.Payload != nil {
 		d.Payload = append([]byte{}, v.Payload...)
@@ -229,10 +231,10 @@ func (n *Network) admit(d Datagram) {
 			n.transmit(d, v.Delay)
 		}
 	}
-	n.land()
+	n.deliverArrived()
 }
 
-// flight is a datagram on its way.
+// flight is a datagram in flight.
 type flight struct {
 	at  time.Time
 	seq uint64
@@ -259,15 +261,16 @@ func (q flightQueue) Less(i, j int) bool {
 	return q[i].at.Before(q[j].at)
 }
 
-func (n *Network) launch(d Datagram, at time.Time) {
+// scheduleArrival makes d arrive at the given time.
+func (n *Network) scheduleArrival(d Datagram, at time.Time) {
 	n.seq++
 	heap.Push(&n.flights, flight{at: at, seq: n.seq, d: d})
 }
 
-// land delivers what has arrived, in order of arrival, and arms the timer for
-// the next arrival. One timer for all, because timers of their own would let
-// datagrams that arrive at the same instant overtake each other.
-func (n *Network) land() {
+// deliverArrived delivers the datagrams that have arrived, in order of arrival,
+// and sets the timer for the next arrival. There is one timer for all: with a
+// timer each, datagrams that arrive at the same time could overtake each other.
+func (n *Network) deliverArrived() {
 	now := time.Now()
 	for len(n.flights) > 0 && !n.flights[0].at.After(now) {
 		n.deliver(heap.Pop(&n.flights).(flight).d, now)
@@ -287,12 +290,13 @@ func (n *Network) land() {
 	}
 }
 
+// tick runs when the timer fires.
 func (n *Network) tick() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.wake = time.Time{} // so that a timer that fired early is armed again
+	n.wake = time.Time{} // a timer that fired early must be set again
 	if !n.closed {
-		n.land()
+		n.deliverArrived()
 	}
 }
 
@@ -315,7 +319,7 @@ func (n *Network) deliver(d Datagram, now time.Time) {
 		}
 		d.To, via = inside, t
 	}
-	c := n.hosts[d.To.Addr()].lookup(d.To)
+	c := n.hosts[d.To.Addr()].connAt(d.To)
 	if c == nil {
 		n.stats.NoRoute++
 		return

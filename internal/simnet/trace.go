@@ -5,11 +5,11 @@ import (
 	"slices"
 )
 
-// A Fate is what became of a datagram when it was sent.
+// A Fate is what happened to a datagram when it was sent.
 type Fate uint8
 
 const (
-	Passed    Fate = iota // went on its way
+	Passed    Fate = iota // accepted by its link
 	Filtered              // dropped by the filter
 	Held                  // held by the filter; recorded again when released
 	Blocked               // dropped by a partition
@@ -42,7 +42,7 @@ func (n *Network) Trace() *Trace {
 	return t
 }
 
-func (n *Network) record(d Datagram, f Fate) {
+func (n *Network) recordFate(d Datagram, f Fate) {
 	d.Fate = f
 	for _, t := range n.traces {
 		t.seen = append(t.seen, d)
@@ -70,7 +70,7 @@ func (t *Trace) Select(match func(Datagram) bool) []Datagram {
 	return slices.DeleteFunc(t.All(), func(d Datagram) bool { return !match(d) })
 }
 
-// Reset forgets what was recorded so far.
+// Reset discards what was recorded so far.
 func (t *Trace) Reset() {
 	t.net.mu.Lock()
 	defer t.net.mu.Unlock()
@@ -78,11 +78,11 @@ func (t *Trace) Reset() {
 }
 
 // Wait returns the first recorded datagram that matches and comes after the
-// one that the previous Wait returned, waiting for it if need be; a nil match
-// takes any. If ctx ends first, it returns the cause.
+// one that the previous Wait returned. It waits until there is one; a nil match
+// accepts any. If ctx ends first it returns the cause.
 func (t *Trace) Wait(ctx context.Context, match func(Datagram) bool) (Datagram, error) {
 	for {
-		d, changed, ok := t.take()
+		d, changed, ok := t.nextUnjudged()
 		switch {
 		case ok && (match == nil || match(d)):
 			return d, nil
@@ -97,9 +97,9 @@ func (t *Trace) Wait(ctx context.Context, match func(Datagram) bool) (Datagram, 
 	}
 }
 
-// take returns the next datagram for Wait, or a channel that closes when there
-// may be one.
-func (t *Trace) take() (Datagram, <-chan struct{}, bool) {
+// nextUnjudged returns the next datagram for Wait, or a channel that is closed
+// when there may be one.
+func (t *Trace) nextUnjudged() (Datagram, <-chan struct{}, bool) {
 	t.net.mu.Lock()
 	defer t.net.mu.Unlock()
 	if t.next == len(t.seen) {

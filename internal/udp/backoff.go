@@ -2,27 +2,29 @@ package udp
 
 import "time"
 
-// backoff slows down the reader of a socket that keeps failing. The zero value is ready.
+// backoff slows down the reader of a socket that keeps failing. The zero value
+// is ready. It may not be used concurrently.
 type backoff struct {
 	failures int // since the last success
 }
 
 const (
-	backoffAfter = 8 // failures in a row that cost no time: they come in bursts
-	backoffFirst = time.Millisecond
-	backoffMax   = 128 * time.Millisecond
+	freeFailures = 8 // failures in a row that are not delayed: they come in bursts
+	firstDelay   = time.Millisecond
+	longestDelay = 128 * time.Millisecond
 )
 
-// wait delays the retry after a failure, or returns early when done is closed.
-func (b *backoff) wait(done <-chan struct{}) {
+// delayRetry counts a failure and delays the next attempt. It returns early
+// when done is closed.
+func (b *backoff) delayRetry(done <-chan struct{}) {
 	b.failures++
-	over := b.failures - backoffAfter
-	if over <= 0 {
+	doublings := b.failures - freeFailures - 1
+	if doublings < 0 {
 		return
 	}
-	delay := backoffMax
-	if over < 8 {
-		delay = min(backoffMax, backoffFirst<<(over-1))
+	delay := longestDelay
+	if doublings < 7 {
+		delay = firstDelay << doublings
 	}
 	timer := time.NewTimer(delay)
 	defer timer.Stop()
@@ -32,4 +34,5 @@ func (b *backoff) wait(done <-chan struct{}) {
 	}
 }
 
+// reset counts a success.
 func (b *backoff) reset() { b.failures = 0 }

@@ -1,24 +1,24 @@
 package udp
 
 import (
-	"fmt"
 	"net"
 	"net/netip"
 	"sync"
 	"syscall"
 )
 
-// base is what the sockets made of a *net.UDPConn have in common.
+// base is what the sockets made from a *net.UDPConn have in common on all
+// systems.
 type base struct {
-	// constant
+	// Constant.
 	udp      *net.UDPConn
 	raw      syscall.RawConn
 	local    netip.AddrPort
-	listened bool // made by Listen, so Relisten knows how to make another
+	listened bool // made by Listen or Relisten, so its port can be bound again
 	done     chan struct{}
 
 	closing  sync.Once
-	closeErr error
+	closeErr error // constant once closing is done
 
 	markMu sync.Mutex
 	mark   uint32 // guarded by markMu
@@ -35,8 +35,10 @@ func (b *base) init(udp *net.UDPConn) error {
 	return nil
 }
 
+// LocalAddr implements Socket.
 func (b *base) LocalAddr() netip.AddrPort { return b.local }
 
+// Close implements Socket.
 func (b *base) Close() error {
 	b.closing.Do(func() {
 		close(b.done)
@@ -45,30 +47,26 @@ func (b *base) Close() error {
 	return b.closeErr
 }
 
+// SetMark implements Socket.
 func (b *base) SetMark(mark uint32) error {
 	b.markMu.Lock()
 	defer b.markMu.Unlock()
 	if mark == b.mark {
-		return nil // clearing what was never set needs no privilege
+		return nil // clearing a mark that was never set needs no privilege
 	}
 	var err error
 	if cerr := b.raw.Control(func(fd uintptr) { err = setMark(fd, mark) }); cerr != nil {
 		err = cerr
 	}
 	if err != nil {
-		return fmt.Errorf("udp: set mark %#x: %w", mark, err)
+		return err
 	}
 	b.mark = mark
 	return nil
 }
 
-func (b *base) currentMark() uint32 {
-	b.markMu.Lock()
-	defer b.markMu.Unlock()
-	return b.mark
-}
-
-// addrPortOf converts an address of any kind, giving the zero value if it is not an IP address and port.
+// addrPortOf converts an address of any type. The result is the zero value if
+// it is not an IP address and a port.
 func addrPortOf(a net.Addr) netip.AddrPort {
 	var ap netip.AddrPort
 	switch a := a.(type) {

@@ -4,8 +4,6 @@ import (
 	"net"
 	"os"
 	"sync/atomic"
-	"syscall"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -14,13 +12,15 @@ import (
 type conn struct {
 	base
 
-	// constant
-	inet6 bool                                                // an AF_INET6 socket, dual-stack or not
-	recv  func(fd uintptr, hs []mmsghdr) (int, syscall.Errno) // recvmmsg, but in tests
-	send  func(fd uintptr, hs []mmsghdr) (int, syscall.Errno) // sendmmsg, but in tests
+	// Constant.
+	inet6 bool // an AF_INET6 socket, which may carry IPv4 too
+
+	calls   batchCalls
+	sources sourceCache
+	pathErrors
 
 	gso        atomic.Bool  // segmented messages may be tried
-	gsoInvalid atomic.Int32 // of those, how many in a row failed with EINVAL
+	gsoInvalid atomic.Int32 // how many segmented messages in a row failed with EINVAL
 
 	reader reader // only touched by ReadBatch
 }
@@ -28,19 +28,21 @@ type conn struct {
 var _ Socket = (*conn)(nil)
 
 func newConn(udp *net.UDPConn) (*conn, error) {
-	c := &conn{recv: recvmmsg, send: sendmmsg}
+	c := new(conn)
+	c.calls.init()
 	if err := c.init(udp); err != nil {
 		return nil, err
 	}
 	var err error
-	if cerr := c.raw.Control(func(fd uintptr) { err = c.setup(int(fd)) }); cerr != nil {
+	if cerr := c.raw.Control(func(fd uintptr) { err = c.setOptions(int(fd)) }); cerr != nil {
 		return nil, cerr
 	}
 	return c, err
 }
 
-// setup asks the kernel for everything the socket can make use of. It can do without any of it.
-func (c *conn) setup(fd int) error {
+// setOptions asks the kernel for every feature that the socket can use. The
+// socket works without each of them, so errors of setsockopt are ignored.
+func (c *conn) setOptions(fd int) error {
 	domain, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DOMAIN)
 	if err != nil {
 		return os.NewSyscallError("getsockopt", err)
@@ -53,7 +55,7 @@ func (c *conn) setup(fd int) error {
 		}
 	}
 
-	// An AF_INET6 socket may carry IPv4 too, to which the options of IPv4 apply.
+	// The options of IPv4 apply to the IPv4 traffic of an AF_INET6 socket.
 	unix.SetsockoptInt(fd, unix.SOL_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_DONT)
 	unix.SetsockoptInt(fd, unix.SOL_IP, unix.IP_RECVTOS, 1)
 	if c.inet6 {
@@ -65,39 +67,13 @@ func (c *conn) setup(fd int) error {
 	}
 
 	unix.SetsockoptInt(fd, unix.SOL_UDP, unix.UDP_GRO, 1)
-	// A kernel that does not know UDP_SEGMENT would ignore it and send one huge datagram.
+	// A kernel that does not know UDP_SEGMENT ignores it as a control message
+	// and sends one huge datagram, so ask first.
 	_, err = unix.GetsockoptInt(fd, unix.SOL_UDP, unix.UDP_SEGMENT)
 	c.gso.Store(err == nil)
 	return nil
 }
 
 func setMark(fd uintptr, mark uint32) error {
-	return os.NewSyscallError("setsockopt", unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_MARK, int(int32(mark))))
-}
-
-// mmsghdr is struct mmsghdr of recvmmsg(2).
-type mmsghdr struct {
-	unix.Msghdr
-	n uint32
-}
-
-func recvmmsg(fd uintptr, hs []mmsghdr) (int, syscall.Errno) {
-	return mmsg(unix.SYS_RECVMMSG, fd, hs)
-}
-
-func sendmmsg(fd uintptr, hs []mmsghdr) (int, syscall.Errno) {
-	return mmsg(unix.SYS_SENDMMSG, fd, hs)
-}
-
-func mmsg(trap, fd uintptr, hs []mmsghdr) (int, syscall.Errno) {
-	for {
-		n, _, errno := unix.Syscall6(trap, fd, uintptr(unsafe.Pointer(unsafe.SliceData(hs))), uintptr(len(hs)), unix.MSG_DONTWAIT, 0, 0)
-		switch errno {
-		case 0:
-			return int(n), 0
-		case unix.EINTR:
-		default:
-			return 0, errno
-		}
-	}
+	return os.NewSyscallError("setsockopt SO_MARK", unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_MARK, int(int32(mark))))
 }

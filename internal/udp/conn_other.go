@@ -15,11 +15,12 @@ import (
 type conn struct {
 	base
 
-	// constant
+	// Constant.
 	inet4     bool // an AF_INET socket
 	connected bool
 
-	control [controlSpace]byte // only touched by ReadBatch, as is backoff
+	// Only touched by ReadBatch.
+	control [controlSpace]byte
 	backoff backoff
 }
 
@@ -31,16 +32,18 @@ func newConn(udp *net.UDPConn) (*conn, error) {
 		return nil, err
 	}
 	c.inet4 = c.local.Addr().Is4()
-	// Darwin and FreeBSD refuse what exceeds their limit rather than to round it down.
+	// Darwin and FreeBSD refuse a size beyond their limit instead of rounding
+	// it down.
 	for size := socketBuffer; size > 256<<10 && udp.SetReadBuffer(size) != nil; {
 		size /= 2
 	}
 	for size := socketBuffer; size > 256<<10 && udp.SetWriteBuffer(size) != nil; {
 		size /= 2
 	}
-	return c, c.raw.Control(func(fd uintptr) { setupControl(fd, c.inet4) })
+	return c, c.raw.Control(func(fd uintptr) { enableControl(fd, c.inet4) })
 }
 
+// ReadBatch implements Socket.
 func (c *conn) ReadBatch(ms []Message) (int, error) {
 	if len(ms) == 0 {
 		return 0, nil
@@ -52,8 +55,8 @@ func (c *conn) ReadBatch(ms []Message) (int, error) {
 			if errors.Is(err, net.ErrClosed) {
 				return 0, err
 			}
-			if errno, ok := errors.AsType[syscall.Errno](err); !ok || !slices.Contains(aboutOneErrnos, errno) {
-				c.backoff.wait(c.done)
+			if errno, ok := errors.AsType[syscall.Errno](err); !ok || !slices.Contains(perDatagramErrnos, errno) {
+				c.backoff.delayRetry(c.done)
 			}
 			continue
 		}
@@ -64,8 +67,11 @@ func (c *conn) ReadBatch(ms []Message) (int, error) {
 	}
 }
 
+// controls are pooled rather than one per socket, so that writers do not
+// exclude each other.
 var controls = sync.Pool{New: func() any { return new([controlSpace]byte) }}
 
+// WriteBatch implements Socket.
 func (c *conn) WriteBatch(ms []Message) (int, error) {
 	scratch := controls.Get().(*[controlSpace]byte)
 	defer controls.Put(scratch)
@@ -74,10 +80,11 @@ func (c *conn) WriteBatch(ms []Message) (int, error) {
 		control := encodeControl(scratch[:0], m, c.inet4)
 		for b := m.Buf; ; {
 			n := firstSegment(b, m.SegmentSize)
-			err := c.write(b[:n], control, m.Addr)
+			err := c.writeDatagram(b[:n], control, m.Addr)
 			if err != nil && len(control) > 0 && !errors.Is(err, net.ErrClosed) {
+				// The local address may be no longer one of this host.
 				control = nil
-				err = c.write(b[:n], nil, m.Addr)
+				err = c.writeDatagram(b[:n], nil, m.Addr)
 			}
 			if err != nil {
 				return i, portable(err)
@@ -90,12 +97,14 @@ func (c *conn) WriteBatch(ms []Message) (int, error) {
 	return len(ms), nil
 }
 
-func (c *conn) write(b, control []byte, to netip.AddrPort) error {
+// writeDatagram sends b. A pending error that belongs to an earlier datagram
+// costs a second attempt.
+func (c *conn) writeDatagram(b, control []byte, to netip.AddrPort) error {
 	if c.connected {
 		to = netip.AddrPort{}
 	}
 	_, _, err := c.udp.WriteMsgUDPAddrPort(b, control, to)
-	if c.connected && errors.Is(err, syscall.ECONNREFUSED) { // the answer to an earlier datagram
+	if c.connected && errors.Is(err, syscall.ECONNREFUSED) {
 		_, _, err = c.udp.WriteMsgUDPAddrPort(b, control, to)
 	}
 	return err

@@ -13,8 +13,9 @@ import (
 // controlSpace has room for the packet info and the traffic class.
 const controlSpace = 128
 
-// setupControl asks for what decodeControl understands. A dual-stack socket tells it for IPv6 only.
-func setupControl(fd uintptr, inet4 bool) {
+// enableControl asks for the control messages that decodeControl understands. A
+// dual-stack socket delivers them for IPv6 only.
+func enableControl(fd uintptr, inet4 bool) {
 	if inet4 {
 		unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, recvLocal4, 1)
 		unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_RECVTOS, 1)
@@ -24,6 +25,7 @@ func setupControl(fd uintptr, inet4 bool) {
 	unix.SetsockoptInt(int(fd), unix.IPPROTO_IPV6, unix.IPV6_RECVTCLASS, 1)
 }
 
+// decodeControl sets the fields of m that the control messages b tell.
 func decodeControl(b []byte, m *Message) {
 	for len(b) >= unix.SizeofCmsghdr {
 		header, data, rest, err := unix.ParseOneSocketControlMessage(b)
@@ -47,7 +49,8 @@ func decodeControl(b []byte, m *Message) {
 	}
 }
 
-// linkLocal reads an IPv6 address, from which it removes the interface that KAME kernels put into link-local ones.
+// linkLocal reads an IPv6 address. It removes the interface index that KAME
+// kernels embed in link-local addresses.
 func linkLocal(b []byte) netip.Addr {
 	a := [16]byte(b)
 	if a[0] == 0xfe && a[1]&0xc0 == 0x80 {
@@ -56,7 +59,8 @@ func linkLocal(b []byte) netip.Addr {
 	return netip.AddrFrom16(a)
 }
 
-// encodeControl appends the control messages of m to b. The IPv4 traffic class cannot be set per datagram everywhere.
+// encodeControl appends the control messages of m to b. It leaves out the IPv4
+// traffic class, which not every system can set per datagram.
 func encodeControl(b []byte, m *Message, inet4 bool) []byte {
 	local := m.Local
 	if m.Addr.Addr().Is4() {
@@ -69,7 +73,7 @@ func encodeControl(b []byte, m *Message, inet4 bool) []byte {
 		var data []byte
 		b, data = appendControl(b, unix.IPPROTO_IPV6, unix.IPV6_PKTINFO, unix.SizeofInet6Pktinfo)
 		*(*[16]byte)(data) = local.Addr.As16()
-		binary.NativeEndian.PutUint32(data[16:], uint32(local.IfIndex))
+		binary.NativeEndian.PutUint32(data[16:], uint32(local.scope()))
 	}
 	if m.TOS != 0 {
 		var data []byte
@@ -79,7 +83,8 @@ func encodeControl(b []byte, m *Message, inet4 bool) []byte {
 	return b
 }
 
-// appendControl appends a control message to b, which has the room, and returns its data to fill in.
+// appendControl appends an empty control message to b, whose capacity must
+// suffice, and returns its data to be filled in.
 func appendControl(b []byte, level, kind int32, size int) (_, data []byte) {
 	start := len(b)
 	b = b[:start+unix.CmsgSpace(size)]

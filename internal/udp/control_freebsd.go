@@ -9,6 +9,7 @@ import (
 
 const recvLocal4 = unix.IP_RECVDSTADDR
 
+// decodeLocal4 reads a struct in_addr. FreeBSD does not tell the interface.
 func decodeLocal4(data []byte) Local {
 	if len(data) < 4 {
 		return Local{}
@@ -23,5 +24,5 @@ func encodeLocal4(b []byte, local Local) []byte {
 }
 
 func setMark(fd uintptr, mark uint32) error {
-	return os.NewSyscallError("setsockopt", unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_USER_COOKIE, int(int32(mark))))
+	return os.NewSyscallError("setsockopt SO_USER_COOKIE", unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_USER_COOKIE, int(int32(mark))))
 }

@@ -2,10 +2,10 @@
 
 package udp
 
-// controlSpace is zero: control messages are left alone here.
+// controlSpace is zero: this package uses no control messages here.
 const controlSpace = 0
 
-func setupControl(uintptr, bool) {}
+func enableControl(uintptr, bool) {}
 
 func decodeControl([]byte, *Message) {}
 

@@ -8,11 +8,12 @@ import (
 	"golang.org/x/sys/windows"
 )
 
-// missingFamily are the errnos of a host without an address family: none installed, or switched off.
+// missingFamily are the errnos of a host without an address family, because it
+// is not installed or disabled.
 var missingFamily = []error{windows.WSAEAFNOSUPPORT, windows.WSAEPROTONOSUPPORT, windows.WSAEADDRNOTAVAIL}
 
-// portable returns err such that errors.Is finds the errnos of package syscall in it, which on Windows are inventions
-// that no system call returns.
+// portable makes errors.Is find the errnos of package syscall in err. On
+// Windows system calls return others.
 func portable(err error) error {
 	errno, ok := errors.AsType[syscall.Errno](err)
 	if !ok {
@@ -27,8 +28,9 @@ func portable(err error) error {
 	return err
 }
 
-// aboutOneErrnos tell of a datagram sent earlier, or of one that did not fit the buffer.
-var aboutOneErrnos = []syscall.Errno{
+// perDatagramErrnos report the fate of a datagram that was sent earlier, or a
+// received one that did not fit the buffer. They say nothing about the socket.
+var perDatagramErrnos = []syscall.Errno{
 	windows.WSAECONNRESET, windows.WSAENETRESET, windows.WSAECONNREFUSED, windows.WSAEHOSTUNREACH, windows.WSAENETUNREACH,
 	windows.WSAEMSGSIZE,
 }

@@ -9,56 +9,61 @@ import (
 	"syscall"
 )
 
-// portAttempts bounds the search for a random port that both families have free.
+// portAttempts bounds the search for a random port that is free in both
+// families.
 const portAttempts = 64
 
 var families = [...]string{"udp4", "udp6"}
 
-// Listen opens an IPv4 and an IPv6 socket on the same port of every local address, and returns the port. Port 0 picks a
-// random one. A host with one address family gets one socket. An error names the port and wraps the errno, such as
+// Listen opens an IPv4 and an IPv6 socket on the same port of all local
+// addresses; the port is that of each socket's LocalAddr. Port 0 picks a random
+// one. A host with one address family gets one socket. An error is a
+// *net.OpError that has the port and wraps the errno, such as
 // syscall.EADDRINUSE.
-func Listen(port uint16) ([]Socket, uint16, error) {
+func Listen(port uint16) ([]Socket, error) {
 	return listenWith(port, func(family string, port uint16) (Socket, error) { return listen(family, port, nil) })
 }
 
-func listenWith(port uint16, open func(family string, port uint16) (Socket, error)) ([]Socket, uint16, error) {
+func listenWith(port uint16, open func(family string, port uint16) (Socket, error)) ([]Socket, error) {
 	for attempt := 1; ; attempt++ {
-		socks, bound, err := listenBoth(port, open)
+		socks, err := listenBoth(port, open)
 		if err == nil {
-			return socks, bound, nil
+			return socks, nil
 		}
 		if port != 0 || attempt == portAttempts || !errors.Is(err, syscall.EADDRINUSE) {
-			return nil, 0, err
+			return nil, err
 		}
 	}
 }
 
-// listenBoth lets the OS choose a zero port once, for the first family: the second may then find it taken.
-func listenBoth(port uint16, open func(family string, port uint16) (Socket, error)) (socks []Socket, bound uint16, err error) {
-	bound = port
+// listenBoth opens a socket of each family. If port is 0 the OS chooses it for
+// the first family, and the second may find it in use.
+func listenBoth(port uint16, open func(family string, port uint16) (Socket, error)) ([]Socket, error) {
+	var socks []Socket
 	var missing error
 	for _, family := range families {
-		s, err := open(family, bound)
+		s, err := open(family, port)
 		if err != nil {
 			if familyMissing(err) {
 				missing = err
 				continue
 			}
 			closeAll(socks)
-			return nil, 0, err
+			return nil, err
 		}
 		socks = append(socks, s)
-		bound = s.LocalAddr().Port()
+		port = s.LocalAddr().Port()
 	}
 	if len(socks) == 0 {
-		return nil, 0, missing
+		return nil, missing
 	}
-	return socks, bound, nil
+	return socks, nil
 }
 
-// Relisten opens fresh sockets on the port of old, which came from Listen or Relisten and still serve: until the caller
-// closes them, a datagram may arrive at either. It carries the mark over. If that fails, or the OS cannot do it
-// (errors.ErrUnsupported), old stays as it was.
+// Relisten opens new sockets on the port of old, which came from Listen or
+// Relisten and remain open: until the caller closes them, a datagram may arrive
+// at either. The new sockets have no mark. If Relisten fails old stays as it
+// was; the error wraps errors.ErrUnsupported where the OS cannot do it.
 func Relisten(old []Socket) ([]Socket, error) {
 	if len(old) == 0 {
 		return nil, errors.New("udp: listen again: no sockets")
@@ -77,14 +82,12 @@ func Relisten(old []Socket) ([]Socket, error) {
 	var missing error
 	for _, family := range families {
 		c, err := relisten(family, port, sharing[family])
-		if err == nil {
+		switch {
+		case err == nil:
 			fresh = append(fresh, c)
-			err = c.SetMark(old[0].(*conn).currentMark())
-		} else if familyMissing(err) || sharing[family] == nil {
+		case familyMissing(err) || sharing[family] == nil:
 			missing = err
-			continue
-		}
-		if err != nil {
+		default:
 			closeAll(fresh)
 			return nil, err
 		}
@@ -95,14 +98,15 @@ func Relisten(old []Socket) ([]Socket, error) {
 	return fresh, nil
 }
 
-// relisten binds a socket beside old, which shares its port for that moment only: otherwise another program of this user
-// could take part of the traffic, and this one would not notice that the port is in use.
+// relisten binds a socket to the port of old. Both share the port only while
+// this function runs: otherwise another program of the same user could bind the
+// port unnoticed and receive part of the traffic.
 func relisten(family string, port uint16, old *conn) (*conn, error) {
 	if old == nil {
 		return listen(family, port, nil)
 	}
 	if err := reusePort(old.raw, true); err != nil {
-		return nil, listenError(port, err)
+		return nil, listenError(family, port, err)
 	}
 	defer reusePort(old.raw, false)
 	c, err := listen(family, port, func(raw syscall.RawConn) error { return reusePort(raw, true) })
@@ -111,12 +115,13 @@ func relisten(family string, port uint16, old *conn) (*conn, error) {
 	}
 	if err := reusePort(c.raw, false); err != nil {
 		c.Close()
-		return nil, listenError(port, err)
+		return nil, listenError(family, port, err)
 	}
 	return c, nil
 }
 
-// listen opens a socket of one family, calling prepare, if any, before it is bound.
+// listen opens a socket of one family. It calls prepare, if not nil, before the
+// socket is bound.
 func listen(family string, port uint16, prepare func(syscall.RawConn) error) (*conn, error) {
 	var lc net.ListenConfig
 	if prepare != nil {
@@ -124,22 +129,26 @@ func listen(family string, port uint16, prepare func(syscall.RawConn) error) (*c
 	}
 	pc, err := lc.ListenPacket(context.Background(), family, ":"+strconv.Itoa(int(port)))
 	if err != nil {
-		return nil, listenError(port, err)
+		return nil, listenError(family, port, err)
 	}
 	c, err := newConn(pc.(*net.UDPConn))
 	if err != nil {
 		pc.Close()
-		return nil, listenError(port, err)
+		return nil, listenError(family, port, err)
 	}
 	c.listened = true
 	return c, nil
 }
 
-func listenError(port uint16, err error) error {
-	return fmt.Errorf("udp: listen on port %d: %w", port, portable(err))
+// listenError adds the port to err, unless package net already did.
+func listenError(family string, port uint16, err error) error {
+	if _, ok := errors.AsType[*net.OpError](err); !ok {
+		err = &net.OpError{Op: "listen", Net: family, Addr: &net.UDPAddr{Port: int(port)}, Err: err}
+	}
+	return portable(err)
 }
 
-// family is the network name of a socket that carries one family.
+// family returns the network name of a socket that carries one family.
 func (b *base) family() string {
 	if b.local.Addr().Is4() {
 		return "udp4"
@@ -147,7 +156,8 @@ func (b *base) family() string {
 	return "udp6"
 }
 
-// familyMissing reports whether err means that the host does not do IPv4, or IPv6.
+// familyMissing reports whether err means that the host has no IPv4, or no
+// IPv6.
 func familyMissing(err error) bool {
 	for _, errno := range missingFamily {
 		if errors.Is(err, errno) {

@@ -11,7 +11,8 @@ import (
 
 const canReusePort = true
 
-// reusePort lets a socket share its port with others that say the same, from now on or no longer.
+// reusePort sets whether the socket may share its port with other sockets that
+// have the option set too.
 func reusePort(raw syscall.RawConn, on bool) error {
 	value := 0
 	if on {
@@ -23,5 +24,5 @@ func reusePort(raw syscall.RawConn, on bool) error {
 	}); cerr != nil {
 		return cerr
 	}
-	return os.NewSyscallError("setsockopt", err)
+	return os.NewSyscallError("setsockopt SO_REUSEPORT", err)
 }

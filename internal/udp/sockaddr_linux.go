@@ -9,7 +9,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// encodeSockaddr writes addr as the sockaddr of an AF_INET6 or AF_INET socket and returns its length.
+// encodeSockaddr writes addr to name as the sockaddr of an AF_INET6 or AF_INET
+// socket and returns its length. It fails with EINVAL for an invalid address or
+// port 0, EAFNOSUPPORT for IPv6 on an AF_INET socket, and ENODEV for a zone
+// that is no interface.
 func encodeSockaddr(name *unix.RawSockaddrInet6, addr netip.AddrPort, inet6 bool) (uint32, error) {
 	ip := addr.Addr()
 	if !ip.IsValid() || addr.Port() == 0 {
@@ -27,7 +30,7 @@ func encodeSockaddr(name *unix.RawSockaddrInet6, addr netip.AddrPort, inet6 bool
 	*name = unix.RawSockaddrInet6{Family: unix.AF_INET6, Addr: ip.As16()}
 	binary.BigEndian.PutUint16((*[2]byte)(unsafe.Pointer(&name.Port))[:], addr.Port())
 	if zone := ip.Zone(); zone != "" {
-		index, err := zones.index(zone)
+		index, err := zones.indexOf(zone)
 		if err != nil {
 			return 0, err
 		}
@@ -36,6 +39,8 @@ func encodeSockaddr(name *unix.RawSockaddrInet6, addr netip.AddrPort, inet6 bool
 	return unix.SizeofSockaddrInet6, nil
 }
 
+// decodeSockaddr returns the address in name, with IPv4 unmapped, or the zero
+// value if it is of another family.
 func decodeSockaddr(name *unix.RawSockaddrInet6) netip.AddrPort {
 	switch name.Family {
 	case unix.AF_INET:
@@ -44,7 +49,7 @@ func decodeSockaddr(name *unix.RawSockaddrInet6) netip.AddrPort {
 	case unix.AF_INET6:
 		ip := netip.AddrFrom16(name.Addr).Unmap()
 		if name.Scope_id != 0 {
-			ip = ip.WithZone(zones.name(name.Scope_id))
+			ip = ip.WithZone(zones.nameOf(name.Scope_id))
 		}
 		return netip.AddrPortFrom(ip, binary.BigEndian.Uint16((*[2]byte)(unsafe.Pointer(&name.Port))[:]))
 	}

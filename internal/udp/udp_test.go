@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"net"
 	"net/netip"
 	"runtime"
@@ -18,12 +17,12 @@ var (
 	loopback6 = netip.IPv6Loopback()
 )
 
-const patience = 10 * time.Second
+const readTimeout = 10 * time.Second
 
-// open returns the batched socket of a fresh UDPConn.
-func open(t testing.TB, network, address string) Socket {
+// openSocket returns the batched socket of a fresh UDPConn.
+func openSocket(t testing.TB, network, address string) Socket {
 	t.Helper()
-	s := Wrap(plain(t, network, address))
+	s := Wrap(listenPlain(t, network, address))
 	if _, ok := s.(*conn); !ok {
 		t.Fatalf("Wrap made a %T of a UDPConn", s)
 	}
@@ -31,8 +30,8 @@ func open(t testing.TB, network, address string) Socket {
 	return s
 }
 
-// plain returns a UDPConn without any of this package's doing, which does not wait for ever.
-func plain(t testing.TB, network, address string) *net.UDPConn {
+// listenPlain returns a UDPConn that this package has not touched.
+func listenPlain(t testing.TB, network, address string) *net.UDPConn {
 	t.Helper()
 	pc, err := net.ListenPacket(network, address)
 	if err != nil {
@@ -47,10 +46,12 @@ func plain(t testing.TB, network, address string) *net.UDPConn {
 
 func addrOf(pc net.PacketConn) netip.AddrPort { return addrPortOf(pc.LocalAddr()) }
 
-// at returns the address of s as seen from this host.
-func at(s Socket, ip netip.Addr) netip.AddrPort { return netip.AddrPortFrom(ip, s.LocalAddr().Port()) }
+// addrOn returns the address of s as seen from this host.
+func addrOn(s Socket, ip netip.Addr) netip.AddrPort {
+	return netip.AddrPortFrom(ip, s.LocalAddr().Port())
+}
 
-// pattern returns n bytes that differ wherever they are cut.
+// pattern returns n bytes in which a misplaced part is noticed.
 func pattern(n, seed int) []byte {
 	b := make([]byte, n)
 	for i := range b {
@@ -59,10 +60,11 @@ func pattern(n, seed int) []byte {
 	return b
 }
 
-// wantDatagrams reads from pc what the messages amount to, one datagram after the other.
+// wantDatagrams reads the datagrams of the messages from pc one by one. It
+// returns the source of the last.
 func wantDatagrams(t *testing.T, pc *net.UDPConn, ms []Message) (from netip.AddrPort) {
 	t.Helper()
-	pc.SetReadDeadline(time.Now().Add(patience))
+	pc.SetReadDeadline(time.Now().Add(readTimeout))
 	buf := make([]byte, 1<<16)
 	for i, m := range ms {
 		for j, want := range datagrams(m.Buf, m.SegmentSize) {
@@ -79,7 +81,8 @@ func wantDatagrams(t *testing.T, pc *net.UDPConn, ms []Message) (from netip.Addr
 	return from
 }
 
-// wantNothing checks that all that was sent has been read. On loopback a datagram is delivered before the send returns.
+// wantNothing checks that no datagram is left to read. On loopback a datagram
+// is delivered before the send returns.
 func wantNothing(t *testing.T, pc *net.UDPConn) {
 	t.Helper()
 	pc.SetReadDeadline(time.Now().Add(5 * time.Millisecond))
@@ -102,7 +105,7 @@ func datagrams(b []byte, segmentSize int) [][]byte {
 	return ds
 }
 
-func write(t *testing.T, s Socket, ms ...Message) {
+func writeAll(t *testing.T, s Socket, ms ...Message) {
 	t.Helper()
 	if n, err := s.WriteBatch(ms); n != len(ms) || err != nil {
 		t.Fatalf("WriteBatch of %d = %d, %v", len(ms), n, err)
@@ -117,10 +120,11 @@ func newBatch(n int) []Message {
 	return ms
 }
 
-// readUntil reads until done says so of the messages so far, whose contents it keeps.
+// readUntil reads until done returns true for the messages so far, which it
+// copies.
 func readUntil(t *testing.T, s Socket, done func([]Message) bool) []Message {
 	t.Helper()
-	watchdog := time.AfterFunc(patience, func() { s.Close() })
+	watchdog := time.AfterFunc(readTimeout, func() { s.Close() })
 	defer watchdog.Stop()
 	var got []Message
 	ms := newBatch(4)
@@ -137,13 +141,13 @@ func readUntil(t *testing.T, s Socket, done func([]Message) bool) []Message {
 	return got
 }
 
-func readOne(t *testing.T, s Socket) Message {
+func readMessage(t *testing.T, s Socket) Message {
 	t.Helper()
 	return readUntil(t, s, func(got []Message) bool { return len(got) > 0 })[0]
 }
 
-// kinds are the ways a socket can carry a family.
-var kinds = []struct {
+// socketKinds are the ways in which a socket can carry a family.
+var socketKinds = []struct {
 	name    string
 	network string
 	address string
@@ -158,8 +162,8 @@ var kinds = []struct {
 	{"IPv6 on dual-stack", "udp", ":0", loopback6, "udp6"},
 }
 
-// batch is a bit of everything that a UDP socket can send.
-func batch(to netip.AddrPort) []Message {
+// mixedBatch has messages of every kind that a UDP socket can send.
+func mixedBatch(to netip.AddrPort) []Message {
 	ms := []Message{
 		{Buf: pattern(100, 0)},
 		{Buf: pattern(10*1400, 1), SegmentSize: 1400},
@@ -182,21 +186,21 @@ func batch(to netip.AddrPort) []Message {
 }
 
 func TestWriteIsReadIntactAndInOrder(t *testing.T) {
-	for _, k := range kinds {
+	for _, k := range socketKinds {
 		t.Run(k.name, func(t *testing.T) {
-			s := open(t, k.network, k.address)
-			pc := plain(t, k.peer, net.JoinHostPort(k.ip.String(), "0"))
+			s := openSocket(t, k.network, k.address)
+			pc := listenPlain(t, k.peer, net.JoinHostPort(k.ip.String(), "0"))
 			pc.SetReadBuffer(4 << 20)
-			ms := batch(addrOf(pc))
-			for i := range ms { // one at a time: a small receive buffer must do
-				write(t, s, ms[i])
+			ms := mixedBatch(addrOf(pc))
+			for i := range ms { // one at a time, for the sake of a small receive buffer
+				writeAll(t, s, ms[i])
 				from := wantDatagrams(t, pc, ms[i:i+1])
-				if want := at(s, k.ip); from != want {
+				if want := addrOn(s, k.ip); from != want {
 					t.Fatalf("from %v, want %v", from, want)
 				}
 			}
 			small := ms[:7]
-			write(t, s, small...)
+			writeAll(t, s, small...)
 			wantDatagrams(t, pc, small)
 			wantNothing(t, pc)
 		})
@@ -204,13 +208,13 @@ func TestWriteIsReadIntactAndInOrder(t *testing.T) {
 }
 
 func TestReadSegments(t *testing.T) {
-	for _, k := range kinds {
+	for _, k := range socketKinds {
 		t.Run(k.name, func(t *testing.T) {
-			s := open(t, k.network, k.address)
-			peer := open(t, k.peer, net.JoinHostPort(k.ip.String(), "0"))
-			for _, sent := range batch(at(s, k.ip)) {
+			s := openSocket(t, k.network, k.address)
+			peer := openSocket(t, k.peer, net.JoinHostPort(k.ip.String(), "0"))
+			for _, sent := range mixedBatch(addrOn(s, k.ip)) {
 				want := datagrams(sent.Buf, sent.SegmentSize)
-				write(t, peer, sent)
+				writeAll(t, peer, sent)
 				var got [][]byte
 				readUntil(t, s, func(ms []Message) bool {
 					got = nil
@@ -236,8 +240,8 @@ func TestReadSegments(t *testing.T) {
 }
 
 func TestWriteError(t *testing.T) {
-	s := open(t, "udp4", "127.0.0.1:0")
-	pc := plain(t, "udp4", "127.0.0.1:0")
+	s := openSocket(t, "udp4", "127.0.0.1:0")
+	pc := listenPlain(t, "udp4", "127.0.0.1:0")
 	for _, bad := range []struct {
 		name string
 		m    Message
@@ -254,7 +258,7 @@ func TestWriteError(t *testing.T) {
 			if n != 2 || err == nil || bad.want != nil && !errors.Is(err, bad.want) {
 				t.Fatalf("WriteBatch = %d, %v, want 2, %v", n, err, bad.want)
 			}
-			write(t, s, ms[n+1:]...)
+			writeAll(t, s, ms[n+1:]...)
 			wantDatagrams(t, pc, []Message{good, good, good})
 			wantNothing(t, pc)
 		})
@@ -262,8 +266,8 @@ func TestWriteError(t *testing.T) {
 }
 
 func TestReadTruncates(t *testing.T) {
-	s := open(t, "udp4", "127.0.0.1:0")
-	pc := plain(t, "udp4", "127.0.0.1:0")
+	s := openSocket(t, "udp4", "127.0.0.1:0")
+	pc := listenPlain(t, "udp4", "127.0.0.1:0")
 	for _, size := range []int{200, 1} {
 		if _, err := pc.WriteToUDPAddrPort(pattern(size, 0), s.LocalAddr()); err != nil {
 			t.Fatal(err)
@@ -271,7 +275,7 @@ func TestReadTruncates(t *testing.T) {
 	}
 	ms := []Message{{Buf: make([]byte, 100)}}
 	if n, err := s.ReadBatch(ms); err == nil && runtime.GOOS == "windows" {
-		return // the long one is gone
+		return // the long datagram is dropped
 	} else if n != 1 || err != nil || !bytes.Equal(ms[0].Buf[:ms[0].N], pattern(200, 0)[:100]) {
 		t.Fatalf("ReadBatch = %d, %v, %+v", n, err, ms[0])
 	}
@@ -280,200 +284,18 @@ func TestReadTruncates(t *testing.T) {
 	}
 }
 
-func TestListen(t *testing.T) {
-	socks, port, err := Listen(0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer closeAll(socks)
-	if port == 0 || len(socks) == 0 {
-		t.Fatalf("Listen(0) = %d sockets on port %d", len(socks), port)
-	}
-	seen := map[bool]bool{}
-	for _, s := range socks {
-		local := s.LocalAddr()
-		if local.Port() != port || seen[local.Addr().Is4()] {
-			t.Errorf("socket at %v, want one per family on port %d", local, port)
-		}
-		seen[local.Addr().Is4()] = true
-		ip := loopback6
-		if local.Addr().Is4() {
-			ip = loopback4
-		}
-		write(t, s, Message{Buf: []byte("to myself"), Addr: netip.AddrPortFrom(ip, port)})
-		if m := readOne(t, s); string(m.Buf) != "to myself" || m.Addr != netip.AddrPortFrom(ip, port) {
-			t.Errorf("got %q from %v", m.Buf, m.Addr)
-		}
-	}
-
-	_, _, err = Listen(port)
-	if !errors.Is(err, syscall.EADDRINUSE) || !bytes.Contains([]byte(err.Error()), fmt.Append(nil, port)) {
-		t.Errorf("Listen on an occupied port: %v", err)
-	}
-	closeAll(socks)
-	again, bound, err := Listen(port)
-	if err != nil || bound != port {
-		t.Fatalf("Listen(%d) after Close = port %d, %v", port, bound, err)
-	}
-	closeAll(again)
-}
-
-func TestListenLeavesNothingBehind(t *testing.T) {
-	pc := plain(t, "udp6", ":0")
-	port := addrOf(pc).Port()
-	if socks, _, err := Listen(port); !errors.Is(err, syscall.EADDRINUSE) {
-		closeAll(socks)
-		t.Fatalf("Listen where IPv6 has the port taken: %v", err)
-	}
-	// The IPv4 socket of the failed attempt must be gone.
-	v4, err := net.ListenPacket("udp4", fmt.Sprintf(":%d", port))
-	if err != nil {
-		t.Fatal(err)
-	}
-	v4.Close()
-}
-
-func TestRelisten(t *testing.T) {
-	old, port, err := Listen(0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { closeAll(old) }()
-	for round := range 3 {
-		fresh, err := Relisten(old)
-		if errors.Is(err, errors.ErrUnsupported) && !canReusePort {
-			t.Skip("not on this system")
-		}
-		if err != nil {
-			t.Fatalf("round %d: %v", round, err)
-		}
-		if len(fresh) != len(old) {
-			t.Fatalf("round %d: %d sockets, want %d", round, len(fresh), len(old))
-		}
-		wantPortTaken(t, port)
-		for _, s := range old {
-			write(t, s, Message{Buf: []byte("still here"), Addr: at(s, loopbackOf(s))})
-		}
-		closeAll(old)
-		old = fresh
-		wantPortTaken(t, port)
-		for _, s := range fresh {
-			if s.LocalAddr().Port() != port {
-				t.Fatalf("round %d: at %v, want port %d", round, s.LocalAddr(), port)
-			}
-			write(t, s, Message{Buf: fmt.Append(nil, round), Addr: at(s, loopbackOf(s))})
-			readUntil(t, s, func(got []Message) bool {
-				return len(got) > 0 && string(got[len(got)-1].Buf) == fmt.Sprint(round)
-			})
-		}
-	}
-}
-
-// Covers P82.
-func TestRelistenFailureLeavesOldServing(t *testing.T) {
-	old, port, err := Listen(0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer closeAll(old)
-	generic := Wrap(struct{ net.PacketConn }{plain(t, "udp4", "127.0.0.1:0")})
-	if _, err := Relisten(append(old[:len(old):len(old)], generic)); !errors.Is(err, errors.ErrUnsupported) {
-		t.Fatalf("Relisten with a PacketConn of unknown making: %v", err)
-	}
-	// A closed socket cannot lend its port, nor can it be bound beside the other family's.
-	closed, _, err := Listen(0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	closed[len(closed)-1].Close()
-	if fresh, err := Relisten(closed); err == nil {
-		closeAll(fresh)
-		t.Fatal("Relisten of a closed socket succeeded")
-	}
-	closeAll(closed[:len(closed)-1])
-	for _, s := range old {
-		write(t, s, Message{Buf: []byte("old"), Addr: netip.AddrPortFrom(loopbackOf(s), port)})
-		if m := readOne(t, s); string(m.Buf) != "old" {
-			t.Errorf("got %q", m.Buf)
-		}
-	}
-	wantPortTaken(t, port)
-}
-
-// wantPortTaken checks that nobody else gets the port, not even who is ready to share it.
-func wantPortTaken(t *testing.T, port uint16) {
-	t.Helper()
-	socks, _, err := Listen(port)
-	if !errors.Is(err, syscall.EADDRINUSE) {
-		closeAll(socks)
-		t.Fatalf("Listen on a port in use: %v", err)
-	}
-	for _, family := range families {
-		c, err := listen(family, port, func(raw syscall.RawConn) error {
-			if !canReusePort {
-				return nil
-			}
-			return reusePort(raw, true)
-		})
-		if err == nil {
-			c.Close()
-			t.Fatalf("%s: a second socket shares the port", family)
-		}
-	}
-}
-
-func loopbackOf(s Socket) netip.Addr {
-	if s.LocalAddr().Addr().Is4() {
-		return loopback4
-	}
-	return loopback6
-}
-
-func TestClose(t *testing.T) {
-	for name, s := range map[string]Socket{
-		"batched": open(t, "udp4", "127.0.0.1:0"),
-		"generic": Wrap(struct{ net.PacketConn }{plain(t, "udp4", "127.0.0.1:0")}),
-	} {
-		t.Run(name, func(t *testing.T) {
-			got := make(chan error)
-			go func() {
-				_, err := s.ReadBatch(newBatch(2))
-				got <- err
-			}()
-			for range 2 {
-				if err := s.Close(); err != nil {
-					t.Errorf("Close: %v", err)
-				}
-			}
-			select {
-			case err := <-got:
-				if !errors.Is(err, net.ErrClosed) {
-					t.Errorf("ReadBatch: %v", err)
-				}
-			case <-time.After(patience):
-				t.Fatal("ReadBatch still blocks")
-			}
-			if _, err := s.ReadBatch(newBatch(1)); !errors.Is(err, net.ErrClosed) {
-				t.Errorf("ReadBatch after Close: %v", err)
-			}
-			if n, err := s.WriteBatch([]Message{{Buf: []byte{1}, Addr: s.LocalAddr()}}); n != 0 || !errors.Is(err, net.ErrClosed) {
-				t.Errorf("WriteBatch after Close: %d, %v", n, err)
-			}
-		})
-	}
-}
-
-// A host that answers with port unreachable must not end the reader: a connected socket hears of each.
+// ICMP port unreachable messages must not end the reader. A connected socket
+// receives each as an error.
 func TestReadSurvivesRefusals(t *testing.T) {
-	gone := plain(t, "udp4", "127.0.0.1:0")
-	goneAddr := addrOf(gone)
-	gone.Close()
-	dialed, err := net.DialUDP("udp4", nil, net.UDPAddrFromAddrPort(goneAddr))
+	closed := listenPlain(t, "udp4", "127.0.0.1:0")
+	closedAddr := addrOf(closed)
+	closed.Close()
+	dialed, err := net.DialUDP("udp4", nil, net.UDPAddrFromAddrPort(closedAddr))
 	if err != nil {
 		t.Fatal(err)
 	}
 	for name, s := range map[string]Socket{
-		"unconnected": open(t, "udp4", "127.0.0.1:0"),
+		"unconnected": openSocket(t, "udp4", "127.0.0.1:0"),
 		"connected":   Wrap(dialed),
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -484,14 +306,14 @@ func TestReadSurvivesRefusals(t *testing.T) {
 				got <- err
 			}()
 			for range 200 {
-				write(t, s, Message{Buf: []byte("anyone?"), Addr: goneAddr})
+				writeAll(t, s, Message{Buf: []byte("lost"), Addr: closedAddr})
 			}
-			back, err := net.ListenUDP("udp4", net.UDPAddrFromAddrPort(goneAddr))
+			back, err := net.ListenUDP("udp4", net.UDPAddrFromAddrPort(closedAddr))
 			if err != nil {
 				t.Skipf("another program has the port now: %v", err)
 			}
 			defer back.Close()
-			back.SetWriteDeadline(time.Now().Add(patience))
+			back.SetWriteDeadline(time.Now().Add(readTimeout))
 			if _, err := back.WriteToUDPAddrPort([]byte("here"), s.LocalAddr()); err != nil {
 				t.Fatal(err)
 			}
@@ -500,7 +322,7 @@ func TestReadSurvivesRefusals(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-			case <-time.After(patience):
+			case <-time.After(readTimeout):
 				t.Fatal("the reader got nothing")
 			}
 		})
@@ -509,8 +331,8 @@ func TestReadSurvivesRefusals(t *testing.T) {
 
 func TestConcurrentWrites(t *testing.T) {
 	const writers, each = 4, 50
-	s := open(t, "udp4", "127.0.0.1:0")
-	pc := plain(t, "udp4", "127.0.0.1:0")
+	s := openSocket(t, "udp4", "127.0.0.1:0")
+	pc := listenPlain(t, "udp4", "127.0.0.1:0")
 	pc.SetReadBuffer(4 << 20)
 	for w := range writers {
 		go func() {
@@ -526,7 +348,7 @@ func TestConcurrentWrites(t *testing.T) {
 	}
 	var next [writers]uint32
 	buf := make([]byte, 2048)
-	pc.SetReadDeadline(time.Now().Add(patience))
+	pc.SetReadDeadline(time.Now().Add(readTimeout))
 	for range writers * each {
 		n, err := pc.Read(buf)
 		if err != nil {

@@ -10,10 +10,13 @@ import (
 	"sync/atomic"
 )
 
-// Wrap makes a Socket of pc, which it then owns. A *net.UDPConn gets the batched path, whatever families it carries, larger
-// kernel buffers, and leave to fragment. Any other PacketConn moves one datagram per call, through ReadFrom and WriteTo; its
-// addresses must be *net.UDPAddr or read as IP:port, and datagrams from others are skipped. Whatever ReadFrom returns, but
-// net.ErrClosed and io.EOF, is taken to pass, and retried at growing intervals of up to 128 ms.
+// Wrap makes a Socket of pc and takes ownership of it. A *net.UDPConn of any
+// family gets the batched path, larger kernel buffers, and permission to
+// fragment. Any other PacketConn moves one datagram per call through ReadFrom
+// and WriteTo. Its addresses must be *net.UDPAddr values, or have an IP address
+// and port as their string; datagrams from other addresses are skipped. Errors
+// of ReadFrom other than net.ErrClosed, io.EOF and io.ErrClosedPipe count as
+// temporary: reading is retried at growing intervals of up to 128 ms.
 func Wrap(pc net.PacketConn) Socket {
 	if udp, ok := pc.(*net.UDPConn); ok {
 		if c, err := newConn(udp); err == nil {
@@ -25,24 +28,27 @@ func Wrap(pc net.PacketConn) Socket {
 
 // packetConn is a Socket over any net.PacketConn.
 type packetConn struct {
-	// constant
+	// Constant.
 	pc    net.PacketConn
 	local netip.AddrPort
 	done  chan struct{}
 
 	closing  sync.Once
-	closeErr error
+	closeErr error // constant once closing is done
 
-	dest atomic.Pointer[destination] // the latest, so that a run of datagrams to one peer allocates one address
+	// The latest destination: datagrams in a row to one peer share its address.
+	latest atomic.Pointer[destination]
 
 	backoff backoff // only touched by ReadBatch
 }
 
+// destination is an address in both forms. It never changes.
 type destination struct {
 	addr netip.AddrPort
 	udp  *net.UDPAddr
 }
 
+// ReadBatch implements Socket.
 func (c *packetConn) ReadBatch(ms []Message) (int, error) {
 	if len(ms) == 0 {
 		return 0, nil
@@ -54,7 +60,7 @@ func (c *packetConn) ReadBatch(ms []Message) (int, error) {
 			if c.closed() || errors.Is(err, net.ErrClosed) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrClosedPipe) {
 				return 0, fmt.Errorf("udp: read: %w", closedError(err))
 			}
-			c.backoff.wait(c.done)
+			c.backoff.delayRetry(c.done)
 			continue
 		}
 		c.backoff.reset()
@@ -67,9 +73,10 @@ func (c *packetConn) ReadBatch(ms []Message) (int, error) {
 	}
 }
 
+// WriteBatch implements Socket.
 func (c *packetConn) WriteBatch(ms []Message) (int, error) {
 	for i := range ms {
-		to := c.destination(ms[i].Addr)
+		to := c.netAddr(ms[i].Addr)
 		for b := ms[i].Buf; ; {
 			n := firstSegment(b, ms[i].SegmentSize)
 			if _, err := c.pc.WriteTo(b[:n], to); err != nil {
@@ -83,20 +90,24 @@ func (c *packetConn) WriteBatch(ms []Message) (int, error) {
 	return len(ms), nil
 }
 
-// destination returns addr as a net.Addr. The PacketConn may keep it, so it is never written to again.
-func (c *packetConn) destination(addr netip.AddrPort) *net.UDPAddr {
-	if d := c.dest.Load(); d != nil && d.addr == addr {
+// netAddr returns addr as a net.Addr. The PacketConn may keep it, so it must
+// not be written to.
+func (c *packetConn) netAddr(addr netip.AddrPort) *net.UDPAddr {
+	if d := c.latest.Load(); d != nil && d.addr == addr {
 		return d.udp
 	}
 	d := &destination{addr, net.UDPAddrFromAddrPort(addr)}
-	c.dest.Store(d)
+	c.latest.Store(d)
 	return d.udp
 }
 
+// LocalAddr implements Socket.
 func (c *packetConn) LocalAddr() netip.AddrPort { return c.local }
 
+// SetMark implements Socket. It does nothing.
 func (c *packetConn) SetMark(uint32) error { return nil }
 
+// Close implements Socket.
 func (c *packetConn) Close() error {
 	c.closing.Do(func() {
 		close(c.done)
@@ -114,7 +125,7 @@ func (c *packetConn) closed() bool {
 	}
 }
 
-// closedError makes sure that err is a net.ErrClosed.
+// closedError returns err such that errors.Is finds net.ErrClosed in it.
 func closedError(err error) error {
 	if errors.Is(err, net.ErrClosed) {
 		return err

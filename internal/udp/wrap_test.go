@@ -34,7 +34,8 @@ type fakeDatagram struct {
 type textAddr string
 
 func (a textAddr) Network() string { return "fake" }
-func (a textAddr) String() string  { return string(a) }
+
+func (a textAddr) String() string { return string(a) }
 
 func newFakeConn() *fakeConn {
 	return &fakeConn{local: textAddr("192.0.2.1:51820"), in: make(chan fakeDatagram, 100), done: make(chan struct{})}
@@ -58,10 +59,14 @@ func (c *fakeConn) WriteTo(b []byte, addr net.Addr) (int, error) {
 	return len(b), nil
 }
 
-func (c *fakeConn) Close() error                     { close(c.done); return nil }
-func (c *fakeConn) LocalAddr() net.Addr              { return c.local }
-func (c *fakeConn) SetDeadline(time.Time) error      { return os.ErrNoDeadline }
-func (c *fakeConn) SetReadDeadline(time.Time) error  { return os.ErrNoDeadline }
+func (c *fakeConn) Close() error { close(c.done); return nil }
+
+func (c *fakeConn) LocalAddr() net.Addr { return c.local }
+
+func (c *fakeConn) SetDeadline(time.Time) error { return os.ErrNoDeadline }
+
+func (c *fakeConn) SetReadDeadline(time.Time) error { return os.ErrNoDeadline }
+
 func (c *fakeConn) SetWriteDeadline(time.Time) error { return os.ErrNoDeadline }
 
 func TestPacketConnRead(t *testing.T) {
@@ -101,7 +106,7 @@ func TestPacketConnWrite(t *testing.T) {
 		s := Wrap(pc)
 		defer s.Close()
 		a, b := netip.MustParseAddrPort("192.0.2.2:1"), netip.MustParseAddrPort("[fe80::1%eth7]:2")
-		write(t, s,
+		writeAll(t, s,
 			Message{Buf: []byte("abcdefg"), SegmentSize: 3, Addr: a},
 			Message{Buf: []byte("abcdef"), SegmentSize: 3, Addr: b},
 			Message{Buf: []byte("whole"), Addr: a},
@@ -134,11 +139,11 @@ func TestPacketConnBacksOff(t *testing.T) {
 		s := Wrap(pc)
 		broken := errors.New("not today")
 		start := time.Now()
-		for range backoffAfter {
+		for range freeFailures {
 			pc.in <- fakeDatagram{err: broken}
 		}
 		pc.in <- fakeDatagram{b: "quick", addr: textAddr("192.0.2.2:4")}
-		if m := readOne(t, s); string(m.Buf) != "quick" || time.Since(start) != 0 {
+		if m := readMessage(t, s); string(m.Buf) != "quick" || time.Since(start) != 0 {
 			t.Errorf("%q after %v and a few failures", m.Buf, time.Since(start))
 		}
 

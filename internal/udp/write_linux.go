@@ -3,7 +3,6 @@ package udp
 import (
 	"encoding/binary"
 	"fmt"
-	"os"
 	"sync"
 	"syscall"
 	"unsafe"
@@ -12,47 +11,56 @@ import (
 )
 
 const (
-	// maxPieces is the most that one sendmmsg takes.
+	// maxPieces is how many pieces one sendmmsg is given.
 	maxPieces = 128
 
-	// A segmented message whose IP packet reaches 64 KiB is taken apart in software on its way: stay clear of that. 64
-	// segments is what every kernel with UDP_SEGMENT accepts.
-	maxMessage  = 65000
-	maxSegments = 64
+	// A segmented piece whose IP packet reaches 64 KiB is segmented in software
+	// early, which is slow. Every kernel with UDP_SEGMENT accepts 64 segments.
+	maxPieceBytes    = 65000
+	maxPieceSegments = 64
 
-	// gsoTries is how many EINVAL in a row, without a segmented message succeeding in between, prove that segmentation
-	// will never work here. Fewer prove little: older kernels say EINVAL also when a segment exceeds the path MTU.
+	// gsoTries is how many EINVAL in a row, without a segmented piece sent in
+	// between, mean that the kernel cannot segment. One is not enough: older
+	// kernels return EINVAL also if a segment exceeds the path MTU.
 	gsoTries = 8
 )
 
-// A piece is what one header of sendmmsg sends: a message or some whole segments of it.
+// A piece is what one header of sendmmsg sends: a message, or some whole
+// segments of it.
 type piece struct {
 	message   int // index in the batch
-	end       int // offset in the message
+	end       int // offset in the message of the byte after it
 	segmented bool
 }
 
-// position is how far a WriteBatch has come, and what it has learnt about the message it is at.
+// position is how far a WriteBatch has come, and what it has learnt about its
+// current message.
 type position struct {
 	message int
 	offset  int
-	single  bool // segments go one by one
-	anyhow  bool // without the Local
-	retried bool // a pending error was taken for this piece's
+	single  bool // send its segments one by one
+
+	withoutLocal bool // ignore its Local
+
+	// retried is set once an error was taken for one that an earlier datagram
+	// left pending.
+	retried bool
 }
 
+// advance moves p behind the pieces up to sent.
 func (p *position) advance(sent piece, ms []Message) {
 	next := position{message: sent.message, offset: sent.end}
 	if sent.end == len(ms[sent.message].Buf) {
 		next = position{message: sent.message + 1}
 	} else if sent.message == p.message {
-		next.single, next.anyhow = p.single, p.anyhow
+		next.single, next.withoutLocal = p.single, p.withoutLocal
 	}
 	*p = next
 }
 
-// writer is what sendmmsg works on. Writers are pooled, not one per socket, so that several cores can send at once: the
-// kernel does not serialize them.
+// writer holds the arguments and results of sendmmsg. Writers are pooled rather
+// than one per socket, so that several cores can send at once: the kernel does
+// not serialize them.
 type writer struct {
 	headers  []mmsghdr
 	iovecs   []unix.Iovec
@@ -60,44 +68,47 @@ type writer struct {
 	controls []writeControl
 	pieces   []piece
 
-	c     *conn
-	n     int
+	conn  *conn
+	n     int // pieces sent
 	errno syscall.Errno
 
-	// made once: a closure per call would be an allocation per call
-	try  func(fd uintptr)
-	wait func(fd uintptr) bool
+	// Made once: a closure per call would allocate per call. sendWhenReady
+	// reports whether the attempt is complete, as RawConn.Write wants to know.
+	sendNow       func(fd uintptr)
+	sendWhenReady func(fd uintptr) bool
 }
 
-// writeControl has room for the packet info, the traffic class and the segment size.
+// writeControl has room for the packet info, the traffic class and the segment
+// size.
 type writeControl [12]uint64
 
 var writers = sync.Pool{New: func() any {
 	w := &writer{}
-	w.try = func(fd uintptr) { w.n, w.errno = w.c.send(fd, w.headers[:len(w.pieces)]) }
-	w.wait = func(fd uintptr) bool { w.try(fd); return w.errno != unix.EAGAIN }
+	w.sendNow = func(fd uintptr) { w.n, w.errno = w.conn.calls.send(fd, w.headers[:len(w.pieces)], unix.MSG_DONTWAIT) }
+	w.sendWhenReady = func(fd uintptr) bool { w.sendNow(fd); return w.errno != unix.EAGAIN }
 	return w
 }}
 
+// WriteBatch implements Socket.
 func (c *conn) WriteBatch(ms []Message) (int, error) {
 	w := writers.Get().(*writer)
-	w.c = c
+	w.conn = c
 	defer func() {
-		w.c = nil
+		w.conn = nil
 		writers.Put(w)
 	}()
 
 	var pos position
 	for pos.message < len(ms) {
-		if err := w.load(ms, pos); err != nil {
+		if err := w.layOut(ms, pos); err != nil {
 			return pos.message, err
 		}
-		if err := w.transmit(); err != nil {
+		if err := w.sendPieces(); err != nil {
 			return pos.message, err
 		}
 		if w.errno != 0 {
-			if !w.adapt(&ms[pos.message], &pos) {
-				return pos.message, fmt.Errorf("udp: write to %v: %w", ms[pos.message].Addr, os.NewSyscallError("sendmmsg", w.errno))
+			if !w.adaptToError(&ms[pos.message], &pos) {
+				return pos.message, fmt.Errorf("udp: write to %v: %w", ms[pos.message].Addr, w.errno)
 			}
 			continue
 		}
@@ -111,84 +122,91 @@ func (c *conn) WriteBatch(ms []Message) (int, error) {
 	return len(ms), nil
 }
 
-// transmit sends the pieces loaded, or as many as precede an error. It waits for room only for the first.
-func (w *writer) transmit() error {
-	defer clear(w.iovecs[:len(w.pieces)]) // the buffers are not ours to keep alive
-	// Unlike Write, Control does not exclude others.
-	if err := w.c.raw.Control(w.try); err != nil {
+// sendPieces sends the pieces laid out, or those that precede an error. It
+// waits for room in the socket's buffer only for the first.
+func (w *writer) sendPieces() error {
+	defer clear(w.iovecs[:len(w.pieces)]) // do not keep the caller's buffers alive
+	// Unlike RawConn.Write, Control does not exclude other writers.
+	if err := w.conn.raw.Control(w.sendNow); err != nil {
 		return err
 	}
 	if w.errno == unix.EAGAIN {
-		return w.c.raw.Write(w.wait)
+		return w.conn.raw.Write(w.sendWhenReady)
 	}
 	return nil
 }
 
-// adapt decides what to do differently after the first piece, at pos in m, failed. It returns false if nothing is left.
-func (w *writer) adapt(m *Message, pos *position) bool {
-	first := w.pieces[0]
+// adaptToError decides what to do differently after the first piece, at pos in
+// m, failed. It returns false if there is nothing left to try.
+func (w *writer) adaptToError(m *Message, pos *position) bool {
+	c, first := w.conn, w.pieces[0]
+	// EMSGSIZE for a segmented piece has a cause of its own, below.
+	if isPending(w.errno) && !pos.retried && !(w.errno == unix.EMSGSIZE && first.segmented) {
+		c.queued.Store(true)
+		pos.retried = true
+		return true
+	}
 	switch w.errno {
-	case unix.ECONNREFUSED: // the answer to an earlier datagram
-		if !pos.retried {
-			pos.retried = true
-			return true
-		}
 	case unix.EINVAL, unix.EADDRNOTAVAIL, unix.ENETUNREACH, unix.EHOSTUNREACH, unix.ENODEV:
-		if m.Local.Addr.IsValid() && !pos.anyhow {
-			pos.anyhow = true
+		if m.Local.Addr.IsValid() && !pos.withoutLocal {
+			pos.withoutLocal = true
 			return true
 		}
+	}
+	if w.errno == unix.EMSGSIZE || w.errno == unix.EINVAL {
+		c.tooBig(m.Addr, firstSegment(m.Buf[pos.offset:], m.SegmentSize))
 	}
 	if !first.segmented {
 		return false
 	}
 	switch w.errno {
 	case unix.EIO: // a device without checksum offload
-		w.c.gso.Store(false)
+		c.gso.Store(false)
 	case unix.EINVAL:
-		if w.c.gsoInvalid.Add(1) >= gsoTries {
-			w.c.gso.Store(false)
+		if c.gsoInvalid.Add(1) >= gsoTries {
+			c.gso.Store(false)
 		}
 	case unix.EMSGSIZE: // the segments exceed this path's MTU
 	default:
 		return false
 	}
-	pos.single, pos.anyhow = true, false
+	pos.single, pos.withoutLocal = true, false
 	return true
 }
 
-// load lays out the pieces of ms that follow pos. It fails for the message at pos only.
-func (w *writer) load(ms []Message, pos position) error {
+// layOut makes the pieces of ms that follow pos. An error belongs to the
+// message at pos.
+func (w *writer) layOut(ms []Message, pos position) error {
 	w.pieces = w.pieces[:0]
-	gso := w.c.gso.Load()
+	gso := w.conn.gso.Load()
 	for i := pos.message; i < len(ms) && len(w.pieces) < maxPieces; i++ {
 		m := &ms[i]
 		opt := position{}
 		if i == pos.message {
 			opt = pos
 		}
-		w.grow(len(w.pieces) + 1)
+		w.growHeaders(len(w.pieces) + 1)
 		name := &w.names[len(w.pieces)]
-		nameLen, err := encodeSockaddr(name, m.Addr, w.c.inet6)
+		nameLen, err := encodeSockaddr(name, m.Addr, w.conn.inet6)
 		if err != nil {
 			if i == pos.message {
 				return fmt.Errorf("udp: write to %v: %w", m.Addr, err)
 			}
-			return nil // its turn comes when the others are sent
+			return nil // it fails once those before it are sent
 		}
-		local := m.Local
-		if opt.anyhow || local.Addr.Is4() != m.Addr.Addr().Is4() {
-			local = Local{}
+		var local Local
+		if !opt.withoutLocal {
+			local = w.conn.sourceFor(m)
 		}
 		for offset := opt.offset; len(w.pieces) < maxPieces; {
 			n := firstSegment(m.Buf[offset:], m.SegmentSize)
 			segment := 0
-			if rest := len(m.Buf) - offset; gso && !opt.single && n < rest && n <= maxMessage/2 {
+			if rest := len(m.Buf) - offset; gso && !opt.single && n < rest && n <= maxPieceBytes/2 {
 				segment = n
-				n = min(rest, n*min(maxSegments, maxMessage/n))
+				n = min(rest, n*min(maxPieceSegments, maxPieceBytes/n))
 			}
 			k := len(w.pieces)
-			w.grow(k + 1)
+			w.growHeaders(k + 1)
 			w.iovecs[k].Base = unsafe.SliceData(m.Buf[offset:])
 			w.iovecs[k].SetLen(n)
 			h := &w.headers[k]
@@ -207,8 +225,9 @@ func (w *writer) load(ms []Message, pos position) error {
 	return nil
 }
 
-// grow makes room for n pieces. Headers laid out before keep pointing to the memory they were given.
-func (w *writer) grow(n int) {
+// growHeaders makes room for n pieces. Headers laid out before keep pointing to
+// the memory that they were given.
+func (w *writer) growHeaders(n int) {
 	if n <= len(w.headers) {
 		return
 	}
@@ -223,7 +242,8 @@ func (w *writer) grow(n int) {
 	w.controls = make([]writeControl, n)
 }
 
-// encode writes the control messages of a piece of m and points h to them.
+// encode writes the control messages of a piece of m and makes h point to them.
+// segment is the size of its segments, 0 for a single datagram.
 func (c *writeControl) encode(h *mmsghdr, local Local, m *Message, segment int) {
 	b := unsafe.Slice((*byte)(unsafe.Pointer(c)), unsafe.Sizeof(*c))
 	inet4 := m.Addr.Addr().Is4()
@@ -239,13 +259,12 @@ func (c *writeControl) encode(h *mmsghdr, local Local, m *Message, segment int) 
 	if local.Addr.IsValid() {
 		if inet4 {
 			data := put(unix.SOL_IP, unix.IP_PKTINFO, unix.SizeofInet4Pktinfo)
-			binary.NativeEndian.PutUint32(data, uint32(local.IfIndex))
+			clear(data)
 			*(*[4]byte)(data[4:]) = local.Addr.As4()
-			clear(data[8:])
 		} else {
 			data := put(unix.SOL_IPV6, unix.IPV6_PKTINFO, unix.SizeofInet6Pktinfo)
 			*(*[16]byte)(data) = local.Addr.As16()
-			binary.NativeEndian.PutUint32(data[16:], uint32(local.IfIndex))
+			binary.NativeEndian.PutUint32(data[16:], uint32(local.scope()))
 		}
 	}
 	if m.TOS != 0 {

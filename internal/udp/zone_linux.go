@@ -9,21 +9,25 @@ import (
 	"time"
 )
 
-// zoneCache converts between the names and indices of interfaces, which the kernel tells only at the price of a dump. An
-// interface may be renamed, or come back under another index, so what it knows is good for a minute.
+// zoneCache converts between the names and indices of interfaces. Each question
+// to the kernel costs a dump of all interfaces. An interface may be renamed or
+// recreated with another index, so entries expire after a minute.
 type zoneCache struct {
-	mu      sync.RWMutex
-	names   map[uint32]string // guarded by mu, as all below
+	mu sync.RWMutex
+
+	// Guarded by mu.
+	names   map[uint32]string
 	indices map[string]uint32
 	expires time.Time
 }
 
-const zoneCacheFor = time.Minute
+const zoneLifetime = time.Minute
 
 var zones zoneCache
 
-// name returns the name of the interface, or its number where that is unknown.
-func (z *zoneCache) name(index uint32) string {
+// nameOf returns the name of the interface with the index, or the index in
+// decimal if there is none.
+func (z *zoneCache) nameOf(index uint32) string {
 	now := time.Now()
 	z.mu.RLock()
 	name, ok := z.names[index]
@@ -38,13 +42,14 @@ func (z *zoneCache) name(index uint32) string {
 	}
 	z.mu.Lock()
 	defer z.mu.Unlock()
-	z.expire(now)
+	z.dropExpired(now)
 	z.names[index] = name
 	return name
 }
 
-// index returns the number of the interface called zone, which may also be that number in decimal.
-func (z *zoneCache) index(zone string) (uint32, error) {
+// indexOf returns the index of the interface called zone, which may also be the
+// index in decimal. It fails with ENODEV.
+func (z *zoneCache) indexOf(zone string) (uint32, error) {
 	now := time.Now()
 	z.mu.RLock()
 	index, ok := z.indices[zone]
@@ -62,15 +67,15 @@ func (z *zoneCache) index(zone string) (uint32, error) {
 	}
 	z.mu.Lock()
 	defer z.mu.Unlock()
-	z.expire(now)
+	z.dropExpired(now)
 	z.indices[zone] = index
 	return index, nil
 }
 
-// expire forgets everything after a minute. The caller holds mu.
-func (z *zoneCache) expire(now time.Time) {
+// dropExpired empties a cache that has expired. The caller holds mu.
+func (z *zoneCache) dropExpired(now time.Time) {
 	if !now.Before(z.expires) {
 		z.names, z.indices = map[uint32]string{}, map[string]uint32{}
-		z.expires = now.Add(zoneCacheFor)
+		z.expires = now.Add(zoneLifetime)
 	}
 }

@@ -1,0 +1,286 @@
+package wireguard
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/base64"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"go/ast"
+	goparser "go/parser"
+	"go/token"
+	"io/fs"
+	"log/slog"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"testing/iotest"
+	"testing/synctest"
+	"time"
+
+	"github.com/wgstack/wireguard/internal/fakepeer"
+)
+
+func TestP98SecretsAreErased(t *testing.T) {
+	bare := func(what string, i *initiator) {
+		t.Helper()
+		if i.state != (symmetricState{}) || i.ephemeral != nil {
+			t.Errorf("%s: the handshake keeps its secrets", what)
+		}
+	}
+	edit := func(cfg *Config) { cfg.Peers[0].PresharedKey = NewPresharedKey() }
+	withTestbed(t, edit, func(b *testbed) {
+		p := b.far.peer()
+		b.far.PSK = p.psk
+		pending := func() *initiator {
+			synctest.Wait()
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			return p.pendingHandshake
+		}
+		b.outputTo(b.far, "x")
+		b.far.wantMessage("packet", fakepeer.Initiation)
+		first := pending()
+		hs := b.far.wantInitiation("retry")
+		bare("replaced", first)
+		second := pending()
+		s := b.far.respondTo(hs)
+		b.far.wantData("completion", s, "x")
+		bare("completed", second)
+		time.Sleep(rekeyTimeout)
+		b.far.startDeviceHandshake("on demand")
+		third := pending()
+		p.mu.Lock()
+		something := p.staticSecret != (staticSecret{}) && p.psk != (PresharedKey{}) && third != nil && p.keys.current != nil
+		p.mu.Unlock()
+		if !something {
+			t.Fatal("nothing to erase")
+		}
+		if err := b.dev.RemovePeer(b.far.Public); err != nil {
+			t.Fatal(err)
+		}
+		bare("removed", third)
+		if p.staticSecret != (staticSecret{}) || p.staticSecretFor != nil || p.psk != (PresharedKey{}) || p.keys != (keyring{}) || p.pendingHandshake != nil {
+			t.Error("a removed peer keeps its secrets")
+		}
+	})
+	withTestbed(t, nil, func(b *testbed) {
+		p := b.far.peer()
+		b.far.connectFromDevice()
+		if err := b.dev.SetPrivateKey(PrivateKey{}); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if p.staticSecret != (staticSecret{}) || p.staticSecretFor != nil {
+			t.Error("the shared secret outlives the private key")
+		}
+	})
+
+	k := transportKeys{send: [32]byte{1}, receive: [32]byte{2}}
+	k.erase()
+	r := responder{state: wireguardState}
+	r.erase()
+	if k != (transportKeys{}) || r.state != (symmetricState{}) {
+		t.Error("erase leaves something")
+	}
+}
+
+func TestP98KeysAreDroppedOnErasure(t *testing.T) {
+	withTestbed(t, nil, func(b *testbed) {
+		s := b.far.connectFromDevice()
+		b.far.sendKeepalive(s)
+		p := b.far.peer()
+		time.Sleep(eraseAfterTime + time.Second)
+		b.wantIndices("erased", 0)
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if p.keys != (keyring{}) || p.pendingHandshake != nil {
+			t.Error("keys outlive their erasure")
+		}
+	})
+}
+
+// parseSources parses the product files of the module's packages.
+func parseSources(t *testing.T) map[string]*ast.File {
+	t.Helper()
+	files := make(map[string]*ast.File)
+	err := filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		switch name := d.Name(); {
+		case d.IsDir() && (name == "examples" || name == "bench" || name == "testdata" || name == "fakepeer" || name == "simnet" || name != "." && name[0] == '.'):
+			return filepath.SkipDir
+		case d.IsDir() || !strings.HasSuffix(name, ".go") || strings.HasSuffix(name, "_test.go"):
+			return nil
+		}
+		files[path], err = goparser.ParseFile(token.NewFileSet(), path, nil, goparser.SkipObjectResolution)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return files
+}
+
+// Timing cannot be tested reliably, so the test inspects the source: secrets
+// must be compared with crypto/subtle.
+func TestP99SecretsAreComparedInConstantTime(t *testing.T) {
+	calls := func(body ast.Node, pkg, name string) (found bool) {
+		ast.Inspect(body, func(n ast.Node) bool {
+			if s, ok := n.(*ast.SelectorExpr); ok && s.Sel.Name == name {
+				x, ok := s.X.(*ast.Ident)
+				found = found || ok && x.Name == pkg
+			}
+			return true
+		})
+		return found
+	}
+	comparing := map[string]bool{
+		"validMAC1": false, "validMAC2": false, // MACs
+		"isZeroKey": false, "PrivateKey.equal": false,
+	}
+	for path, file := range parseSources(t) {
+		if strings.Contains(path, string(filepath.Separator)) {
+			continue
+		}
+		for _, decl := range file.Decls {
+			f, ok := decl.(*ast.FuncDecl)
+			if !ok {
+				continue
+			}
+			name := f.Name.Name
+			if f.Recv != nil {
+				recv := f.Recv.List[0].Type
+				if star, ok := recv.(*ast.StarExpr); ok {
+					recv = star.X
+				}
+				if id, ok := recv.(*ast.Ident); ok && strings.HasSuffix(id.Name, "Key") {
+					name = id.Name + "." + name
+				}
+			}
+			if calls(f, "bytes", "Equal") || calls(f, "slices", "Equal") && path != "parse.go" && path != "config.go" && path != "uapi.go" {
+				t.Errorf("%s: %s compares bytes in variable time", path, name)
+			}
+			if calls(f, "bytes", "Compare") && path != "tai64n.go" && path != "uapi.go" {
+				t.Errorf("%s: %s compares bytes in variable time", path, name)
+			}
+			if _, ok := comparing[name]; ok {
+				if !calls(f, "subtle", "ConstantTimeCompare") && !calls(f, "subtle", "ConstantTimeEq") {
+					t.Errorf("%s: %s does not compare in constant time", path, name)
+				}
+				comparing[name] = true
+			}
+		}
+	}
+	for name, seen := range comparing {
+		if !seen {
+			t.Errorf("no %s", name)
+		}
+	}
+}
+
+func TestP100OnlyTheSystemsRandomSource(t *testing.T) {
+	allowed := map[string]bool{
+		"timers.go":              true, // jitter
+		"netstack/dnsmessage.go": true, // query IDs inside the tunnel
+	}
+	for path, file := range parseSources(t) {
+		for _, i := range file.Imports {
+			if strings.Contains(i.Path.Value, "math/rand") && !allowed[filepath.ToSlash(path)] {
+				t.Errorf("%s imports %s", path, i.Path.Value)
+			}
+		}
+	}
+}
+
+func TestP100RandomFailureAborts(t *testing.T) {
+	const use = "WIREGUARD_TEST_RANDOM"
+	uses := map[string]func(){
+		"private key":   func() { NewPrivateKey() },
+		"preshared key": func() { NewPresharedKey() },
+		"index":         func() { new(indexTable).reserveIndex(nil) },
+		"cookie secret": func() { new(cookieSecret).cookieFor(time.Now(), farOuter) },
+	}
+	if f := uses[os.Getenv(use)]; f != nil {
+		rand.Reader = iotest.ErrReader(errors.New("no entropy today"))
+		f()
+		os.Exit(0)
+	}
+	exe, err := os.Executable()
+	if err != nil {
+		t.Skip(err)
+	}
+	for name := range uses {
+		cmd := exec.Command(exe, "-test.run=^TestP100RandomFailureAborts$")
+		cmd.Env = append(os.Environ(), use+"="+name)
+		out, err := cmd.CombinedOutput()
+		var exit *exec.ExitError
+		if err != nil && !errors.As(err, &exit) {
+			t.Skip(err)
+		}
+		if err == nil || !bytes.Contains(out, []byte("no entropy today")) {
+			t.Errorf("%s: went on without randomness: %v\n%s", name, err, out)
+		}
+	}
+}
+
+func TestP100NoKeyIsLogged(t *testing.T) {
+	var log syncBuffer
+	psk := NewPresharedKey()
+	var private PrivateKey
+	edit := func(cfg *Config) {
+		cfg.Logger = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug - 10}))
+		cfg.Peers[0].PresharedKey = psk
+		private = cfg.PrivateKey
+	}
+	withTestbed(t, edit, func(b *testbed) {
+		b.far.PSK = psk
+		s := b.far.connectFromDevice()
+		b.far.sendData(s, "x")
+		other := b.far.connectToDevice()
+		b.dev.lookupHost = func(context.Context, string) ([]netip.Addr, error) { return nil, errors.New("no such host") }
+		b.setPeer(PeerConfig{PublicKey: NewPrivateKey().PublicKey(), Endpoint: "nowhere.example:1", PersistentKeepalive: time.Second})
+		time.Sleep(10 * time.Minute)
+		b.dev.log.Info("all of it", "config", Config{PrivateKey: private, Peers: []PeerConfig{{PresharedKey: psk}}}, "key", private, "psk", psk)
+		if log.Len() == 0 {
+			t.Fatal("nothing was logged")
+		}
+		for name, key := range map[string][32]byte{
+			"private": private, "preshared": psk, "ss": b.far.peer().staticSecret,
+			"send": s.RecvKey, "receive": s.SendKey, "send again": other.RecvKey, "receive again": other.SendKey,
+		} {
+			for _, form := range []string{
+				base64.StdEncoding.EncodeToString(key[:])[:20], hex.EncodeToString(key[:])[:20], string(key[:8]),
+				strings.Trim(fmt.Sprint(key[:8]), "[]"),
+			} {
+				if strings.Contains(log.String(), form) {
+					t.Errorf("the %s key was logged", name)
+				}
+			}
+		}
+	})
+}
+
+type syncBuffer struct {
+	mu sync.Mutex
+	bytes.Buffer
+}
+
+func (b *syncBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.Buffer.Write(p)
+}
+
+func (b *syncBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.Buffer.String()
+}
