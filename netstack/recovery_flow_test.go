@@ -103,46 +103,43 @@ func TestFlowsReleasePackets(t *testing.T) {
 	}
 }
 
-// TestFlowsAreBounded begins more flows than are tracked, and then more when
-// those are idle.
+// TestFlowsAreBounded begins more flows than are tracked, and another when those
+// are idle.
 func TestFlowsAreBounded(t *testing.T) {
 	s := newStack(t, Config{Addresses: prefixes(a4), Output: func(*Packet) error { return nil }})
 	r := &s.recovery
 	begin := func(i int) {
 		b := tcpPacket(a4, netip.AddrFrom4([4]byte{10, 9, byte(i >> 8), byte(i)}), 1, 0, flagACK, 1)
-		b[20], b[21] = byte(i>>16), byte(i>>8)
 		pb := gstack.NewPacketBuffer(gstack.PacketBufferOptions{Payload: buffer.MakeWithData(b)})
 		p := new(Packet)
 		p.setFromBuffer(pb)
 		r.beforeOutput(s.ownLink, p, pb)
 		pb.DecRef()
 	}
-	const most = flowBuckets * maxBucket
-	for i := range 2 * most {
+	for i := range 4 * flowBuckets {
 		begin(i)
 	}
-	n := int(r.count.Load())
-	if n > most || n < most/2 {
-		t.Errorf("%d flows are tracked, at most %d should be", n, most)
-	}
-	longest := 0
 	for i := range r.buckets {
-		k := 0
+		n := 0
 		for f := r.buckets[i].first; f != nil; f = f.next {
-			k++
+			n++
 		}
-		longest = max(longest, k)
+		if n > 4*4 {
+			t.Errorf("a bucket has %d flows of %d", n, 4*flowBuckets)
+		}
 	}
-	if longest > maxBucket {
-		t.Errorf("a bucket has %d flows", longest)
+	r.seed = [5]uint64{} // from now on there is one bucket
+	for i := range 3 * maxBucket {
+		begin(4*flowBuckets + i)
 	}
+	if n := r.count.Load(); n > 4*flowBuckets+maxBucket {
+		t.Errorf("%d flows are tracked", n)
+	}
+	before := r.count.Load()
 	r.start = r.start.Add(-2 * flowAbandoned)
-	const more = most / 4 // so that hardly a bucket is not looked at
-	for i := range more {
-		begin(2*most + i)
-	}
-	if n := int(r.count.Load()); n > more+most/20 {
-		t.Errorf("%d flows are tracked after those before were abandoned", n)
+	begin(7 * flowBuckets)
+	if n := r.count.Load(); n != before-maxBucket+1 {
+		t.Errorf("%d flows are tracked, and %d after those of a bucket were abandoned", before, n)
 	}
 }
 
