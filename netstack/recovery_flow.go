@@ -1,8 +1,8 @@
 package netstack
 
 import (
+	"crypto/rand"
 	"encoding/binary"
-	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -81,8 +81,10 @@ type outboundState struct {
 
 func (r *recovery) init() {
 	r.start = time.Now()
+	var b [8 * len(r.seed)]byte
+	rand.Read(b[:])
 	for i := range r.seed {
-		r.seed[i] = rand.Uint64() | 1
+		r.seed[i] = binary.NativeEndian.Uint64(b[8*i:])
 	}
 }
 
