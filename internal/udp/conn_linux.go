@@ -4,8 +4,6 @@ import (
 	"net"
 	"os"
 	"sync/atomic"
-	"syscall"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -15,9 +13,11 @@ type conn struct {
 	base
 
 	// Constant.
-	inet6 bool                                                // an AF_INET6 socket, which may carry IPv4 too
-	recv  func(fd uintptr, hs []mmsghdr) (int, syscall.Errno) // recvmmsg, except in tests
-	send  func(fd uintptr, hs []mmsghdr) (int, syscall.Errno) // sendmmsg, except in tests
+	inet6 bool // an AF_INET6 socket, which may carry IPv4 too
+
+	calls   batchCalls
+	sources sourceCache
+	pathErrors
 
 	gso        atomic.Bool  // segmented messages may be tried
 	gsoInvalid atomic.Int32 // how many segmented messages in a row failed with EINVAL
@@ -28,7 +28,8 @@ type conn struct {
 var _ Socket = (*conn)(nil)
 
 func newConn(udp *net.UDPConn) (*conn, error) {
-	c := &conn{recv: recvmmsg, send: sendmmsg}
+	c := new(conn)
+	c.calls.init()
 	if err := c.init(udp); err != nil {
 		return nil, err
 	}
@@ -75,31 +76,4 @@ func (c *conn) setOptions(fd int) error {
 
 func setMark(fd uintptr, mark uint32) error {
 	return os.NewSyscallError("setsockopt SO_MARK", unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_MARK, int(int32(mark))))
-}
-
-// mmsghdr is struct mmsghdr of recvmmsg(2).
-type mmsghdr struct {
-	unix.Msghdr
-	n uint32 // bytes received or sent
-}
-
-func recvmmsg(fd uintptr, hs []mmsghdr) (int, syscall.Errno) {
-	return mmsg(unix.SYS_RECVMMSG, fd, hs)
-}
-
-func sendmmsg(fd uintptr, hs []mmsghdr) (int, syscall.Errno) {
-	return mmsg(unix.SYS_SENDMMSG, fd, hs)
-}
-
-func mmsg(trap, fd uintptr, hs []mmsghdr) (int, syscall.Errno) {
-	for {
-		n, _, errno := unix.Syscall6(trap, fd, uintptr(unsafe.Pointer(unsafe.SliceData(hs))), uintptr(len(hs)), unix.MSG_DONTWAIT, 0, 0)
-		switch errno {
-		case 0:
-			return int(n), 0
-		case unix.EINTR:
-		default:
-			return 0, errno
-		}
-	}
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net"
 	"os"
+	"runtime"
 	"syscall"
 	"testing"
 
@@ -49,6 +50,23 @@ func TestOuterFragmentationIsAllowed(t *testing.T) {
 				t.Errorf("%s: IPV6_MTU_DISCOVER = %d, %v", k.name, got, err)
 			}
 		})
+	}
+}
+
+// Without CAP_NET_ADMIN the caller can tell that it lacks the permission.
+func TestFirewallMarkWithoutPrivilege(t *testing.T) {
+	runtime.LockOSThread() // until the goroutine ends, and the thread with it
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var none [2]unix.CapUserData
+	if err := unix.Capset(&header, &none[0]); err != nil {
+		t.Skipf("capset: %v", err)
+	}
+	s := openSocket(t, "udp4", "127.0.0.1:0")
+	if err := s.SetMark(7); !errors.Is(err, os.ErrPermission) || !isErrno(err, unix.EPERM) {
+		t.Errorf("SetMark: %v", err)
+	}
+	if err := s.SetMark(0); err != nil {
+		t.Errorf("clearing the mark that was not set: %v", err)
 	}
 }
 

@@ -73,7 +73,7 @@ func encodeControl(b []byte, m *Message, inet4 bool) []byte {
 		var data []byte
 		b, data = appendControl(b, unix.IPPROTO_IPV6, unix.IPV6_PKTINFO, unix.SizeofInet6Pktinfo)
 		*(*[16]byte)(data) = local.Addr.As16()
-		binary.NativeEndian.PutUint32(data[16:], uint32(local.IfIndex))
+		binary.NativeEndian.PutUint32(data[16:], uint32(local.scope()))
 	}
 	if m.TOS != 0 {
 		var data []byte

@@ -18,9 +18,10 @@ func decodeLocal4(data []byte) Local {
 	return Local{netip.AddrFrom4([4]byte(data[8:])), int(binary.NativeEndian.Uint32(data))}
 }
 
+// encodeLocal4 leaves the interface index 0: otherwise Darwin would send from
+// an address of the interface instead.
 func encodeLocal4(b []byte, local Local) []byte {
 	b, data := appendControl(b, unix.IPPROTO_IP, unix.IP_PKTINFO, unix.SizeofInet4Pktinfo)
-	binary.NativeEndian.PutUint32(data, uint32(local.IfIndex))
 	*(*[4]byte)(data[4:]) = local.Addr.As4()
 	return b
 }

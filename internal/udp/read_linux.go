@@ -4,9 +4,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
-	"os"
-	"slices"
 	"syscall"
 	"unsafe"
 
@@ -25,8 +24,10 @@ type reader struct {
 	n     int // messages received
 	errno syscall.Errno
 
-	// receive is made once: a closure per call would allocate per call.
+	// receive is made once: a closure per call would allocate per call. It
+	// reports whether raw.Read shall return.
 	receive func(fd uintptr) bool
+	woken   bool // receive has waited for the socket in this raw.Read
 
 	backoff backoff
 }
@@ -61,10 +62,7 @@ func (c *conn) ReadBatch(ms []Message) (int, error) {
 	r := &c.reader
 	r.growHeaders(len(ms))
 	if r.receive == nil {
-		r.receive = func(fd uintptr) bool {
-			r.n, r.errno = c.recv(fd, r.headers[:r.size])
-			return r.errno != unix.EAGAIN
-		}
+		r.receive = c.receiveBatch
 	}
 	r.size = len(ms)
 	for i := range ms {
@@ -75,28 +73,56 @@ func (c *conn) ReadBatch(ms []Message) (int, error) {
 		r.iovecs[i].SetLen(len(ms[i].Buf))
 	}
 	for {
-		if err := c.raw.Read(r.receive); errors.Is(err, os.ErrDeadlineExceeded) {
-			r.backoff.delayRetry(c.done) // the application set a deadline
-			continue
-		} else if err != nil {
+		if c.queued.Load() {
+			c.readPathErrors()
+		}
+		r.woken = false
+		if err := c.raw.Read(r.receive); errors.Is(err, net.ErrClosed) {
 			return 0, err
+		} else if err != nil {
+			// The application set a deadline, or there are path errors and the
+			// send buffer is full, which the runtime reports as "not pollable".
+			c.readPathErrors()
+			r.backoff.delayRetry(c.done)
+			continue
 		}
-		if r.errno == 0 {
-			break
-		}
-		if unusable(r.errno) {
-			return 0, fmt.Errorf("udp: read at %v: %w", c.local, os.NewSyscallError("recvmmsg", r.errno))
-		}
-		if !slices.Contains(perDatagramErrnos, r.errno) {
+		switch {
+		case r.errno == 0:
+			r.backoff.reset()
+			clear(r.iovecs[:r.size]) // do not keep the caller's buffers alive
+			for i := range r.n {
+				r.decodeMessage(&ms[i], i)
+			}
+			return r.n, nil
+		case unusable(r.errno):
+			return 0, fmt.Errorf("udp: read at %v: %w", c.local, r.errno)
+		case r.errno == unix.EAGAIN || isPending(r.errno):
+			c.readPathErrors()
+		default:
 			r.backoff.delayRetry(c.done)
 		}
 	}
-	r.backoff.reset()
-	clear(r.iovecs[:r.size]) // do not keep the caller's buffers alive
-	for i := range r.n {
-		r.decodeMessage(&ms[i], i)
+}
+
+// receiveBatch receives without waiting. It returns false once, so that
+// raw.Read waits for the socket, if there is nothing to receive. If there is
+// nothing after that, what woke the reader is a path error.
+func (c *conn) receiveBatch(fd uintptr) bool {
+	r := &c.reader
+	r.n, r.errno = c.calls.receive(fd, r.headers[:r.size], unix.MSG_DONTWAIT)
+	if isPending(r.errno) {
+		// The failed call has cleared the error. Datagrams come first: path
+		// errors must not keep them waiting.
+		c.queued.Store(true)
+		if n, errno := c.calls.receive(fd, r.headers[:r.size], unix.MSG_DONTWAIT); errno == 0 {
+			r.n, r.errno = n, 0
+		}
 	}
-	return r.n, nil
+	if r.errno == unix.EAGAIN && !r.woken {
+		r.woken = true
+		return false
+	}
+	return true
 }
 
 // decodeMessage sets m from header i.

@@ -48,11 +48,11 @@ func TestReadErrors(t *testing.T) {
 		t.Run(unix.ErrnoName(errno), func(t *testing.T) {
 			s := openSocket(t, "udp4", "127.0.0.1:0")
 			failures := freeFailures + 3
-			s.(*conn).recv = func(fd uintptr, hs []mmsghdr) (int, syscall.Errno) {
+			s.(*conn).calls.recvmmsg = func(fd uintptr, hs []mmsghdr, flags int) (int, syscall.Errno) {
 				if failures--; failures >= 0 {
 					return 0, errno
 				}
-				return recvmmsg(fd, hs)
+				return recvmmsg(fd, hs, flags)
 			}
 			writeAll(t, s, Message{Buf: []byte("alive"), Addr: s.LocalAddr()})
 			ms := newBatch(2)
@@ -72,12 +72,12 @@ func TestReaderBacksOff(t *testing.T) {
 	s := openSocket(t, "udp4", "127.0.0.1:0")
 	calls := 0
 	start := time.Now()
-	s.(*conn).recv = func(fd uintptr, hs []mmsghdr) (int, syscall.Errno) {
+	s.(*conn).calls.recvmmsg = func(fd uintptr, hs []mmsghdr, flags int) (int, syscall.Errno) {
 		calls++
 		if time.Since(start) < 30*time.Millisecond {
 			return 0, unix.ENOMEM
 		}
-		return recvmmsg(fd, hs)
+		return recvmmsg(fd, hs, flags)
 	}
 	writeAll(t, s, Message{Buf: []byte("alive"), Addr: s.LocalAddr()})
 	readMessage(t, s)

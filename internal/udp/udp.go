@@ -39,9 +39,23 @@ type Message struct {
 // Local is the local end of a datagram: an address, without zone, and the index
 // of the interface it arrived on. The zero value, which is all that some
 // systems report, leaves the choice to the OS.
+//
+// The routes of the host choose the interface by which datagrams leave, because
+// the one a datagram arrived on may no longer lead to its sender. The exception
+// is an IPv6 link-local address, which means nothing without its interface. On
+// Linux an address of the interface IfIndex is used only as long as routes lead
+// out of that interface; IfIndex 0 disables this check.
 type Local struct {
 	Addr    netip.Addr
 	IfIndex int
+}
+
+// scope returns the interface that datagrams from l must leave by, 0 if any.
+func (l Local) scope() int {
+	if l.Addr.Is6() && l.Addr.IsLinkLocalUnicast() {
+		return l.IfIndex
+	}
+	return 0
 }
 
 // Socket sends and receives batches of datagrams. All methods may be called
@@ -57,7 +71,7 @@ type Socket interface {
 	// the OS. An error belongs to ms[n], some segments of which may have been
 	// sent; the caller may continue with ms[n+1:]. The errno, such as
 	// syscall.EMSGSIZE, can be tested with errors.Is. A Local that is no longer
-	// an address of this host is ignored.
+	// an address of this host, or that no route leads out from, is ignored.
 	WriteBatch(ms []Message) (int, error)
 
 	// LocalAddr is the bound address. An IPv4 address means that the socket

@@ -3,7 +3,6 @@ package udp
 import (
 	"encoding/binary"
 	"fmt"
-	"os"
 	"sync"
 	"syscall"
 	"unsafe"
@@ -21,8 +20,8 @@ const (
 	maxPieceSegments = 64
 
 	// gsoTries is how many EINVAL in a row, without a segmented piece sent in
-	// between, mean that the kernel cannot segment. One is not enough: kernels
-	// before 6.12 return EINVAL also if a segment exceeds the path MTU.
+	// between, mean that the kernel cannot segment. One is not enough: older
+	// kernels return EINVAL also if a segment exceeds the path MTU.
 	gsoTries = 8
 )
 
@@ -85,7 +84,7 @@ type writeControl [12]uint64
 
 var writers = sync.Pool{New: func() any {
 	w := &writer{}
-	w.sendNow = func(fd uintptr) { w.n, w.errno = w.conn.send(fd, w.headers[:len(w.pieces)]) }
+	w.sendNow = func(fd uintptr) { w.n, w.errno = w.conn.calls.send(fd, w.headers[:len(w.pieces)], unix.MSG_DONTWAIT) }
 	w.sendWhenReady = func(fd uintptr) bool { w.sendNow(fd); return w.errno != unix.EAGAIN }
 	return w
 }}
@@ -109,7 +108,7 @@ func (c *conn) WriteBatch(ms []Message) (int, error) {
 		}
 		if w.errno != 0 {
 			if !w.adaptToError(&ms[pos.message], &pos) {
-				return pos.message, fmt.Errorf("udp: write to %v: %w", ms[pos.message].Addr, os.NewSyscallError("sendmmsg", w.errno))
+				return pos.message, fmt.Errorf("udp: write to %v: %w", ms[pos.message].Addr, w.errno)
 			}
 			continue
 		}
@@ -140,28 +139,32 @@ func (w *writer) sendPieces() error {
 // adaptToError decides what to do differently after the first piece, at pos in
 // m, failed. It returns false if there is nothing left to try.
 func (w *writer) adaptToError(m *Message, pos *position) bool {
-	first := w.pieces[0]
+	c, first := w.conn, w.pieces[0]
+	// EMSGSIZE for a segmented piece has a cause of its own, below.
+	if isPending(w.errno) && !pos.retried && !(w.errno == unix.EMSGSIZE && first.segmented) {
+		c.queued.Store(true)
+		pos.retried = true
+		return true
+	}
 	switch w.errno {
-	case unix.ECONNREFUSED: // of an earlier datagram
-		if !pos.retried {
-			pos.retried = true
-			return true
-		}
 	case unix.EINVAL, unix.EADDRNOTAVAIL, unix.ENETUNREACH, unix.EHOSTUNREACH, unix.ENODEV:
 		if m.Local.Addr.IsValid() && !pos.withoutLocal {
 			pos.withoutLocal = true
 			return true
 		}
 	}
+	if w.errno == unix.EMSGSIZE || w.errno == unix.EINVAL {
+		c.tooBig(m.Addr, firstSegment(m.Buf[pos.offset:], m.SegmentSize))
+	}
 	if !first.segmented {
 		return false
 	}
 	switch w.errno {
 	case unix.EIO: // a device without checksum offload
-		w.conn.gso.Store(false)
+		c.gso.Store(false)
 	case unix.EINVAL:
-		if w.conn.gsoInvalid.Add(1) >= gsoTries {
-			w.conn.gso.Store(false)
+		if c.gsoInvalid.Add(1) >= gsoTries {
+			c.gso.Store(false)
 		}
 	case unix.EMSGSIZE: // the segments exceed this path's MTU
 	default:
@@ -191,9 +194,9 @@ func (w *writer) layOut(ms []Message, pos position) error {
 			}
 			return nil // it fails once those before it are sent
 		}
-		local := m.Local
-		if opt.withoutLocal || local.Addr.Is4() != m.Addr.Addr().Is4() {
-			local = Local{}
+		var local Local
+		if !opt.withoutLocal {
+			local = w.conn.sourceFor(m)
 		}
 		for offset := opt.offset; len(w.pieces) < maxPieces; {
 			n := firstSegment(m.Buf[offset:], m.SegmentSize)
@@ -256,13 +259,12 @@ func (c *writeControl) encode(h *mmsghdr, local Local, m *Message, segment int) 
 	if local.Addr.IsValid() {
 		if inet4 {
 			data := put(unix.SOL_IP, unix.IP_PKTINFO, unix.SizeofInet4Pktinfo)
-			binary.NativeEndian.PutUint32(data, uint32(local.IfIndex))
+			clear(data)
 			*(*[4]byte)(data[4:]) = local.Addr.As4()
-			clear(data[8:])
 		} else {
 			data := put(unix.SOL_IPV6, unix.IPV6_PKTINFO, unix.SizeofInet6Pktinfo)
 			*(*[16]byte)(data) = local.Addr.As16()
-			binary.NativeEndian.PutUint32(data[16:], uint32(local.IfIndex))
+			binary.NativeEndian.PutUint32(data[16:], uint32(local.scope()))
 		}
 	}
 	if m.TOS != 0 {
