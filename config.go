@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/wgstack/wireguard/netstack"
 )
 
 // DefaultMTU is the MTU of a tunnel whose [Config] has none, in bytes: the
@@ -102,9 +104,7 @@ type PeerConfig struct {
 }
 
 const (
-	minMTU     = 576
-	minMTUIPv6 = 1280
-	maxMTU     = 65535 - 80 // a packet and its overhead in one IPv6 packet
+	maxMTU = netstack.MaxMTU - 80 // a packet and its overhead in one IPv6 packet
 
 	maxKeepalive = 65535 * time.Second
 )
@@ -120,7 +120,7 @@ func (c *Config) canonical() (Config, error) {
 	d.Address = nil
 	ipv6 := false
 	for _, p := range c.Address {
-		q, err := canonicalAddress(p)
+		q, err := netstack.CanonicalAddress(p)
 		if err != nil {
 			return Config{}, fmt.Errorf("wireguard: address %v: %w", p, err)
 		}
@@ -149,8 +149,8 @@ func (c *Config) canonical() (Config, error) {
 	if err := checkMTU(d.MTU); err != nil {
 		return Config{}, fmt.Errorf("wireguard: MTU %d: %w", d.MTU, err)
 	}
-	if ipv6 && d.MTU < minMTUIPv6 {
-		return Config{}, fmt.Errorf("wireguard: MTU %d: IPv6 needs at least %d", d.MTU, minMTUIPv6)
+	if ipv6 && d.MTU < netstack.MinMTUIPv6 {
+		return Config{}, fmt.Errorf("wireguard: MTU %d: IPv6 needs at least %d", d.MTU, netstack.MinMTUIPv6)
 	}
 	d.PreUp, d.PostUp = slices.Clone(c.PreUp), slices.Clone(c.PostUp)
 	d.PreDown, d.PostDown = slices.Clone(c.PreDown), slices.Clone(c.PostDown)
@@ -212,8 +212,8 @@ var (
 )
 
 func checkMTU(mtu int) error {
-	if mtu < minMTU || mtu > maxMTU {
-		return fmt.Errorf("not %d to %d", minMTU, maxMTU)
+	if mtu < netstack.MinMTU || mtu > maxMTU {
+		return fmt.Errorf("not %d to %d", netstack.MinMTU, maxMTU)
 	}
 	return nil
 }
@@ -225,23 +225,6 @@ func canonicalPrefix(p netip.Prefix) netip.Prefix {
 		p = netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96)
 	}
 	return p.Masked()
-}
-
-// canonicalAddress checks an interface address, which keeps its host bits.
-func canonicalAddress(p netip.Prefix) (netip.Prefix, error) {
-	if !p.IsValid() {
-		return p, errPrefix
-	}
-	if p.Addr().Is4In6() {
-		if p.Bits() < 96 {
-			return p, errors.New("IPv4-mapped, with a mask shorter than 96 bits")
-		}
-		p = netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96)
-	}
-	if p.Addr().IsUnspecified() || p.Addr().IsMulticast() {
-		return p, errors.New("not a unicast address")
-	}
-	return p, nil
 }
 
 func canonicalDNS(a netip.Addr) (netip.Addr, error) {

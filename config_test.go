@@ -77,6 +77,7 @@ func TestCanonicalConfigErrors(t *testing.T) {
 		{"invalid address", func(c *Config, _ *PeerConfig) { c.Address = []netip.Prefix{{}} }, "wireguard: address invalid Prefix: not a valid prefix"},
 		{"unspecified address", func(c *Config, _ *PeerConfig) { c.Address = prefixes("0.0.0.0/0") }, "wireguard: address 0.0.0.0/0: not a unicast address"},
 		{"multicast address", func(c *Config, _ *PeerConfig) { c.Address = prefixes("ff02::1/64") }, "wireguard: address ff02::1/64: not a unicast address"},
+		{"loopback address", func(c *Config, _ *PeerConfig) { c.Address = prefixes("127.0.0.1/8") }, "wireguard: address 127.0.0.1/8: a loopback address"},
 		{"mapped address", func(c *Config, _ *PeerConfig) { c.Address = prefixes("::ffff:10.0.0.1/64") }, "wireguard: address ::ffff:10.0.0.1/64: IPv4-mapped, with a mask shorter than 96 bits"},
 		{"invalid server", func(c *Config, _ *PeerConfig) { c.DNS = []netip.Addr{{}} }, "wireguard: DNS server invalid IP: not a valid address"},
 		{"server with zone", func(c *Config, _ *PeerConfig) { c.DNS = []netip.Addr{netip.MustParseAddr("fe80::1%eth0")} }, "wireguard: DNS server fe80::1%eth0: an address in the tunnel has no zone"},

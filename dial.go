@@ -15,8 +15,8 @@ import (
 // port a number. The addresses of a name are tried as in RFC 8305. The method
 // fits http.Transport and most clients that take a dialer.
 //
-// A TCP connection has the methods CloseRead and CloseWrite of *net.TCPConn
-// besides those of net.Conn.
+// A TCP connection has the methods CloseRead, CloseWrite and SetLinger of
+// *net.TCPConn besides those of net.Conn.
 //
 // ctx limits the lookup, the handshake with the peer and the connection attempt;
 // it has no effect on a connection that was made.

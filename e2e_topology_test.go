@@ -19,6 +19,7 @@ import (
 
 	"github.com/wgstack/wireguard/internal/fakepeer"
 	"github.com/wgstack/wireguard/internal/simnet"
+	"github.com/wgstack/wireguard/netstack"
 )
 
 // Devices at both ends, in the topologies of the kernel's netns.sh.
@@ -305,8 +306,8 @@ func TestN08TunnelsInsideTunnels(t *testing.T) {
 	for depth := range 3 {
 		nearKey, farKey := NewPrivateKey(), NewPrivateKey()
 		mtu := DefaultMTU - 80*(depth+1)
-		if mtu < minMTUIPv6 {
-			mtu = minMTUIPv6 // and the tunnel around it fragments
+		if mtu < netstack.MinMTUIPv6 {
+			mtu = netstack.MinMTUIPv6 // and the tunnel around it fragments
 		}
 		start := func(key PrivateKey, n byte, around *Device) *Device {
 			d, err := New(Config{PrivateKey: key, Address: innerPrefixes(n), MTU: mtu, ListenPacket: around.ListenPacket})

@@ -12,17 +12,16 @@ import (
 // and the pure functions of handshake.go, and what valid messages change in a
 // peer.
 
-// handshakeJob is an initiation to make for peer or, with peer nil, a received
-// message to consume.
-type handshakeJob struct {
-	peer *peer
+// receivedHandshake is a handshake message to consume.
+type receivedHandshake struct {
 	size int
 	raw  [handshakeMaxSize]byte
 	from endpoint
 }
 
-// handshakeLoad tells whether the handshake queue was long in the last second, so
-// that senders must prove their address with a cookie.
+// handshakeLoad tells whether the queue of received handshake messages was long in
+// the last second, so that senders must prove their address with a cookie. What
+// the device does itself is not load: initiations have a pool of their own.
 type handshakeLoad struct{ noted atomic.Pointer[time.Time] }
 
 func (l *handshakeLoad) noteLongQueue(now time.Time) { l.noted.Store(&now) }
@@ -32,10 +31,15 @@ func (l *handshakeLoad) isHigh(now time.Time) bool {
 	return noted != nil && now.Sub(*noted) < underLoadAfter
 }
 
-// queueHandshake copies a handshake message from the receive path into the
-// handshake queue. A full queue drops it.
+// queueHandshake copies a handshake message from the receive path into the queue of
+// received messages. A message without a valid mac1 takes no place in it, as anyone
+// can send those. A full queue drops the message.
 func (d *Device) queueHandshake(b []byte, from endpoint) {
-	j := handshakeJob{size: len(b), from: from}
+	id := d.identity.Load()
+	if id == nil || messageType(b) != typeCookieReply && !id.checker.validMAC1(b) {
+		return
+	}
+	j := receivedHandshake{size: len(b), from: from}
 	copy(j.raw[:], b)
 	if d.handshakes.queuedJobs() >= underLoadHandshakes {
 		d.load.noteLongQueue(d.now())
@@ -43,11 +47,8 @@ func (d *Device) queueHandshake(b []byte, from endpoint) {
 	d.handshakes.submit(j, maxQueuedHandshakes)
 }
 
-func (d *Device) handleHandshakeJob(j handshakeJob) {
-	if j.peer != nil {
-		j.peer.sendInitiation()
-		return
-	}
+// handleHandshake consumes a received handshake message.
+func (d *Device) handleHandshake(j receivedHandshake) {
 	msg := j.raw[:j.size]
 	id := d.identity.Load()
 	if id == nil {
@@ -70,11 +71,9 @@ func (d *Device) handleHandshakeJob(j handshakeJob) {
 }
 
 // admitHandshake decides, before any expensive computation, whether to process a
-// handshake message. Under load it may answer with a cookie instead.
+// handshake message, whose mac1 is valid. Under load it may answer with a cookie
+// instead.
 func (d *Device) admitHandshake(now time.Time, id *identity, msg []byte, from endpoint) bool {
-	if !id.checker.validMAC1(msg) {
-		return false
-	}
 	if !d.load.isHigh(now) {
 		d.limiter.Expire(now)
 		return true
@@ -115,11 +114,11 @@ func (p *peer) startHandshake(now time.Time, retry bool) {
 		copy := *h
 		p.device.background.Go(func() {
 			p.resolveEndpoint(copy)
-			p.device.handshakes.submit(handshakeJob{peer: p}, unlimited)
+			p.device.initiations.submit(p, unlimited)
 		})
 		return
 	}
-	p.device.handshakes.submit(handshakeJob{peer: p}, unlimited)
+	p.device.initiations.submit(p, unlimited)
 }
 
 // noteSessionRequest notes that a session is wanted of the peer. p.mu is held.
@@ -133,6 +132,12 @@ func (p *peer) noteSessionRequest(now time.Time) {
 // p.initiating, so no other goroutine does so for this peer.
 func (p *peer) sendInitiation() {
 	d := p.device
+	p.mu.Lock()
+	stopped := p.stopped
+	p.mu.Unlock()
+	if stopped {
+		return // without the work: Close waits for thousands of these
+	}
 	id := d.identity.Load()
 	var (
 		i   *initiator
@@ -143,7 +148,7 @@ func (p *peer) sendInitiation() {
 		var ss staticSecret
 		if ss, err = p.staticSecretWith(id); err == nil {
 			index := d.indices.reserveIndex(p)
-			msg, i, err = newInitiation(id, p.public, &ss, NewPrivateKey(), index, d.timestamps.nextTimestamp(time.Now()))
+			msg, i, err = newInitiation(id, p.public, &ss, NewPrivateKey(), index, p.timestamps.nextTimestamp(time.Now()))
 			clear(ss[:])
 			if err != nil {
 				d.indices.releaseIndex(index)

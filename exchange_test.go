@@ -3,9 +3,12 @@ package wireguard
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"encoding/binary"
+	"maps"
 	"net/netip"
 	"runtime"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -479,7 +482,7 @@ func TestP64HandshakesQueueUpWithoutHoldingData(t *testing.T) {
 		release := b.holdHandshakeJobs()
 		for range maxQueuedHandshakes + 100 {
 			b.far.writeMessage(make([]byte, 0))
-			b.far.writeMessage([]byte{typeInitiation, initiationSize - 1: 0})
+			b.far.writeMessage(stampedInitiation(b.far))
 		}
 		if n := b.dev.handshakes.queuedJobs(); n != maxQueuedHandshakes {
 			t.Errorf("%d handshakes wait, want %d", n, maxQueuedHandshakes)
@@ -496,12 +499,80 @@ func TestP64HandshakesQueueUpWithoutHoldingData(t *testing.T) {
 	})
 }
 
+// stampedInitiation returns an initiation with a valid mac1 and nothing else that
+// is valid, which anyone who knows the device's public key can make.
+func stampedInitiation(r *remote) []byte {
+	msg := make([]byte, initiationSize)
+	rand.Read(msg)
+	copy(msg, []byte{typeInitiation, 0, 0, 0})
+	r.Stamp(msg)
+	return msg
+}
+
+func TestP64InvalidMAC1TakesNoPlaceInTheQueue(t *testing.T) {
+	withTestbed(t, nil, func(b *testbed) {
+		release := b.holdHandshakeJobs()
+		for range underLoadHandshakes + 100 {
+			b.far.writeMessage([]byte{typeInitiation, initiationSize - 1: 0})
+			b.far.writeMessage([]byte{typeResponse, responseSize - 1: 0})
+		}
+		if n := b.dev.handshakes.queuedJobs(); n != 0 {
+			t.Errorf("%d messages with an invalid mac1 are queued", n)
+		}
+		if b.dev.load.isHigh(b.dev.now()) {
+			t.Error("messages with an invalid mac1 count as load")
+		}
+		release()
+	})
+}
+
+// TestP64OwnInitiationsAreNoLoad has the device make initiations to more peers
+// than the queue of received messages may hold, and a peer among them answer.
+func TestP64OwnInitiationsAreNoLoad(t *testing.T) {
+	withTestbed(t, nil, func(b *testbed) {
+		const peers = maxQueuedHandshakes + 100
+		gate := make(chan struct{})
+		do := b.dev.initiations.doJob
+		b.dev.initiations.doJob = func(p *peer) {
+			<-gate
+			do(p)
+		}
+		var u update
+		for range peers {
+			interval := 25 * time.Second
+			u.peers = append(u.peers, peerUpdate{
+				public:    NewPrivateKey().PublicKey(),
+				endpoint:  "192.0.2.250:1",
+				keepalive: &interval,
+			})
+		}
+		if err := b.dev.apply(u); err != nil {
+			t.Fatal(err)
+		}
+		if n := b.dev.initiations.queuedJobs(); n < peers-100 {
+			t.Errorf("%d initiations are queued", n)
+		}
+		if b.dev.load.isHigh(b.dev.now()) {
+			t.Error("the device's own initiations count as load")
+		}
+		b.far.connectToDevice() // while all those wait
+		b.dev.mu.RLock()
+		all := slices.Collect(maps.Values(b.dev.peers))
+		b.dev.mu.RUnlock()
+		for _, p := range all {
+			p.stop()
+		}
+		close(gate)
+	})
+}
+
 func TestP64LongQueueMeansLoadForASecond(t *testing.T) {
 	withTestbed(t, nil, func(b *testbed) {
 		release := b.holdHandshakeJobs()
+		other := b.addRemote("192.0.2.3:1", "10.0.0.3")
 		flood := func(n int) {
 			for range n {
-				b.far.writeMessage([]byte{typeInitiation, initiationSize - 1: 0})
+				other.writeMessage(stampedInitiation(other))
 			}
 		}
 		flood(underLoadHandshakes)

@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/wgstack/wireguard/netstack"
 )
 
 // The file format of wg(8), "CONFIGURATION FILE FORMAT", and the additions of
@@ -236,7 +238,7 @@ func (p *parser) setInterfaceKey(name, value string) (err error) {
 		for _, s := range splitList(value) {
 			a, err := parsePrefix(s)
 			if err == nil {
-				a, err = canonicalAddress(a)
+				a, err = netstack.CanonicalAddress(a)
 			}
 			if err != nil {
 				return badValue(s, err)

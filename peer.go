@@ -35,7 +35,8 @@ type peer struct {
 	initiating             bool       // a handshake job makes an initiation
 	lastHandshakeSent      time.Time  // our latest initiation or response; zero: none
 	lastInitiationAccepted time.Time
-	greatestTimestamp      tai64n // of the accepted initiations
+	greatestTimestamp      tai64n      // of the accepted initiations
+	timestamps             timestamper // of our initiations
 	cookies                cookieGenerator
 
 	// Session.

@@ -134,13 +134,13 @@ func TestP15FirstInitiationIsImmediate(t *testing.T) {
 // is being made with the former one. Another initiation must follow.
 func TestP15KeyChangeDuringInitiation(t *testing.T) {
 	withTestbed(t, nil, func(b *testbed) {
-		b.dev.timestamps.mu.Lock() // blocks the goroutine that makes an initiation
+		b.far.peer().timestamps.mu.Lock() // blocks the goroutine that makes an initiation
 		b.outputTo(b.far, "hello")
 		for b.dev.indices.count() == 0 {
 			runtime.Gosched()
 		}
 		b.setPrivateKey(NewPrivateKey(), b.far)
-		b.dev.timestamps.mu.Unlock()
+		b.far.peer().timestamps.mu.Unlock()
 		msg, _, ok := b.far.readMessage(time.Second)
 		if !ok {
 			b.Fatal("no initiation under the new key")

@@ -194,7 +194,7 @@ func (p *peer) newUnreachableError(now time.Time, ctx error) error {
 	return &unreachableError{peer: p.public, at: at, silent: now.Sub(p.firstUnansweredRequest), cause: p.handshakeFailure, ctx: ctx}
 }
 
-// signalSessionChanged wakes those who wait for the session to change. p.mu is
+// signalSessionChanged wakes what waits for the session to change. p.mu is
 // held.
 func (p *peer) signalSessionChanged() {
 	if p.sessionChanged != nil {

@@ -39,8 +39,11 @@ func (s tai64n) nextGrain() tai64n {
 	return s
 }
 
-// timestamper issues timestamps that strictly increase, whatever the wall clock
-// does.
+// timestamper issues the timestamps of the initiations to one peer. They are the
+// time of the wall clock, and strictly increase even if that is set back or two
+// fall into one grain. One timestamper for all peers would run ahead of the clock
+// by a grain for each peer; after a restart the peers would refuse the earlier
+// timestamps of the clock, and the lead would reveal how busy the device is.
 type timestamper struct {
 	mu         sync.Mutex
 	lastIssued tai64n

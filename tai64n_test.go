@@ -3,6 +3,7 @@ package wireguard
 import (
 	"bytes"
 	"encoding/binary"
+	"fmt"
 	"testing"
 	"time"
 
@@ -113,6 +114,33 @@ func TestP16TimestampsIncreaseOnTheWire(t *testing.T) {
 			}
 			last = info.Timestamp
 			b.setPrivateKey(NewPrivateKey(), b.far)
+		}
+	})
+}
+
+// TestP16TimestampsOfManyPeersStayWithTheClock initiates to many silent peers at
+// the same time, again and again.
+func TestP16TimestampsOfManyPeersStayWithTheClock(t *testing.T) {
+	withTestbed(t, nil, func(b *testbed) {
+		var peers []*remote
+		for i := range 50 {
+			peers = append(peers, b.addRemote(fmt.Sprintf("192.0.2.%d:1", i+10), fmt.Sprintf("10.0.0.%d", i+10)))
+		}
+		for try := range 6 {
+			now := newTAI64N(time.Now())
+			for _, p := range peers {
+				if try == 0 {
+					b.outputTo(p, "hello")
+				}
+				_, info, err := p.ConsumeInitiation(p.wantMessage("initiation", fakepeer.Initiation))
+				if err != nil {
+					b.Fatal(err)
+				}
+				latest := newTAI64N(time.Now())
+				if stamp := tai64n(info.Timestamp); now.after(stamp) || stamp.after(latest) {
+					b.Fatalf("try %d: timestamp %x, while the clock went from %x to %x", try, stamp, now, latest)
+				}
+			}
 		}
 	})
 }

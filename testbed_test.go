@@ -279,7 +279,7 @@ func (b *testbed) holdHandshakeJobs() (release func()) {
 	synctest.Wait()
 	gate := make(chan struct{})
 	do := b.dev.handshakes.doJob
-	b.dev.handshakes.doJob = func(j handshakeJob) {
+	b.dev.handshakes.doJob = func(j receivedHandshake) {
 		<-gate
 		do(j)
 	}

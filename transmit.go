@@ -7,6 +7,7 @@ import (
 	"syscall"
 
 	"github.com/wgstack/wireguard/internal/udp"
+	"github.com/wgstack/wireguard/netstack"
 )
 
 // The way of a batch from the lane to the socket, and what happens to a batch
@@ -115,14 +116,9 @@ func (p *peer) reportTooBig(b *sendBatch) {
 	pkt, ok := trimPacket(plain)
 	switch {
 	case !ok:
-	case len(pkt) > minIPv6MTU:
-		p.device.inner.TooBig(pkt, minIPv6MTU)
-	case pkt[0]>>4 == 4 && len(pkt) > minIPv4MTU:
-		p.device.inner.TooBig(pkt, minIPv4MTU)
+	case len(pkt) > netstack.MinMTUIPv6:
+		p.device.inner.TooBig(pkt, netstack.MinMTUIPv6)
+	case pkt[0]>>4 == 4 && len(pkt) > netstack.MinMTU:
+		p.device.inner.TooBig(pkt, netstack.MinMTU)
 	}
 }
-
-const (
-	minIPv6MTU = 1280
-	minIPv4MTU = 576
-)

@@ -71,21 +71,21 @@ type Device struct {
 	ctx          context.Context // ends with the device
 	cancel       context.CancelFunc
 
-	identity   atomic.Pointer[identity] // nil: no private key
-	binding    atomic.Pointer[binding]
-	allowed    prefixTable[*peer] // written under mu
-	indices    indexTable
-	timestamps timestamper
-	cookies    cookieSecret
-	limiter    ratelimit.Limiter
-	load       handshakeLoad
+	identity atomic.Pointer[identity] // nil: no private key
+	binding  atomic.Pointer[binding]
+	allowed  prefixTable[*peer] // written under mu
+	indices  indexTable
+	cookies  cookieSecret
+	limiter  ratelimit.Limiter
+	load     handshakeLoad
 
-	sealers    pool[*sendBatch]
-	openers    pool[*recvBatch]
-	handshakes pool[handshakeJob]
-	heldBytes  atomic.Int64   // bytes of buffers that were received and not yet delivered
-	background sync.WaitGroup // readers and resolvers
-	closing    sync.Once
+	sealers     pool[*sendBatch]
+	openers     pool[*recvBatch]
+	handshakes  pool[receivedHandshake]
+	initiations pool[*peer]    // that an initiation is to be made for
+	heldBytes   atomic.Int64   // bytes of buffers that were received and not yet delivered
+	background  sync.WaitGroup // readers and resolvers
+	closing     sync.Once
 
 	mu     sync.RWMutex
 	peers  map[PublicKey]*peer
@@ -157,7 +157,8 @@ func newDevice(cfg Config) *Device {
 	d.sealers = pool[*sendBatch]{doJob: d.sealBatch, maxWorkers: workers}
 	d.openers = pool[*recvBatch]{doJob: d.openBatch, maxWorkers: workers}
 	// Half the cores stay free for data during a flood of handshakes.
-	d.handshakes = pool[handshakeJob]{doJob: d.handleHandshakeJob, maxWorkers: max(1, workers/2)}
+	d.handshakes = pool[receivedHandshake]{doJob: d.handleHandshake, maxWorkers: max(1, workers/2)}
+	d.initiations = pool[*peer]{doJob: (*peer).sendInitiation, maxWorkers: max(1, workers/2)}
 	return d
 }
 
@@ -263,6 +264,7 @@ func (d *Device) close() {
 	}
 	d.background.Wait()
 	d.handshakes.close()
+	d.initiations.close()
 	d.openers.close()
 	d.sealers.close()
 	<-closed

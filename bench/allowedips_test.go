@@ -30,14 +30,14 @@ func benchmarkPrefixes(n int, v6 bool) []netip.Prefix {
 	return ps
 }
 
-// BenchmarkAllowedIPs is the library's benchmark of that name, of wireguard-go's
-// table. The library's own table cannot be reached from here, nor be measured
-// through its interface without all that lies between, so it is measured in its
-// package, and the results are to be read together:
+// BenchmarkAllowedIPs runs the library's benchmark of that name on
+// wireguard-go's table. The library's own table is not exported, and measuring
+// it through the library's interface would include everything in between, so it
+// is measured in its own package. Read the results together:
 //
 //	go test -run '^$' -bench AllowedIPs .. . | benchstat -ignore pkg -col /impl -
 //
-// Each has the addresses in the form that it wants.
+// Each table gets the addresses in the form that it requires.
 func BenchmarkAllowedIPs(b *testing.B) {
 	for _, n := range []int{10, 10_000, 1_000_000} {
 		for _, v6 := range []bool{false, true} {
@@ -45,7 +45,7 @@ func BenchmarkAllowedIPs(b *testing.B) {
 				ps := benchmarkPrefixes(n, v6)
 				var table *device.AllowedIPs
 				b.Run("fill/impl=wireguard-go", func(b *testing.B) { table = benchmarkFill(b, ps) })
-				if table == nil { // that is not to be run
+				if table == nil { // not selected by -bench
 					table = filled(ps)
 				}
 				b.Run("lookup/impl=wireguard-go", func(b *testing.B) { benchmarkLookup(b, table, ps) })
@@ -81,7 +81,7 @@ func benchmarkUpdate(b *testing.B, table *device.AllowedIPs, p netip.Prefix) {
 	}
 }
 
-// benchmarkFill returns the latest table.
+// benchmarkFill measures the making of a table and returns the last one made.
 func benchmarkFill(b *testing.B, ps []netip.Prefix) *device.AllowedIPs {
 	var before, after runtime.MemStats
 	runtime.GC()
@@ -97,7 +97,7 @@ func benchmarkFill(b *testing.B, ps []netip.Prefix) *device.AllowedIPs {
 	return table
 }
 
-// filled is a table where all prefixes belong to one peer.
+// filled returns a table in which all prefixes belong to one peer.
 func filled(ps []netip.Prefix) *device.AllowedIPs {
 	table, owner := new(device.AllowedIPs), new(device.Peer)
 	for _, p := range ps {

@@ -12,7 +12,7 @@ import (
 func BenchmarkTCP(b *testing.B) {
 	for _, streams := range []int{1, 4, 64} {
 		b.Run(fmt.Sprintf("streams=%d", streams), func(b *testing.B) {
-			contest(b, func(b *testing.B, r *running) func() []metric { return newBulk(b, r, streams, false).round })
+			comparePairings(b, func(b *testing.B, r *running) func() []metric { return newBulkLoad(b, r, streams, false).round })
 		})
 	}
 }
@@ -22,28 +22,28 @@ func BenchmarkTCP(b *testing.B) {
 func BenchmarkDuplex(b *testing.B) {
 	for _, streams := range []int{1, 4} {
 		b.Run(fmt.Sprintf("streams=%d", streams), func(b *testing.B) {
-			contest(b, func(b *testing.B, r *running) func() []metric { return newBulk(b, r, streams, true).round })
+			comparePairings(b, func(b *testing.B, r *running) func() []metric { return newBulkLoad(b, r, streams, true).round })
 		})
 	}
 }
 
 // BenchmarkCores moves bytes one way through one TCP connection, with Go using
-// as many cores as the name says, there or not.
+// as many cores as the name says, whether the machine has them or not.
 func BenchmarkCores(b *testing.B) {
 	for _, cores := range []int{1, 2, 4, 8, 16} {
 		b.Run(fmt.Sprintf("cores=%d", cores), func(b *testing.B) {
 			defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(cores))
-			contest(b, func(b *testing.B, r *running) func() []metric { return newBulk(b, r, 1, false).round })
+			comparePairings(b, func(b *testing.B, r *running) func() []metric { return newBulkLoad(b, r, 1, false).round })
 		})
 	}
 }
 
-const bulkRound = 32 << 20 // bytes of a round, over all connections and ways
+const bulkRound = 32 << 20 // bytes of a round, over all connections and directions
 
-// bulk is connections through one tunnel, to be filled.
-type bulk struct {
+// A bulkLoad saturates connections through one tunnel.
+type bulkLoad struct {
 	b *testing.B
-	// flows are the ways that bytes go.
+	// One flow for each direction of each connection.
 	flows []flow
 	chunk []byte
 }
@@ -53,8 +53,8 @@ type flow struct {
 	buf      []byte // for reading
 }
 
-func newBulk(b *testing.B, r *running, streams int, duplex bool) *bulk {
-	u := &bulk{b: b, chunk: make([]byte, 256<<10)}
+func newBulkLoad(b *testing.B, r *running, streams int, duplex bool) *bulkLoad {
+	u := &bulkLoad{b: b, chunk: make([]byte, 256<<10)}
 	for range streams {
 		dialed, accepted := r.dial(b, 0, 4)
 		u.flows = append(u.flows, flow{dialed, accepted, make([]byte, 256<<10)})
@@ -62,13 +62,14 @@ func newBulk(b *testing.B, r *running, streams int, duplex bool) *bulk {
 			u.flows = append(u.flows, flow{accepted, dialed, make([]byte, 256<<10)})
 		}
 	}
-	u.round() // windows grow
+	u.round() // let the windows grow
 	return u
 }
 
 // round moves bulkRound bytes, until the last has been read. Its metrics are
-// how fast, which part of the cipher's bound that is, and what it costs.
-func (u *bulk) round() []metric {
+// the rate, the rate as a percentage of the cipher's bound, and the processor
+// time.
+func (u *bulkLoad) round() []metric {
 	bound := cipherBound()
 	each := bulkRound / len(u.flows)
 	cpu, start := cpuTime(), time.Now()

@@ -9,8 +9,8 @@ import (
 	"github.com/wgstack/wireguard"
 )
 
-// What changes under a running stream: keys, peers, addresses. The stream must
-// go on, and arrive byte by byte as it was sent.
+// Keys, peers and addresses change while a stream is running. The stream must
+// continue, and every byte must arrive as it was sent.
 
 // handshakes returns when each end last completed one.
 func (r *running) handshakes() (at [2]time.Time) {
@@ -20,8 +20,8 @@ func (r *running) handshakes() (at [2]time.Time) {
 	return at
 }
 
-// rekeyed waits until both ends have completed a handshake since the time
-// given.
+// rekeyed waits until both ends have completed a handshake after the given
+// times.
 func (r *running) rekeyed(t testing.TB, since [2]time.Time) {
 	t.Helper()
 	eventually(t, "both ends have a new session", func() bool {
@@ -30,8 +30,8 @@ func (r *running) rekeyed(t testing.TB, since [2]time.Time) {
 	})
 }
 
-// expire has the end that is wireguard-go, if there is one, handshake before
-// it sends anything more.
+// expire makes the wireguard-go end, if there is one, handshake before it sends
+// more.
 func (r *running) expire() {
 	for _, e := range r.ends {
 		if e, ok := e.(*goEnd); ok {
@@ -69,7 +69,7 @@ func TestRekey(t *testing.T) {
 				before := r.handshakes()
 				ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 				defer cancel()
-				// Before five seconds have passed there is no other.
+				// The protocol allows one handshake in five seconds.
 				for !r.handshakes()[i].After(before[i]) {
 					if err := r.ends[i].(own).Handshake(ctx, r.peers[i].PublicKey); err != nil {
 						t.Fatal(err)
@@ -87,8 +87,8 @@ func TestRekey(t *testing.T) {
 	}
 }
 
-// TestChangePSK: a new preshared key leaves the session alone and is what the
-// next handshake needs.
+// TestChangePSK checks that a new preshared key does not end the session, and
+// that the next handshake requires it.
 func TestChangePSK(t *testing.T) {
 	for _, kinds := range mixed {
 		t.Run(pairName(kinds), func(t *testing.T) {
@@ -116,8 +116,8 @@ func TestChangePSK(t *testing.T) {
 	}
 }
 
-// TestPeerAgain removes the peer of an end, and adds it again with where it
-// was.
+// TestPeerAgain removes the peer of an end, and adds it again with its last
+// endpoint.
 func TestPeerAgain(t *testing.T) {
 	for _, kinds := range pairs {
 		for i := range kinds {
@@ -141,8 +141,8 @@ func TestPeerAgain(t *testing.T) {
 	}
 }
 
-// TestRoam moves one end, as the other sees it, behind a NAT that changes its
-// port, and then its partner.
+// TestRoam changes the port of one end, as the other sees it through a NAT, and
+// then that of the other.
 func TestRoam(t *testing.T) {
 	for _, kinds := range pairs {
 		for _, outer := range []string{"127.0.0.1", "::1"} {

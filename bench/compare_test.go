@@ -17,9 +17,8 @@ import (
 	"github.com/wgstack/wireguard"
 )
 
-// A contestant is something to measure, running. Its round measures it once;
-// all rounds of all contestants return metrics of the same units in the same
-// order.
+// A contestant is a running system to measure. Its round measures it once; all
+// rounds of all contestants return metrics of the same units in the same order.
 type contestant struct {
 	name  string
 	round func() []metric
@@ -31,10 +30,10 @@ type metric struct {
 	value float64
 }
 
-// compare lets the contestants have a round each, one after the other, as often
-// as -count says, so that all of them see the machine in the same state. Each
-// is then a sub-benchmark, whose results are those of its rounds. Those of the
-// first, this library, have its ratios to its peers beside them.
+// compare runs one round of each contestant in turn, as often as -count says,
+// so that all of them see the machine in the same state. It then reports each
+// contestant as a sub-benchmark with the results of its rounds, and adds to
+// those of the first, this library, its ratios to the others.
 func compare(b *testing.B, contestants []contestant) {
 	b.Helper()
 	count := int(flag.Lookup("test.count").Value.(flag.Getter).Get().(uint))
@@ -42,16 +41,16 @@ func compare(b *testing.B, contestants []contestant) {
 	for n := range rounds {
 		rounds[n] = make([][]metric, len(contestants))
 		for i := range contestants {
-			i = (i + n) % len(contestants) // nobody is always after the same one
-			runtime.GC()                   // of what others left
+			i = (i + n) % len(contestants) // rotate, so that no contestant always follows the same one
+			runtime.GC()                   // collect what the others left
 			rounds[n][i] = contestants[i].round()
 		}
 	}
 	for i, c := range contestants {
 		begun := 0
 		b.Run("impl="+c.name, func(b *testing.B) {
-			b.ReportMetric(0, "ns/op") // nothing of the rounds was on this clock
-			if b.N == 1 {              // one of the repetitions that -count asks for begins so
+			b.ReportMetric(0, "ns/op") // this timer did not measure the rounds
+			if b.N == 1 {              // each repetition of -count begins with N = 1
 				begun++
 			}
 			round := rounds[(begun-1)%count]
@@ -76,61 +75,63 @@ func compare(b *testing.B, contestants []contestant) {
 	}
 }
 
-// ratios are what the units of ratios begin with, by the peer's name. Those to
-// wireguard-go are of all metrics, the others of the first.
+// ratios holds the prefixes of the units of ratios, by the name of the other
+// contestant. Ratios to wireguard-go are reported for all metrics, the others
+// for the first metric only.
 var ratios = map[string]string{
 	kindGo.name:        "x-",
 	kindTailscale.name: "x-tailscale-",
 	nameTUN:            "x-tun-",
 }
 
-// nameTUN is the contestant with the TCP/IP of the kernel.
+// nameTUN is the name of the contestant with the kernel's TCP/IP.
 const nameTUN = "wireguard-go-tun"
 
-// A lineup is the kinds of both ends of a contestant's tunnel.
-type lineup [2]kind
+// A pairing gives the kind of each end of a contestant's tunnel.
+type pairing [2]kind
 
-func (l lineup) String() string {
+func (l pairing) String() string {
 	if l[0].name == l[1].name {
 		return l[0].name
 	}
 	return l[0].name + "-to-" + l[1].name
 }
 
-// duels are this library with itself, wireguard-go with itself, and one with
-// the other in both directions.
-var duels = []lineup{{kindOwn, kindOwn}, {kindGo, kindGo}, {kindOwn, kindGo}, {kindGo, kindOwn}}
+// ownPairings are this library to itself, wireguard-go to itself, and each to
+// the other.
+var ownPairings = []pairing{{kindOwn, kindOwn}, {kindGo, kindGo}, {kindOwn, kindGo}, {kindGo, kindOwn}}
 
-// lineups are the duels, and Tailscale's wireguard-go with itself.
-var lineups = append(slices.Clip(duels), lineup{kindTailscale, kindTailscale})
+// allPairings adds Tailscale's wireguard-go to itself.
+var allPairings = append(slices.Clip(ownPairings), pairing{kindTailscale, kindTailscale})
 
-// contest has a tunnel of each lineup measured by what start returns for it.
-func contest(b *testing.B, start func(b *testing.B, r *running) func() []metric) {
+// comparePairings starts a tunnel for each pairing and compares the rounds that
+// start returns for them.
+func comparePairings(b *testing.B, start func(b *testing.B, r *running) func() []metric) {
 	b.Helper()
 	var cs []contestant
-	for _, l := range lineups {
+	for _, l := range allPairings {
 		r := tunnel{kinds: l}.start(b)
-		r.hello(b)
+		r.establishSession(b)
 		cs = append(cs, contestant{l.String(), start(b, r)})
 	}
 	compare(b, cs)
 }
 
-// report leaves out what is no number, or infinite.
+// report reports a metric, unless it is NaN or infinite.
 func report(b *testing.B, m metric) {
 	if !math.IsNaN(m.value) && !math.IsInf(m.value, 0) {
 		b.ReportMetric(m.value, m.unit)
 	}
 }
 
-// quantile is the value that the fraction q of durations, which it sorts, does
-// not exceed, in microseconds.
+// quantile sorts durations and returns their quantile q in microseconds.
 func quantile(durations []time.Duration, q float64) float64 {
 	slices.Sort(durations)
 	return float64(durations[min(len(durations)-1, int(q*float64(len(durations))))]) / 1e3
 }
 
-// parallel runs functions at once and ends the benchmark if one fails.
+// parallel runs f(0) to f(n-1) concurrently and fails the benchmark if one of
+// them fails.
 func parallel(b *testing.B, n int, f func(i int) error) {
 	b.Helper()
 	errs := make(chan error, n)
@@ -147,13 +148,13 @@ func parallel(b *testing.B, n int, f func(i int) error) {
 	}
 }
 
-// segmentPayload is what a TCP segment carries at the default MTU in gVisor,
-// which keeps room for options.
+// segmentPayload is the payload of a TCP segment at the default MTU in gVisor,
+// which reserves room for options.
 const segmentPayload = wireguard.DefaultMTU - 80
 
-// cipherBound measures how fast TCP payload, in MB/s, could pass if all cores
-// did nothing but seal and open, with x/crypto, the packets that it takes. It
-// is the fastest of some tries, as what disturbs one makes it no bound.
+// cipherBound measures the rate of TCP payload, in MB/s, that is possible if
+// all cores do nothing but seal and open its packets with x/crypto. It returns
+// the best of several tries, since a disturbed try is not an upper bound.
 func cipherBound() (most float64) {
 	for range 4 {
 		most = max(most, cipherSpeed())

@@ -24,15 +24,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The daemon wireguard-go, as systems install it: a network interface, whose
-// TCP/IP is the kernel's, configured by wg(8). It takes root, and all of it is
-// in a network namespace that the test makes.
+// The wireguard-go daemon as distributions install it: a network interface with
+// the kernel's TCP/IP, configured by wg(8). It requires root, and everything
+// runs in a network namespace that the test makes.
 
-// A namespace is one of ip-netns(8).
+// A namespace is the name of a network namespace of ip-netns(8).
 type namespace string
 
-// newNamespace makes a namespace with a loopback interface. It ends with the
-// test.
+// newNamespace makes a namespace with a loopback interface and deletes it when
+// the test ends.
 func newNamespace(t testing.TB) namespace {
 	t.Helper()
 	if os.Geteuid() != 0 {
@@ -74,12 +74,12 @@ func (ns namespace) ip(args ...string) error {
 	return ip(append([]string{"-n", string(ns)}, args...)...)
 }
 
-// do calls f in a thread that is in the namespace: the sockets that f opens
-// belong there.
-func (ns namespace) do(f func() error) error {
+// run calls f on a thread in the namespace, to which the sockets that f opens
+// then belong.
+func (ns namespace) run(f func() error) error {
 	done := make(chan error)
 	go func() {
-		// It is never unlocked, so that it ends with the goroutine.
+		// Never unlocked, so that the thread ends with the goroutine.
 		runtime.LockOSThread()
 		done <- func() error {
 			file, err := os.Open(filepath.Join("/var/run/netns", string(ns)))
@@ -97,7 +97,7 @@ func (ns namespace) do(f func() error) error {
 }
 
 func (ns namespace) ListenPacket(ctx context.Context, network, address string) (pc net.PacketConn, err error) {
-	err = ns.do(func() (err error) {
+	err = ns.run(func() (err error) {
 		pc, err = new(net.ListenConfig).ListenPacket(ctx, network, address)
 		return err
 	})
@@ -105,7 +105,7 @@ func (ns namespace) ListenPacket(ctx context.Context, network, address string) (
 }
 
 func (ns namespace) Listen(ctx context.Context, network, address string) (l net.Listener, err error) {
-	err = ns.do(func() (err error) {
+	err = ns.run(func() (err error) {
 		l, err = new(net.ListenConfig).Listen(ctx, network, address)
 		return err
 	})
@@ -113,14 +113,14 @@ func (ns namespace) Listen(ctx context.Context, network, address string) (l net.
 }
 
 func (ns namespace) DialContext(ctx context.Context, network, address string) (c net.Conn, err error) {
-	err = ns.do(func() (err error) {
+	err = ns.run(func() (err error) {
 		c, err = new(net.Dialer).DialContext(ctx, network, address)
 		return err
 	})
 	return c, err
 }
 
-// Ping sends an echo request each second until there is a reply, as ping(8)
+// Ping sends an echo request each second until a reply arrives, as ping(8)
 // does.
 func (ns namespace) Ping(ctx context.Context, addr netip.Addr) (time.Duration, error) {
 	network, request, reply := "ip4:icmp", byte(8), byte(0)
@@ -135,7 +135,7 @@ func (ns namespace) Ping(ctx context.Context, addr netip.Addr) (time.Duration, e
 	// Type, code, checksum, identifier and number, and data.
 	const header = 8
 	b := binary.BigEndian.AppendUint64([]byte{request, 0, 0, 0, 0, 0, 0, 0}, rand.Uint64())
-	binary.BigEndian.PutUint16(b[2:], checksum(b)) // the kernel makes that of IPv6
+	binary.BigEndian.PutUint16(b[2:], checksum(b)) // the kernel computes that of ICMPv6
 	got := make([]byte, 1500)
 	for {
 		start := time.Now()
@@ -158,7 +158,8 @@ func (ns namespace) Ping(ctx context.Context, addr netip.Addr) (time.Duration, e
 	}
 }
 
-// checksum is that of RFC 1071, for an even length.
+// checksum computes the Internet checksum (RFC 1071) of an even number of
+// bytes.
 func checksum(b []byte) uint16 {
 	var sum uint32
 	for i := 0; i < len(b); i += 2 {
@@ -170,21 +171,21 @@ func checksum(b []byte) uint16 {
 	return ^uint16(sum)
 }
 
-// daemon is wireguard-go with an interface in a namespace.
+// A daemon is a wireguard-go process with an interface in a namespace.
 type daemon struct {
 	namespace
 	name string // of the interface
 	cmd  *exec.Cmd
-	peer wireguard.PublicKey // the latest set
+	peer wireguard.PublicKey // the last peer set
 }
 
-// kindDaemon starts daemons in the namespace.
+// kindDaemon returns the kind that starts daemons in the namespace.
 func kindDaemon(ns namespace) kind {
 	return kind{"daemon", func(cfg wireguard.Config) (end, error) { return newDaemon(ns, cfg) }}
 }
 
 func newDaemon(ns namespace, cfg wireguard.Config) (_ *daemon, err error) {
-	// The name of the socket, outside of the namespace, is that of the interface.
+	// The socket, which is outside the namespace, is named after the interface.
 	e := &daemon{namespace: ns, name: fmt.Sprintf("wgt%08x", rand.Uint32())}
 	e.cmd = exec.Command("ip", "netns", "exec", string(ns), "wireguard-go", "-f", e.name)
 	e.cmd.Env = append(os.Environ(), "LOG_LEVEL=error")
@@ -233,7 +234,7 @@ func newDaemon(ns namespace, cfg wireguard.Config) (_ *daemon, err error) {
 	return e, nil
 }
 
-// wg has wg(8) set what args say.
+// wg runs "wg set" for the interface with args.
 func (e *daemon) wg(stdin string, args ...string) error {
 	_, err := tryWG(stdin, append([]string{"set", e.name}, args...)...)
 	return err
@@ -262,7 +263,7 @@ func (e *daemon) Peer() wireguard.PeerStats {
 	if err != nil {
 		panic(err)
 	}
-	s, err := dumped(dump, e.peer)
+	s, err := parseDump(dump, e.peer)
 	if err != nil {
 		panic(err)
 	}
@@ -309,14 +310,14 @@ func TestDaemon(t *testing.T) {
 					r.ping(t, 0, family)
 					r.ping(t, 1, family)
 				}
-				agree(t, own, other) // as long as nothing is lost
-				r.converse(t)
+				checkStatsAgree(t, own, other) // the counters agree only while no packet is lost
+				r.checkTraffic(t)
 				r.streams(t, 4, 16<<20>>raceShift).finish(t)
 
 				d := r.streams(t, 6, -1)
 				d.advance(t)
 				since := r.handshakes()
-				renew(t, own.Device)
+				forceHandshake(t, own.Device)
 				r.rekeyed(t, since)
 				d.advance(t)
 
@@ -333,7 +334,7 @@ func TestDaemon(t *testing.T) {
 				}
 				d.advance(t)
 
-				// It moves.
+				// The daemon moves to another port.
 				if err := other.wg("", "listen-port", "0"); err != nil {
 					t.Fatal(err)
 				}
@@ -347,8 +348,8 @@ func TestDaemon(t *testing.T) {
 	}
 }
 
-// agree checks that wg(8) shows of own what own says.
-func agree(t *testing.T, own own, other *daemon) {
+// checkStatsAgree checks that wg(8) shows the same about own as own's Stats.
+func checkStatsAgree(t *testing.T, own own, other *daemon) {
 	t.Helper()
 	var a, b wireguard.PeerStats
 	eventually(t, "no packet is on its way", func() bool {

@@ -8,28 +8,28 @@ import (
 	"time"
 )
 
-// BenchmarkDial makes TCP connections, some at a time, each for a request and
-// a reply of one byte.
+// BenchmarkDial makes TCP connections, several at a time, each for a request
+// and a reply of one byte.
 func BenchmarkDial(b *testing.B) {
 	for _, atOnce := range []int{1, 8} {
 		b.Run(fmt.Sprintf("at-once=%d", atOnce), func(b *testing.B) {
-			contest(b, func(b *testing.B, r *running) func() []metric { return newCalls(b, r, atOnce).round })
+			comparePairings(b, func(b *testing.B, r *running) func() []metric { return newDialLoad(b, r, atOnce).round })
 		})
 	}
 }
 
-const callsRound = 300 * time.Millisecond
+const dialRound = 300 * time.Millisecond
 
-// calls is short connections through one tunnel.
-type calls struct {
+// A dialLoad makes short connections through one tunnel.
+type dialLoad struct {
 	b      *testing.B
 	r      *running
 	at     string // where the second end listens
 	atOnce int
 }
 
-func newCalls(b *testing.B, r *running, atOnce int) *calls {
-	c := &calls{b, r, netip.AddrPortFrom(inner(1, 4), port).String(), atOnce}
+func newDialLoad(b *testing.B, r *running, atOnce int) *dialLoad {
+	c := &dialLoad{b, r, netip.AddrPortFrom(inner(1, 4), port).String(), atOnce}
 	l, err := r.ends[1].Listen(b.Context(), "tcp", c.at)
 	if err != nil {
 		b.Fatal(err)
@@ -57,13 +57,13 @@ func newCalls(b *testing.B, r *running, atOnce int) *calls {
 	return c
 }
 
-// round calls for callsRound. Its metrics are how many calls were made in a
-// second, and how long they took.
-func (c *calls) round() []metric {
+// round makes connections for dialRound. Its metrics are the connections per
+// second and their durations.
+func (c *dialLoad) round() []metric {
 	times := make([][]time.Duration, c.atOnce)
 	start := time.Now()
 	parallel(c.b, c.atOnce, func(i int) error {
-		for time.Since(start) < callsRound {
+		for time.Since(start) < dialRound {
 			began := time.Now()
 			if err := c.call(); err != nil {
 				return fmt.Errorf("after %d calls: %w", len(times[i]), err)
@@ -84,7 +84,7 @@ func (c *calls) round() []metric {
 	}
 }
 
-func (c *calls) call() error {
+func (c *dialLoad) call() error {
 	conn, err := c.r.ends[0].DialContext(c.b.Context(), "tcp", c.at)
 	if err != nil {
 		return err

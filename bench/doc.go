@@ -1,47 +1,48 @@
-// Package bench runs this library against others: its tests check that it
-// works with wireguard-go, as a library and as a daemon, with the Linux kernel
-// and with the tools that configure them, its benchmarks compare it with
-// wireguard-go. It exports nothing.
+// Package bench runs this library against other implementations. Its tests
+// check interoperability with wireguard-go, as a library and as a daemon, with
+// the Linux kernel, and with the tools that configure them. Its benchmarks
+// compare this library with wireguard-go. It exports nothing.
 //
 // # Benchmarks
 //
 //	go test -run '^$' -bench . -count 10 -timeout 0
 //
-// runs them all, with ten rounds of each. Both ends of a tunnel and the load
-// are in one process, joined over loopback. Each contestant, impl= in the name
-// of a result, has a round of a benchmark in turn, so that all see the machine
-// in the same state:
+// runs all benchmarks with ten rounds of each. Both ends of a tunnel and the
+// load run in one process, over loopback. The contestants, impl= in the name of
+// a result, take turns: one round each, so that all see the machine in the same
+// state:
 //
-//   - own, wireguard-go and tailscale (Tailscale's fork on a gVisor stack that
-//     takes large packets, as in its product) have both ends;
-//   - own-to-wireguard-go and wireguard-go-to-own have one each, the first
-//     being the one that sends or asks;
+//   - own, wireguard-go and tailscale (Tailscale's fork on a gVisor stack with
+//     segmentation offload, as in its product) are at both ends;
+//   - own-to-wireguard-go and wireguard-go-to-own have one implementation at
+//     each end; the first sends, or makes the requests;
 //   - wireguard-go-tun is two daemons in network namespaces with the kernel's
-//     TCP/IP, measured by iperf3, and left out where that or root is missing.
+//     TCP/IP, measured by iperf3; it is left out without iperf3 or root.
 //
-// A result is that of one round:
+// Each result is that of one round:
 //
-//   - MB/s: payload that has been read, in 10^6 bytes;
-//   - %cipher: the same as a part of what all cores could pass if they did
-//     nothing but seal and open its packets with x/crypto, measured just before;
+//   - MB/s: payload received, in 10^6 bytes per second;
+//   - %cipher: the same as a percentage of the rate that is possible if all
+//     cores do nothing but seal and open its packets with x/crypto, measured
+//     just before;
 //   - CPU-s/GB: processor time for 10^9 bytes, of both ends and the load;
-//   - %loss, p50-us, p99-us, heap-B and the like: what their names say, heap-B
-//     of one thing of its kind;
-//   - x-MB/s, x-p50-us and so on, of own: how many times wireguard-go's value
-//     the own one is, in this round. Less than 1 is better where less is.
-//     x-tailscale- and x-tun- are to those contestants, of the first metric
-//     only. A ratio to nothing is left out.
+//   - %loss, p50-us, p99-us, heap-B: loss, quantiles of durations in
+//     microseconds, bytes of heap for one device, peer or connection;
+//   - x-MB/s, x-p50-us and so on, of own: own's value divided by that of
+//     wireguard-go in the same round. A ratio below 1 is better where smaller
+//     values are better. x-tailscale- and x-tun- are ratios to those
+//     contestants, for the first metric only. Undefined ratios are left out.
 //
-// Rates are those of the machine, ratios travel better. Tables of allowed IPs
-// are compared with the benchmark of the same name in the library's package.
+// Rates depend on the machine; ratios carry over better. The table of allowed
+// IPs is compared with the benchmark of the same name in the library's package.
 //
-// A profile of one benchmark is of all its contestants; focus on those frames
+// A profile of a benchmark covers all its contestants. Restrict it to frames
 // that pass through this library:
 //
 //	go test -run '^$' -bench '^BenchmarkTCP$/streams=1$' -count 20 -cpuprofile cpu.out
 //	go tool pprof -focus 'wgstack/wireguard\.' -top -cum bench.test cpu.out
 //
-// The chart of the results, and a table:
+// To draw the chart of the results and print a table:
 //
 //	go test -run '^$' -bench . -count 10 -timeout 0 . | go run ./chart -svg figures.svg
 package bench

@@ -12,30 +12,31 @@ import (
 )
 
 // An end is one side of a tunnel: an implementation of WireGuard with a TCP/IP
-// stack inside and one peer. Addresses to listen on name a host.
+// stack inside and one peer. Listen and ListenPacket require a host in the
+// address.
 type end interface {
 	DialContext(ctx context.Context, network, address string) (net.Conn, error)
 	Listen(ctx context.Context, network, address string) (net.Listener, error)
 	ListenPacket(ctx context.Context, network, address string) (net.PacketConn, error)
 	Ping(ctx context.Context, addr netip.Addr) (time.Duration, error)
 
-	// SetPeer adds the peer, or changes it to what cfg says.
+	// SetPeer adds the peer, or changes it according to cfg.
 	SetPeer(cfg wireguard.PeerConfig) error
 	RemovePeer(public wireguard.PublicKey) error
-	// Peer returns what the end knows of its peer.
+	// Peer returns the state of the peer.
 	Peer() wireguard.PeerStats
 	// Port is the outer port.
 	Port() uint16
 	Close() error
 }
 
-// own is this library.
+// own is a device of this library.
 type own struct{ *wireguard.Device }
 
 func (o own) Port() uint16              { return o.Stats().ListenPort }
 func (o own) Peer() wireguard.PeerStats { return o.Stats().Peers[0] }
 
-// A kind starts an end.
+// A kind is an implementation, and how to start an end of it.
 type kind struct {
 	name  string
 	start func(wireguard.Config) (end, error)
@@ -54,8 +55,8 @@ var (
 	kindGo = kind{"wireguard-go", newGoEnd}
 )
 
-// pairs are the kinds of tunnels to test. The first end knows where the second
-// is, and so begins.
+// pairs are the kinds of tunnels to test. The first end knows the endpoint of
+// the second and initiates.
 var pairs = [][2]kind{{kindOwn, kindGo}, {kindGo, kindOwn}, {kindOwn, kindOwn}}
 
 // mixed are the pairs with wireguard-go at one end.
@@ -63,15 +64,15 @@ var mixed = pairs[:2]
 
 func pairName(p [2]kind) string { return p[0].name + " to " + p[1].name }
 
-// A tunnel describes a tunnel to start.
+// A tunnel is the configuration of a tunnel.
 type tunnel struct {
 	kinds     [2]kind
-	outer     string // the address of the host; empty: 127.0.0.1
+	outer     string // the host's address outside the tunnel; empty means 127.0.0.1
 	psk       [2]wireguard.PresharedKey
 	keepalive [2]time.Duration
 	listen    [2]func(ctx context.Context, network, address string) (net.PacketConn, error)
-	// via returns where the first end finds the second, which is at addr; nil
-	// means addr.
+	// via returns the endpoint under which the first end reaches the second,
+	// which listens at addr; nil means addr itself.
 	via func(t testing.TB, addr netip.AddrPort) netip.AddrPort
 }
 
@@ -83,13 +84,14 @@ func inner(i, family int) netip.Addr {
 	return netip.AddrFrom16([16]byte{0: 0xfd, 15: byte(1 + i)})
 }
 
-// A running tunnel is its two ends and the peer each has been given.
+// A running is a tunnel that was started: its two ends and the peer configured
+// at each.
 type running struct {
 	ends  [2]end
 	peers [2]wireguard.PeerConfig
 }
 
-// start starts a tunnel, which ends with the test.
+// start starts a tunnel and closes it when the test ends.
 func (tun tunnel) start(t testing.TB) *running {
 	t.Helper()
 	outer := netip.MustParseAddr("127.0.0.1")
@@ -128,8 +130,8 @@ func (tun tunnel) start(t testing.TB) *running {
 	return r
 }
 
-// hello pings the second end, so that there is a session.
-func (r *running) hello(t testing.TB) {
+// establishSession pings the second end from the first.
+func (r *running) establishSession(t testing.TB) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Second)
 	defer cancel()
@@ -138,9 +140,9 @@ func (r *running) hello(t testing.TB) {
 	}
 }
 
-// limit closes the ends if the test takes longer than d, so that what waits
-// for them fails.
-func (r *running) limit(t testing.TB, d time.Duration) {
+// closeAfter closes the ends if the test takes longer than d, so that blocked
+// calls fail.
+func (r *running) closeAfter(t testing.TB, d time.Duration) {
 	var watch sync.WaitGroup
 	watch.Go(func() {
 		select {
@@ -155,7 +157,8 @@ func (r *running) limit(t testing.TB, d time.Duration) {
 	t.Cleanup(watch.Wait)
 }
 
-// eventually waits for what cond says.
+// eventually polls cond until it holds, and fails the test if it does not in
+// time.
 func eventually(t testing.TB, what string, cond func() bool) {
 	t.Helper()
 	const limit = 40 * time.Second

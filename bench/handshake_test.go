@@ -10,22 +10,23 @@ import (
 	"github.com/wgstack/wireguard"
 )
 
-// BenchmarkHandshake makes handshakes from some initiators at once with one
-// responder: each changes its private key and sends a datagram, which cannot
-// arrive but in a session of that key.
+// BenchmarkHandshake makes handshakes between several initiators at once and
+// one responder: each initiator changes its private key and sends a datagram,
+// which can arrive only in a session of that key.
 //
-// It is the change of key that allows for a handshake before five seconds have
-// passed since the last. It also costs: beside the eight operations on the
-// curve of a handshake, two more, for the public key and the static secret.
+// The new key permits a handshake less than five seconds after the last. It
+// also has a cost: besides the eight curve operations of a handshake two more,
+// for the public key and the static secret.
 //
-// It is without Tailscale's wireguard-go: of initiations that come at once that
-// answers several to the address of one, and the others wait five seconds.
+// Tailscale's wireguard-go is left out: when initiations arrive together it
+// answers several to the address of one initiator, and the others retry only
+// after five seconds.
 func BenchmarkHandshake(b *testing.B) {
 	for _, atOnce := range []int{1, 8} {
 		b.Run(fmt.Sprintf("at-once=%d", atOnce), func(b *testing.B) {
 			var cs []contestant
-			for _, l := range duels {
-				cs = append(cs, contestant{l.String(), newCrowd(b, l, atOnce).round})
+			for _, l := range ownPairings {
+				cs = append(cs, contestant{l.String(), newHandshakeLoad(b, l, atOnce).round})
 			}
 			compare(b, cs)
 		})
@@ -33,32 +34,33 @@ func BenchmarkHandshake(b *testing.B) {
 }
 
 const (
-	crowdRound = 250 * time.Millisecond
-	// initiationInterval is how long a responder ignores further initiations of
-	// a peer, with a margin for the clock's resolution in their timestamps.
+	handshakeRound = 250 * time.Millisecond
+	// initiationInterval is the time for which a responder ignores further
+	// initiations of a peer, with a margin for the resolution of their
+	// timestamps.
 	initiationInterval = 40 * time.Millisecond
-	// crowdKeys is how many keys an initiator has. It uses them in turn, so that
-	// most have rested for initiationInterval when it is theirs again.
-	crowdKeys = 32
+	// keysPerInitiator is the number of keys of an initiator. It uses them in
+	// turn, so that most were last used more than initiationInterval ago.
+	keysPerInitiator = 32
 )
 
-// crowd is a responder and its initiators.
-type crowd struct {
+// A handshakeLoad is a responder and its initiators.
+type handshakeLoad struct {
 	b          *testing.B
 	responder  net.PacketConn
 	initiators []initiator
-	turns      int // of the keys
+	turns      int // number of keys used so far
 }
 
 type initiator struct {
 	end  end
-	keys [crowdKeys]wireguard.PrivateKey
-	from [crowdKeys]net.PacketConn // by the address that the responder allows that key
-	used [crowdKeys]time.Time
+	keys [keysPerInitiator]wireguard.PrivateKey
+	from [keysPerInitiator]net.PacketConn // bound to the address that the responder allows for that key
+	used [keysPerInitiator]time.Time
 }
 
-func newCrowd(b *testing.B, kinds lineup, atOnce int) *crowd {
-	c := &crowd{b: b, initiators: make([]initiator, atOnce)}
+func newHandshakeLoad(b *testing.B, kinds pairing, atOnce int) *handshakeLoad {
+	c := &handshakeLoad{b: b, initiators: make([]initiator, atOnce)}
 	start := func(k kind, cfg wireguard.Config) end {
 		e, err := k.start(cfg)
 		if err != nil {
@@ -76,13 +78,13 @@ func newCrowd(b *testing.B, kinds lineup, atOnce int) *crowd {
 		return pc
 	}
 	host := func(addr netip.Addr) netip.Prefix { return netip.PrefixFrom(addr, addr.BitLen()) }
-	// Every other address, as wireguard-go's end wakes itself up by a packet to
-	// the next one.
+	// Every second address: the wireguard-go end sends itself a packet to the
+	// next address to wake up.
 	address := func(i, k int) netip.Addr { return netip.AddrFrom4([4]byte{10, 1, byte(i), byte(2 * k)}) }
 
 	there := wireguard.Config{PrivateKey: wireguard.NewPrivateKey(), Address: []netip.Prefix{host(inner(1, 4))}}
 	for i := range c.initiators {
-		for k := range crowdKeys {
+		for k := range keysPerInitiator {
 			key := wireguard.NewPrivateKey()
 			c.initiators[i].keys[k] = key
 			there.Peers = append(there.Peers, wireguard.PeerConfig{
@@ -100,27 +102,27 @@ func newCrowd(b *testing.B, kinds lineup, atOnce int) *crowd {
 			Endpoint:   fmt.Sprintf("127.0.0.1:%d", responder.Port()),
 			AllowedIPs: []netip.Prefix{host(inner(1, 4))},
 		}}}
-		for k := range crowdKeys {
+		for k := range keysPerInitiator {
 			here.Address = append(here.Address, host(address(i, k)))
 		}
 		t.end = start(kinds[0], here)
-		for k := range crowdKeys {
+		for k := range keysPerInitiator {
 			t.from[k] = listen(t.end, address(i, k))
 		}
 	}
-	c.round() // ends know the static secrets of all keys
+	c.round() // computes the static secrets of all keys
 	return c
 }
 
-// round has the crowd come for crowdRound. Its metrics are how many handshakes
-// were made in a second, and how long they took.
-func (c *crowd) round() []metric {
+// round makes handshakes for handshakeRound. Its metrics are the handshakes per
+// second and their durations.
+func (c *handshakeLoad) round() []metric {
 	var (
 		times []time.Duration
 		busy  time.Duration
 	)
-	for begun := time.Now(); time.Since(begun) < crowdRound; {
-		k := c.turns % crowdKeys
+	for begun := time.Now(); time.Since(begun) < handshakeRound; {
+		k := c.turns % keysPerInitiator
 		c.turns++
 		for i := range c.initiators {
 			t := &c.initiators[i]
@@ -143,7 +145,7 @@ func (c *crowd) round() []metric {
 	}
 }
 
-// send sends a datagram under the key of the given index.
+// send makes key k the initiator's private key and sends a datagram.
 func (t *initiator) send(k int) error {
 	e := t.end.(interface {
 		SetPrivateKey(wireguard.PrivateKey) error
@@ -155,8 +157,8 @@ func (t *initiator) send(k int) error {
 	return err
 }
 
-// receive waits for a datagram of every initiator.
-func (c *crowd) receive(arrived func()) error {
+// receive waits for one datagram from every initiator.
+func (c *handshakeLoad) receive(arrived func()) error {
 	c.responder.SetReadDeadline(time.Now().Add(20 * time.Second))
 	var b [1]byte
 	for n := range c.initiators {

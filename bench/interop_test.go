@@ -12,8 +12,8 @@ import (
 	"github.com/wgstack/wireguard"
 )
 
-// TestInterop has every pair talk: IPv4 and IPv6 outside, with and without
-// preshared key, all of ping, TCP and UDP inside.
+// TestInterop runs ping, TCP and UDP between every pair, over IPv4 and IPv6,
+// with and without a preshared key.
 func TestInterop(t *testing.T) {
 	for _, kinds := range pairs {
 		for _, outer := range []string{"127.0.0.1", "::1"} {
@@ -21,7 +21,7 @@ func TestInterop(t *testing.T) {
 				t.Run(fmt.Sprintf("%s/%s/psk=%t", pairName(kinds), outer, !psk.IsZero()), func(t *testing.T) {
 					t.Parallel()
 					r := tunnel{kinds: kinds, outer: outer, psk: [2]wireguard.PresharedKey{psk, psk}}.start(t)
-					r.converse(t)
+					r.checkTraffic(t)
 				})
 			}
 		}
@@ -31,8 +31,7 @@ func TestInterop(t *testing.T) {
 // hidden hides the type of a net.PacketConn.
 type hidden struct{ net.PacketConn }
 
-// TestListenPacket has this library send through sockets that the application
-// opens.
+// TestListenPacket runs this library on sockets that the application opens.
 func TestListenPacket(t *testing.T) {
 	var lc net.ListenConfig
 	sockets := map[string]func(context.Context, string, string) (net.PacketConn, error){
@@ -42,8 +41,8 @@ func TestListenPacket(t *testing.T) {
 			if err != nil {
 				return nil, err
 			}
-			// The device cannot do this, and gVisor's TCP takes seconds to
-			// recover from loss.
+			// Without segmentation offload there is loss, from which gVisor's
+			// TCP takes seconds to recover.
 			err = pc.(*net.UDPConn).SetReadBuffer(4 << 20)
 			return hidden{pc}, err
 		},
@@ -59,15 +58,15 @@ func TestListenPacket(t *testing.T) {
 							tun.listen[i] = listen
 						}
 					}
-					tun.start(t).converse(t)
+					tun.start(t).checkTraffic(t)
 				})
 			}
 		}
 	}
 }
 
-// TestWrongPSK: ends that differ in the preshared key get no session, until
-// they agree.
+// TestWrongPSK checks that ends with different preshared keys get no session
+// until the keys are equal.
 func TestWrongPSK(t *testing.T) {
 	for _, kinds := range pairs {
 		t.Run(pairName(kinds), func(t *testing.T) {
@@ -106,14 +105,14 @@ func TestWrongPSK(t *testing.T) {
 			if err := r.ends[1].SetPeer(r.peers[1]); err != nil {
 				t.Fatal(err)
 			}
-			r.hello(t)
+			r.establishSession(t)
 		})
 	}
 }
 
-// TestSilence: without a deadline of its own, a dial ends when there has been
-// no session for the time of three initiations, also if the peer keeps
-// initiating what cannot succeed.
+// TestSilence checks that a dial without a deadline fails when there has been
+// no session for the time of three initiations, even if the peer keeps sending
+// initiations that cannot succeed.
 func TestSilence(t *testing.T) {
 	for _, kinds := range pairs {
 		for i, k := range kinds {
@@ -143,8 +142,8 @@ func TestSilence(t *testing.T) {
 	}
 }
 
-// TestKeepalive: an end with a persistent keepalive and nothing to say makes a
-// session by itself and sends empty packets at its pace.
+// TestKeepalive checks that an idle end with a persistent keepalive establishes
+// a session and sends keepalives at the configured interval.
 func TestKeepalive(t *testing.T) {
 	const (
 		initiation = 148
@@ -167,14 +166,14 @@ func TestKeepalive(t *testing.T) {
 			if passed := time.Since(start); passed < 2500*time.Millisecond || passed > 4500*time.Millisecond {
 				t.Errorf("4 keepalives took %v, want 3s", passed)
 			}
-			// The other end has learned where this one is.
+			// The other end has learned this end's endpoint.
 			r.ping(t, 1, 4)
 		})
 	}
 }
 
-// TestEndpointUnknown: the end that waits cannot dial before it has been
-// spoken to.
+// TestEndpointUnknown checks that an end without an endpoint cannot dial before
+// it has received from its peer.
 func TestEndpointUnknown(t *testing.T) {
 	t.Parallel()
 	r := tunnel{kinds: [2]kind{kindGo, kindOwn}}.start(t)
@@ -184,11 +183,11 @@ func TestEndpointUnknown(t *testing.T) {
 	if !errors.Is(err, wireguard.ErrNoEndpoint) {
 		t.Fatalf("error %v, want %v", err, wireguard.ErrNoEndpoint)
 	}
-	r.hello(t)
+	r.establishSession(t)
 	r.ping(t, 1, 4)
 }
 
-// TestBulk sends as much as it can both ways at the same time.
+// TestBulk sends at full speed in both directions at once.
 func TestBulk(t *testing.T) {
 	const size = int64(64 << 20 >> raceShift)
 	for _, kinds := range pairs {
@@ -201,12 +200,12 @@ func TestBulk(t *testing.T) {
 	}
 }
 
-// TestCalls makes small connections, both ways at the same time.
+// TestCalls makes short connections in both directions at once.
 func TestCalls(t *testing.T) {
 	for _, kinds := range pairs {
 		t.Run(pairName(kinds), func(t *testing.T) {
 			r := tunnel{kinds: kinds}.start(t)
-			r.hello(t)
+			r.establishSession(t)
 			errs := make(chan error, 2)
 			for from := range 2 {
 				go func() {

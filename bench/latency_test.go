@@ -10,35 +10,35 @@ import (
 	"time"
 )
 
-// BenchmarkLatency asks for one byte and waits for it, over TCP: in an idle
-// tunnel, and in one that a stream fills in the direction of the questions.
+// BenchmarkLatency measures the round trip of one byte over TCP: in an idle
+// tunnel, and in one that a stream saturates in the direction of the request.
 func BenchmarkLatency(b *testing.B) {
 	b.Run("idle", func(b *testing.B) {
-		contest(b, func(b *testing.B, r *running) func() []metric { return newDialogue(b, r).idle })
+		comparePairings(b, func(b *testing.B, r *running) func() []metric { return newLatencyLoad(b, r).idle })
 	})
 	b.Run("loaded", func(b *testing.B) {
-		contest(b, func(b *testing.B, r *running) func() []metric { return newDialogue(b, r).loaded })
+		comparePairings(b, func(b *testing.B, r *running) func() []metric { return newLatencyLoad(b, r).loaded })
 	})
 }
 
 const (
-	idleQuestions = 1000
-	loadedRound   = 400 * time.Millisecond
-	// loadedAfter is how many bytes of the load have arrived when the questions
-	// begin.
+	idleRoundTrips = 1000
+	loadedRound    = 400 * time.Millisecond
+	// loadedAfter is the number of bytes of the load that arrive before the
+	// measurement begins.
 	loadedAfter = 4 << 20
 )
 
-// dialogue is a connection through one tunnel, whose other end echoes.
-type dialogue struct {
+// A latencyLoad is a connection through one tunnel to an echo server.
+type latencyLoad struct {
 	b     *testing.B
 	r     *running
 	conn  net.Conn
 	times []time.Duration
 }
 
-func newDialogue(b *testing.B, r *running) *dialogue {
-	d := &dialogue{b: b, r: r}
+func newLatencyLoad(b *testing.B, r *running) *latencyLoad {
+	d := &latencyLoad{b: b, r: r}
 	var accepted net.Conn
 	d.conn, accepted = r.dial(b, 0, 4)
 	go io.CopyBuffer(struct{ io.Writer }{accepted}, struct{ io.Reader }{accepted}, make([]byte, 1))
@@ -46,8 +46,9 @@ func newDialogue(b *testing.B, r *running) *dialogue {
 	return d
 }
 
-// ask waits for an answer and notes how long it took.
-func (d *dialogue) ask() error {
+// measureRoundTrip sends a byte, waits for the reply and records how long it
+// took.
+func (d *latencyLoad) measureRoundTrip() error {
 	var b [1]byte
 	start := time.Now()
 	if _, err := d.conn.Write(b[:]); err != nil {
@@ -60,26 +61,26 @@ func (d *dialogue) ask() error {
 	return nil
 }
 
-// idle asks some questions. Its metrics are how long answers took.
-func (d *dialogue) idle() []metric {
+// idle measures idleRoundTrips round trips.
+func (d *latencyLoad) idle() []metric {
 	d.times = d.times[:0]
-	for range idleQuestions {
-		if err := d.ask(); err != nil {
+	for range idleRoundTrips {
+		if err := d.measureRoundTrip(); err != nil {
 			d.b.Fatal(err)
 		}
 	}
 	return d.metrics()
 }
 
-// loaded asks for a while, beside a stream on a connection of its own. Its
-// metrics are how long answers took, and how fast the stream was meanwhile.
-func (d *dialogue) loaded() []metric {
+// loaded measures round trips for loadedRound, beside a stream on another
+// connection. Its metrics are the round trips and the rate of the stream.
+func (d *latencyLoad) loaded() []metric {
 	d.times = d.times[:0]
 	from, to := d.r.dial(d.b, 0, 4)
 	defer from.Close()
 	defer to.Close()
 	var (
-		full    = make(chan struct{}) // closed when enough has arrived, or nothing more will
+		full    = make(chan struct{}) // closed when loadedAfter bytes have arrived, or the stream has ended
 		over    atomic.Bool
 		arrived atomic.Int64
 		speed   float64
@@ -115,7 +116,7 @@ func (d *dialogue) loaded() []metric {
 			<-full
 			start, before := time.Now(), arrived.Load()
 			for time.Since(start) < loadedRound {
-				if err := d.ask(); err != nil {
+				if err := d.measureRoundTrip(); err != nil {
 					return err
 				}
 			}
@@ -126,6 +127,6 @@ func (d *dialogue) loaded() []metric {
 	return append(d.metrics(), metric{"MB/s", speed})
 }
 
-func (d *dialogue) metrics() []metric {
+func (d *latencyLoad) metrics() []metric {
 	return []metric{{"p50-us", quantile(d.times, 0.5)}, {"p99-us", quantile(d.times, 0.99)}}
 }

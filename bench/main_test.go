@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// TestMain runs more parallel tests than there are processors: most of them
-// wait for the timers of the protocol.
+// TestMain runs more parallel tests than there are processors, since most tests
+// wait for timers of the protocol.
 func TestMain(m *testing.M) {
 	flag.Parse()
 	given := false

@@ -9,8 +9,8 @@ import (
 	"github.com/wgstack/wireguard"
 )
 
-// BenchmarkMemory measures what one of each takes: of the heap, of stacks and
-// in goroutines. Of connections it counts both ends.
+// BenchmarkMemory measures heap, stacks and goroutines of one device, peer or
+// connection; of a connection both ends.
 func BenchmarkMemory(b *testing.B) {
 	both := []kind{kindOwn, kindGo}
 	for _, m := range []struct {
@@ -34,7 +34,7 @@ func BenchmarkMemory(b *testing.B) {
 	}
 }
 
-// deviceMemory is of an idle device with one peer.
+// deviceMemory measures an idle device with one peer.
 func deviceMemory(b *testing.B, k kind) []metric {
 	const devices = 4
 	m := measureMemory()
@@ -45,7 +45,7 @@ func deviceMemory(b *testing.B, k kind) []metric {
 	return m.each(devices)
 }
 
-// idlePeerMemory is of peers that a device knows and never heard from.
+// idlePeerMemory measures peers that a device has never received from.
 func idlePeerMemory(b *testing.B, k kind, peers int) []metric {
 	e := startAlone(b, k, wireguard.NewPrivateKey())
 	defer e.Close()
@@ -58,14 +58,15 @@ func idlePeerMemory(b *testing.B, k kind, peers int) []metric {
 	return m.each(peers)
 }
 
-// busyPeerMemory is of peers that have sessions and have moved data both ways.
+// busyPeerMemory measures peers that have sessions and have moved data in both
+// directions.
 func busyPeerMemory(b *testing.B, k kind) []metric {
-	const peers = 1000 // to share what the device itself takes under load
-	s := newSwarm(b, k, peers, true)
+	const peers = 1000 // enough to make the device's own share small
+	s := newPeerLoad(b, k, peers, true)
 	defer s.close()
 	m := measureMemory()
-	s.enlist()
-	s.shake()
+	s.addMembers()
+	s.handshake()
 	s.round(4)
 	for _, m := range s.members {
 		m.sealed = nil
@@ -73,11 +74,11 @@ func busyPeerMemory(b *testing.B, k kind) []metric {
 	return m.each(peers)[:1]
 }
 
-// connectionMemory is of TCP connections that were made, and no more.
+// connectionMemory measures idle TCP connections.
 func connectionMemory(b *testing.B, k kind) []metric {
 	const connections = 200
 	r := tunnel{kinds: [2]kind{k, k}}.start(b)
-	dialed, accepted := r.dial(b, 0, 4) // there is a session, and what a first one leaves
+	dialed, accepted := r.dial(b, 0, 4) // establishes the session and what the first connection allocates
 	open := []net.Conn{dialed, accepted}
 	m := measureMemory()
 	for range connections {
@@ -93,8 +94,8 @@ func connectionMemory(b *testing.B, k kind) []metric {
 	return metrics
 }
 
-// startAlone starts a device that nobody talks to. It ends with the benchmark
-// at the latest.
+// startAlone starts a device without traffic. It is closed when the benchmark
+// ends.
 func startAlone(b *testing.B, k kind, private wireguard.PrivateKey, peers ...wireguard.PeerConfig) end {
 	b.Helper()
 	e, err := k.start(wireguard.Config{
@@ -109,32 +110,32 @@ func startAlone(b *testing.B, k kind, private wireguard.PrivateKey, peers ...wir
 	return e
 }
 
-// memory is what is in use.
+// memory is the memory in use by the process.
 type memory struct{ heap, stacks, goroutines float64 }
 
 func measureMemory() memory {
 	var s runtime.MemStats
-	runtime.GC() // pools keep things for one more
+	runtime.GC() // sync.Pool survives one collection
 	runtime.GC()
 	runtime.ReadMemStats(&s)
 	return memory{float64(s.HeapAlloc), float64(s.StackInuse), float64(runtime.NumGoroutine())}
 }
 
-// each is what each of n things takes that are there since m was measured.
+// each returns the growth since m, divided by n.
 func (m memory) each(n int) []metric {
 	now := measureMemory()
 	return []metric{
 		{"heap-B", (now.heap - m.heap) / float64(n)},
-		{"stack-B", max(0, now.stacks-m.stacks) / float64(n)}, // idle stacks shrink meanwhile
+		{"stack-B", max(0, now.stacks-m.stacks) / float64(n)}, // stacks of other goroutines may have shrunk
 		{"goroutines", (now.goroutines - m.goroutines) / float64(n)},
 	}
 }
 
-// BenchmarkAllocations counts what the whole process allocates for a packet in
-// bulk TCP: by both ends, their TCP/IP stacks included.
+// BenchmarkAllocations counts the allocations of the whole process for each
+// packet of bulk TCP: both ends, with their TCP/IP stacks.
 func BenchmarkAllocations(b *testing.B) {
-	contest(b, func(b *testing.B, r *running) func() []metric {
-		u := newBulk(b, r, 4, false)
+	comparePairings(b, func(b *testing.B, r *running) func() []metric {
+		u := newBulkLoad(b, r, 4, false)
 		return func() []metric {
 			var before, after runtime.MemStats
 			runtime.ReadMemStats(&before)

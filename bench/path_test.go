@@ -8,10 +8,10 @@ import (
 	"github.com/wgstack/wireguard/internal/simnet"
 )
 
-// BenchmarkPath moves bytes through one TCP connection over a long path, a
-// lossy one, and one that is both: a network in the process with no limit of
-// its own, which Tailscale's wireguard-go cannot use. Losses and delays are in
-// both directions.
+// BenchmarkPath moves bytes through one TCP connection over a path with delay,
+// one with loss, and one with both: a simulated network without a rate limit,
+// which Tailscale's wireguard-go cannot use. Loss and delay apply in both
+// directions.
 func BenchmarkPath(b *testing.B) {
 	for _, p := range []struct {
 		name string
@@ -24,8 +24,8 @@ func BenchmarkPath(b *testing.B) {
 	} {
 		b.Run(p.name, func(b *testing.B) {
 			var cs []contestant
-			for _, l := range duels {
-				cs = append(cs, contestant{l.String(), newLongRun(b, l, p.link, p.warm).round})
+			for _, l := range ownPairings {
+				cs = append(cs, contestant{l.String(), newPathLoad(b, l, p.link, p.warm).round})
 			}
 			compare(b, cs)
 		})
@@ -34,19 +34,19 @@ func BenchmarkPath(b *testing.B) {
 
 const (
 	pathRound = 500 * time.Millisecond
-	// pathQueue is how many datagrams wait to be read, at most: those of the
+	// pathQueue is the capacity of the receive queue in datagrams: those of the
 	// largest window.
 	pathQueue = 1 << 14
 )
 
-// longRun is a tunnel over one path.
-type longRun struct {
+// A pathLoad is a tunnel over one path.
+type pathLoad struct {
 	b    *testing.B
 	r    *running
-	warm time.Duration // until the windows have grown
+	warm time.Duration // time for the windows to grow
 }
 
-func newLongRun(b *testing.B, l lineup, link simnet.Link, warm time.Duration) *longRun {
+func newPathLoad(b *testing.B, l pairing, link simnet.Link, warm time.Duration) *pathLoad {
 	n := simnet.New(1, simnet.WithQueue(pathQueue))
 	b.Cleanup(n.Close)
 	hosts := [2]netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")}
@@ -55,14 +55,14 @@ func newLongRun(b *testing.B, l lineup, link simnet.Link, warm time.Duration) *l
 		tun.listen[i] = n.ListenPacket(h)
 	}
 	r := tun.start(b)
-	r.hello(b)
-	n.SetLinks(hosts[0], hosts[1], link) // only now, as nothing repeats a lost ping
-	return &longRun{b, r, warm}
+	r.establishSession(b)
+	n.SetLinks(hosts[0], hosts[1], link) // only now, since a lost ping is not repeated
+	return &pathLoad{b, r, warm}
 }
 
-// round fills a new connection, and measures how fast bytes arrive when its
-// windows have grown. A connection that had paused would begin anew as well.
-func (l *longRun) round() []metric {
+// round saturates a new connection, and measures the rate after its windows
+// have grown. A connection that was idle would restart from slow start as well.
+func (l *pathLoad) round() []metric {
 	from, to := l.r.dial(l.b, 0, 4)
 	stopped := make(chan struct{})
 	go func() {
@@ -73,7 +73,7 @@ func (l *longRun) round() []metric {
 		}
 	}()
 	defer func() {
-		to.Close() // which resets the connection, as more arrives
+		to.Close() // resets the connection, since more data arrives
 		from.SetDeadline(time.Now())
 		from.Close()
 		<-stopped

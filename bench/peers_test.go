@@ -14,9 +14,9 @@ import (
 	"github.com/wgstack/wireguard/internal/fakepeer"
 )
 
-// BenchmarkPeers has a thousand peers send a little each, in turns, to one
-// device, which has idle peers beside them. wireguard-go takes no more than
-// 65,536 peers.
+// BenchmarkPeers has a thousand peers send a little each, in turn, to one
+// device, which has idle peers as well. wireguard-go accepts at most 65,536
+// peers.
 func BenchmarkPeers(b *testing.B) {
 	for _, test := range []struct {
 		idle  int
@@ -29,10 +29,10 @@ func BenchmarkPeers(b *testing.B) {
 		b.Run(fmt.Sprintf("busy=1000/idle=%d", test.idle), func(b *testing.B) {
 			var cs []contestant
 			for _, k := range test.kinds {
-				s := newSwarm(b, k, 1000, false)
-				s.enlist()
+				s := newPeerLoad(b, k, 1000, false)
+				s.addMembers()
 				s.addIdle(test.idle)
-				s.shake()
+				s.handshake()
 				cs = append(cs, contestant{k.name, func() []metric { return s.round(20) }})
 			}
 			compare(b, cs)
@@ -41,40 +41,40 @@ func BenchmarkPeers(b *testing.B) {
 }
 
 const (
-	// swarmWindow is how many packets of a swarm are under way at a time, few
-	// enough for every queue to hold.
-	swarmWindow  = 256
-	swarmPayload = 128
-	// swarmPatience is for how long nothing arrives until what is under way is
-	// taken for lost.
-	swarmPatience = 200 * time.Millisecond
+	// peerWindow is the number of packets in flight, small enough for every
+	// queue on the path.
+	peerWindow  = 256
+	peerPayload = 128
+	// peerLossTimeout is the time without arrivals after which the packets in
+	// flight count as lost.
+	peerLossTimeout = 200 * time.Millisecond
 )
 
-// A swarm is a device and its many peers, which are no devices: each is a key,
-// a socket and, once there was a handshake, a session.
-type swarm struct {
+// A peerLoad is a device and its many peers. The peers are not devices: each is
+// a key, a socket and, after a handshake, a session.
+type peerLoad struct {
 	b       *testing.B
 	end     end
 	members []*member
-	inside  net.PacketConn // of the device, where packets go
-	answers bool           // they are sent back
+	inside  net.PacketConn // the device's socket that receives the packets
+	answers bool           // whether packets are sent back
 	arrived atomic.Int64
-	news    chan struct{} // something arrived
+	news    chan struct{} // signals an arrival
 }
 
 type member struct {
 	*fakepeer.Peer
 	socket  net.Conn
-	addr    netip.Addr // inside
+	addr    netip.Addr // inside the tunnel
 	session *fakepeer.Session
-	sealed  [][]byte // to be sent
+	sealed  [][]byte // packets to send
 }
 
-// newSwarm starts a device, which knows no peer yet, and n members.
-func newSwarm(b *testing.B, k kind, n int, answers bool) *swarm {
+// newPeerLoad starts a device without peers, and n members.
+func newPeerLoad(b *testing.B, k kind, n int, answers bool) *peerLoad {
 	b.Helper()
 	private := wireguard.NewPrivateKey()
-	s := &swarm{b: b, end: startAlone(b, k, private), answers: answers, news: make(chan struct{}, 1)}
+	s := &peerLoad{b: b, end: startAlone(b, k, private), answers: answers, news: make(chan struct{}, 1)}
 	at := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), s.end.Port()).String()
 	for i := range n {
 		socket, err := net.Dial("udp", at)
@@ -98,16 +98,16 @@ func newSwarm(b *testing.B, k kind, n int, answers bool) *swarm {
 	return s
 }
 
-// close ends the device and its peers, which the end of the benchmark does too.
-func (s *swarm) close() {
+// close closes the device and its peers; so does the end of the benchmark.
+func (s *peerLoad) close() {
 	s.end.Close()
 	for _, m := range s.members {
 		m.socket.Close()
 	}
 }
 
-// enlist makes the members peers of the device.
-func (s *swarm) enlist() {
+// addMembers adds the members to the device's peers.
+func (s *peerLoad) addMembers() {
 	s.b.Helper()
 	for _, m := range s.members {
 		err := s.end.SetPeer(wireguard.PeerConfig{
@@ -120,13 +120,13 @@ func (s *swarm) enlist() {
 	}
 }
 
-// memberAddr is the inner address of peer i.
+// memberAddr returns the inner address of member i.
 func memberAddr(i int) netip.Addr {
 	return netip.AddrFrom4([4]byte{10, byte(1 + i>>16), byte(i >> 8), byte(i)})
 }
 
-// addIdle gives the device n more peers, which never speak.
-func (s *swarm) addIdle(n int) {
+// addIdle adds n peers to the device that never send.
+func (s *peerLoad) addIdle(n int) {
 	s.b.Helper()
 	for i := range n {
 		if err := s.end.SetPeer(idlePeer(len(s.members) + i)); err != nil {
@@ -135,7 +135,7 @@ func (s *swarm) addIdle(n int) {
 	}
 }
 
-// idlePeer is a peer that nobody has the private key of.
+// idlePeer returns a peer with a random public key.
 func idlePeer(i int) wireguard.PeerConfig {
 	p := wireguard.PeerConfig{
 		Endpoint:   "127.0.0.1:9",
@@ -145,21 +145,21 @@ func idlePeer(i int) wireguard.PeerConfig {
 	return p
 }
 
-// shake makes a session for each member. They begin one after the other: a
-// device that has many handshakes to answer would ask for cookies.
-func (s *swarm) shake() {
+// handshake establishes a session for each member, one after the other: a
+// device with many handshakes to answer at once would demand cookies.
+func (s *peerLoad) handshake() {
 	s.b.Helper()
 	for i, m := range s.members {
 		var err error
 		for tries := 0; m.session == nil; tries++ {
-			if m.session, err = m.shake(); err != nil && tries == 5 {
+			if m.session, err = m.handshake(); err != nil && tries == 5 {
 				s.b.Fatalf("handshake of peer %d: %v", i, err)
 			}
 		}
 	}
 }
 
-func (m *member) shake() (*fakepeer.Session, error) {
+func (m *member) handshake() (*fakepeer.Session, error) {
 	msg, hs := m.Initiation(fakepeer.InitiationOptions{})
 	if _, err := m.socket.Write(msg); err != nil {
 		return nil, err
@@ -173,8 +173,8 @@ func (m *member) shake() (*fakepeer.Session, error) {
 	return m.ConsumeResponse(hs, buf[:n])
 }
 
-// receive reads inside the device what has arrived.
-func (s *swarm) receive() {
+// receive reads and counts the packets that arrive inside the tunnel.
+func (s *peerLoad) receive() {
 	buf := make([]byte, 2048)
 	for {
 		n, from, err := s.inside.ReadFrom(buf)
@@ -192,30 +192,30 @@ func (s *swarm) receive() {
 	}
 }
 
-// round sends each packets of every member and waits for them. Its metrics are
-// how many packets the device accepted, and what it cost to send them and to
-// accept them.
-func (s *swarm) round(each int) []metric {
+// round sends the given number of packets from every member and waits for them.
+// Its metrics are the packets per second and the processor time, that of
+// sending included.
+func (s *peerLoad) round(each int) []metric {
 	for _, m := range s.members {
 		m.seal(each)
 	}
 	sent, arrived := int64(0), s.arrived.Load()
 	cpu, start := cpuTime(), time.Now()
-	var idle time.Duration // waited for what was lost
+	var idle time.Duration // time spent waiting for lost packets
 	lost := int64(0)
 	wait := func(most int64) {
 		for sent-lost-(s.arrived.Load()-arrived) > most {
 			select {
 			case <-s.news:
-			case <-time.After(swarmPatience):
-				idle += swarmPatience
+			case <-time.After(peerLossTimeout):
+				idle += peerLossTimeout
 				lost = sent - (s.arrived.Load() - arrived)
 			}
 		}
 	}
 	for i := range each {
 		for _, m := range s.members {
-			wait(swarmWindow - 1)
+			wait(peerWindow - 1)
 			if _, err := m.socket.Write(m.sealed[i]); err != nil {
 				s.b.Fatal(err)
 			}
@@ -235,16 +235,16 @@ func (s *swarm) round(each int) []metric {
 	}
 }
 
-// seal prepares n packets, so that it costs nothing later.
+// seal seals n packets in advance, so that the measurement excludes it.
 func (m *member) seal(n int) {
 	m.sealed = m.sealed[:0]
-	pkt := datagram(m.addr, inner(0, 4), make([]byte, swarmPayload))
+	pkt := datagram(m.addr, inner(0, 4), make([]byte, peerPayload))
 	for range n {
 		m.sealed = append(m.sealed, m.session.Seal(pkt))
 	}
 }
 
-// datagram is an IPv4 packet with UDP for port.
+// datagram returns an IPv4 packet with a UDP datagram for port.
 func datagram(src, dst netip.Addr, payload []byte) []byte {
 	const ipHeader, udpHeader = 20, 8
 	b := make([]byte, ipHeader+udpHeader, ipHeader+udpHeader+len(payload))
@@ -259,7 +259,7 @@ func datagram(src, dst netip.Addr, payload []byte) []byte {
 	}
 	sum = sum>>16 + sum&0xffff
 	binary.BigEndian.PutUint16(b[10:], ^uint16(sum+sum>>16))
-	udp := b[ipHeader:] // without a checksum, which IPv4 allows
+	udp := b[ipHeader:] // no checksum, as IPv4 permits
 	binary.BigEndian.PutUint16(udp, port)
 	binary.BigEndian.PutUint16(udp[2:], port)
 	binary.BigEndian.PutUint16(udp[4:], uint16(len(udp)))

@@ -2,6 +2,6 @@
 
 package bench
 
-// raceShift is by how many bits to do less where the race detector makes it
-// slow.
+// raceShift is the number of bits by which loads are reduced under the race
+// detector.
 const raceShift = 2

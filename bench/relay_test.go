@@ -7,9 +7,9 @@ import (
 	"testing"
 )
 
-// A relay is a NAT between two ends on the loopback interface: the first talks
-// to its front, the second hears its back, and either can move to another
-// port.
+// A relay is a NAT between two ends on the loopback interface: the first end
+// sends to its front, the second receives from its back, and either side can
+// move to another port.
 type relay struct {
 	t      testing.TB
 	host   netip.Addr
@@ -17,7 +17,7 @@ type relay struct {
 
 	mu          sync.Mutex
 	front, back *net.UDPConn
-	first       netip.AddrPort // where the first end was last heard
+	first       netip.AddrPort // the last source address of the first end
 }
 
 func newRelay(t testing.TB, second netip.AddrPort) *relay {
@@ -37,7 +37,7 @@ func newRelay(t testing.TB, second netip.AddrPort) *relay {
 func addrPort(c *net.UDPConn) netip.AddrPort { return c.LocalAddr().(*net.UDPAddr).AddrPort() }
 
 // move replaces a socket by one on another port, whose datagrams go to handle.
-// The old one is closed: what is sent there is lost.
+// It closes the old one: datagrams to it are lost.
 func (r *relay) move(socket **net.UDPConn, handle func(b []byte, from netip.AddrPort)) netip.AddrPort {
 	r.t.Helper()
 	c, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(r.host, 0)))

@@ -34,10 +34,10 @@ import (
 	"github.com/wgstack/wireguard"
 )
 
-// Tailscale's wireguard-go has no TCP/IP stack of its own that takes or gives
-// large packets; its product has one. Here is what that comes to without the
-// rest of the product: gVisor, whose packets of up to 64 KiB leave through
-// GSOSplit, and whose GRO joins what a batch of the device brings.
+// Tailscale's wireguard-go has no TCP/IP stack with segmentation offload;
+// Tailscale's product has one. This is the equivalent without the rest of the
+// product: gVisor, whose packets of up to 64 KiB leave through GSOSplit, and
+// whose GRO merges the packets of a batch from the device.
 
 var kindTailscale = kind{"tailscale", newTailscaleEnd}
 
@@ -65,8 +65,8 @@ func newTailscaleEnd(cfg wireguard.Config) (end, error) {
 	return e, nil
 }
 
-// newTailscaleStack returns a stack on tun, with the settings of this
-// library's. The product's, Reno without RACK, are slower here.
+// newTailscaleStack returns a stack on tun with the settings of this library's
+// stack. The product's settings, Reno without RACK, are slower here.
 func newTailscaleStack(tun *tailscaleTUN, addrs []netip.Prefix) (*stack.Stack, error) {
 	s := stack.New(stack.Options{
 		NetworkProtocols:   []stack.NetworkProtocolFactory{ipv4.NewProtocol, ipv6.NewProtocol},
@@ -81,7 +81,7 @@ func newTailscaleStack(tun *tailscaleTUN, addrs []netip.Prefix) (*stack.Stack, e
 			return nil, fmt.Errorf("TCP option %T: %v", opt, err)
 		}
 	}
-	// Of UDP.
+	// UDP has no CloseWrite.
 	if err := s.SetOption(tcpip.ReceiveBufferSizeOption{Min: 4096, Default: 1 << 20, Max: 8 << 20}); err != nil {
 		return nil, fmt.Errorf("receive buffer: %v", err)
 	}
@@ -116,8 +116,8 @@ func protocolOf(addr netip.Addr) tcpip.NetworkProtocolNumber {
 	return ipv6.ProtocolNumber
 }
 
-// full returns what gVisor calls the address given as text.
-func full(address string) (tcpip.FullAddress, tcpip.NetworkProtocolNumber, error) {
+// fullAddress parses an address into gVisor's form.
+func fullAddress(address string) (tcpip.FullAddress, tcpip.NetworkProtocolNumber, error) {
 	ap, err := netip.ParseAddrPort(address)
 	if err != nil {
 		return tcpip.FullAddress{}, 0, err
@@ -127,7 +127,7 @@ func full(address string) (tcpip.FullAddress, tcpip.NetworkProtocolNumber, error
 }
 
 func (e *tailscaleEnd) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
-	addr, protocol, err := full(address)
+	addr, protocol, err := fullAddress(address)
 	switch {
 	case err != nil:
 		return nil, err
@@ -138,7 +138,7 @@ func (e *tailscaleEnd) DialContext(ctx context.Context, network, address string)
 }
 
 func (e *tailscaleEnd) Listen(_ context.Context, _, address string) (net.Listener, error) {
-	addr, protocol, err := full(address)
+	addr, protocol, err := fullAddress(address)
 	if err != nil {
 		return nil, err
 	}
@@ -146,15 +146,14 @@ func (e *tailscaleEnd) Listen(_ context.Context, _, address string) (net.Listene
 }
 
 func (e *tailscaleEnd) ListenPacket(_ context.Context, _, address string) (net.PacketConn, error) {
-	addr, protocol, err := full(address)
+	addr, protocol, err := fullAddress(address)
 	if err != nil {
 		return nil, err
 	}
 	return gonet.DialUDP(e.stack, &addr, nil, protocol)
 }
 
-// Ping sends an echo request, once; the stack fills in identifier and
-// checksum.
+// Ping sends one echo request; the stack fills in identifier and checksum.
 func (e *tailscaleEnd) Ping(ctx context.Context, addr netip.Addr) (time.Duration, error) {
 	protocol, request, reply := icmp.ProtocolNumber4, byte(header.ICMPv4Echo), byte(header.ICMPv4EchoReply)
 	if addr.Is6() {
@@ -198,7 +197,7 @@ func (e *tailscaleEnd) SetPeer(cfg wireguard.PeerConfig) error {
 	if cfg.Endpoint != "" {
 		e.bind.heard.Store(nil)
 	} else {
-		cfg.Endpoint = "[::]:0" // which the bind replaces
+		cfg.Endpoint = "[::]:0" // replaced by the bind
 	}
 	return e.uapi.SetPeer(cfg)
 }
@@ -218,11 +217,11 @@ func (e *tailscaleEnd) Close() error {
 	return nil
 }
 
-// tailscaleBind knows where its one peer is: the device leaves that to the
-// bind, and the product has another.
+// tailscaleBind tracks the endpoint of its one peer: the device leaves that to
+// the bind, and the product's bind is not usable here.
 type tailscaleBind struct {
 	tsconn.Bind
-	heard atomic.Pointer[tsconn.StdNetEndpoint] // where the latest initiation came from
+	heard atomic.Pointer[tsconn.StdNetEndpoint] // source of the last initiation
 }
 
 func (b *tailscaleBind) Open(port uint16) ([]tsconn.ReceiveFunc, uint16, error) {
@@ -248,13 +247,13 @@ func (b *tailscaleBind) Send(bufs [][]byte, to tsconn.Endpoint, offset int) erro
 	return b.Bind.Send(bufs, to, offset)
 }
 
-// tailscaleTUN is between the device and the stack.
+// tailscaleTUN connects the device and the stack.
 type tailscaleTUN struct {
 	link   *tailscaleLink
 	events chan tstun.Event
 	close  func()
 
-	next *stack.PacketBuffer // to read, if not nil; owned by Read
+	next *stack.PacketBuffer // next packet to read, if not nil; owned by Read
 
 	mu  sync.Mutex
 	gro gro.GRO // guarded by mu
@@ -270,8 +269,8 @@ func newTailscaleTUN() *tailscaleTUN {
 		events: make(chan tstun.Event),
 	}
 	t.link.SupportedGSOKind = stack.HostGSOSupported
-	// What comes out of the tunnel is authentic: as in this library's stack,
-	// its checksums are taken as verified.
+	// Packets from the tunnel are authenticated, so their checksums count as
+	// verified, as in this library's stack.
 	t.link.LinkEPCapabilities = stack.CapabilityRXChecksumOffload
 	t.close = sync.OnceFunc(func() {
 		close(t.link.done)
@@ -281,8 +280,8 @@ func newTailscaleTUN() *tailscaleTUN {
 	return t
 }
 
-// Read waits for a packet from the stack, and takes what else is there and has
-// room.
+// Read waits for a packet from the stack, and returns it with further queued
+// packets for which there is room.
 func (t *tailscaleTUN) Read(slab []byte, packets []tstun.ReadPacket) (int, error) {
 	if t.next == nil {
 		select {
@@ -312,7 +311,7 @@ func (t *tailscaleTUN) Read(slab []byte, packets []tstun.ReadPacket) (int, error
 	return n, nil
 }
 
-// fits reports whether what pb is cut into surely has room.
+// fits reports whether there is certainly room for the segments of pb.
 func fits(pb *stack.PacketBuffer, room, packets int) bool {
 	segments := 1
 	if mss := int(pb.GSOOptions.MSS); mss > 0 {
@@ -322,7 +321,7 @@ func fits(pb *stack.PacketBuffer, room, packets int) bool {
 	return segments <= packets && pb.Size()+segments*(headers+tstun.ReadPacketSpacing)+tstun.ReadPacketSpacing <= room
 }
 
-// cut writes to packets, which lie in slab, what pb is to be cut into.
+// cut writes the segments of pb to packets, which are parts of slab.
 func cut(pb *stack.PacketBuffer, slab []byte, packets []tstun.ReadPacket) (int, error) {
 	in, n := slab[tstun.ReadPacketSpacing:], 0
 	for _, part := range pb.AsSlices() {
@@ -348,7 +347,7 @@ func cut(pb *stack.PacketBuffer, slab []byte, packets []tstun.ReadPacket) (int, 
 	return tstun.GSOSplit(in, options, slab, packets, tstun.ReadPacketSpacing)
 }
 
-// Write hands packets to the stack.
+// Write delivers packets to the stack.
 func (t *tailscaleTUN) Write(bufs [][]byte, offset int) (int, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -377,13 +376,13 @@ func (t *tailscaleTUN) Name() (string, error)      { return "gvisor", nil }
 func (t *tailscaleTUN) Events() <-chan tstun.Event { return t.events }
 func (t *tailscaleTUN) BatchSize() int             { return tsconn.IdealBatchSize }
 
-// tailscaleLink is the stack's interface: gVisor's, but for larger packets,
-// and with a queue that holds back the sender where it is full.
+// tailscaleLink is the stack's interface: gVisor's, with larger packets, and
+// with a queue that blocks the sender when it is full.
 type tailscaleLink struct {
 	*channel.Endpoint
 	out        chan *stack.PacketBuffer
 	done       chan struct{}           // closed with the TUN
-	dispatcher stack.NetworkDispatcher // constant once the interface is there
+	dispatcher stack.NetworkDispatcher // constant after Attach
 }
 
 func (l *tailscaleLink) GSOMaxSize() uint32 { return 1<<16 - 1 }
@@ -407,15 +406,14 @@ func (l *tailscaleLink) WritePackets(list stack.PacketBufferList) (int, tcpip.Er
 	return list.Len(), nil
 }
 
-// TestTailscale checks that the contestant is one: that it speaks WireGuard,
-// and TCP/IP.
+// TestTailscale checks that the contestant works.
 func TestTailscale(t *testing.T) {
 	for _, kinds := range [][2]kind{{kindOwn, kindTailscale}, {kindTailscale, kindOwn}} {
 		t.Run(pairName(kinds), func(t *testing.T) {
 			t.Parallel()
 			r := tunnel{kinds: kinds}.start(t)
-			r.limit(t, 30*time.Second)
-			r.converse(t)
+			r.closeAfter(t, 30*time.Second)
+			r.checkTraffic(t)
 			r.streams(t, 6, 16<<20>>raceShift).finish(t)
 			for i, other := range []int{1, 0} {
 				if p := r.ends[i].Peer(); p.Endpoint.Port() != r.ends[other].Port() || p.LastHandshake.IsZero() || p.RxBytes < 16<<20>>raceShift {

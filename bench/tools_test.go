@@ -22,10 +22,10 @@ import (
 	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
 )
 
-// The tools that people configure WireGuard with: wg(8), and wgctrl for Go.
-// They look for devices in /var/run/wireguard, which usually takes root.
+// The tools that configure WireGuard: wg(8), and wgctrl for Go. They look for
+// devices in /var/run/wireguard, which usually requires root.
 
-// A controlled device is served where the tools find it.
+// A controlled is a device that the tools can configure.
 type controlled struct {
 	testing.TB
 	*wireguard.Device
@@ -34,10 +34,10 @@ type controlled struct {
 
 var controlledDevices atomic.Int32
 
-// control starts a device, which ends with the test.
+// control starts a device and serves its configuration until the test ends.
 func control(t testing.TB, cfg wireguard.Config) *controlled {
 	t.Helper()
-	// No longer than the name of an interface may be.
+	// At most as long as the name of an interface.
 	name := fmt.Sprintf("wgt%x-%d", rand.Uint32(), controlledDevices.Add(1))
 	l, err := wireguard.ListenUAPI(name)
 	if errors.Is(err, fs.ErrPermission) || errors.Is(err, errors.ErrUnsupported) {
@@ -62,14 +62,14 @@ func control(t testing.TB, cfg wireguard.Config) *controlled {
 	return &controlled{t, d, name}
 }
 
-// needWG skips the test without wg(8).
+// needWG skips the test if wg(8) is not installed.
 func needWG(t testing.TB) {
 	if _, err := exec.LookPath("wg"); err != nil {
 		t.Skip("wg(8), of wireguard-tools, is not installed")
 	}
 }
 
-// tryWG runs wg(8) and returns what it prints.
+// tryWG runs wg(8) and returns its output.
 func tryWG(stdin string, args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
@@ -93,7 +93,7 @@ func (c *controlled) wg(stdin, command string, args ...string) string {
 	return out
 }
 
-// peer returns what the device says of a peer.
+// peer returns the device's state of a peer.
 func (c *controlled) peer(public wireguard.PublicKey) (wireguard.PeerStats, bool) {
 	for _, p := range c.Stats().Peers {
 		if p.PublicKey == public {
@@ -112,7 +112,8 @@ func (c *controlled) mustPeer(public wireguard.PublicKey) wireguard.PeerStats {
 	return p
 }
 
-// connect makes a session with another device and returns its public key.
+// connect establishes a session with another device and returns that device's
+// public key.
 func (c *controlled) connect(key wireguard.PrivateKey) wireguard.PublicKey {
 	c.Helper()
 	other, err := wireguard.New(wireguard.Config{
@@ -214,7 +215,7 @@ func TestToolShow(t *testing.T) {
 		want = append(want, strings.Join([]string{p.PublicKey.String(), psk, p.Endpoint.String(), strings.Join(ips, ","),
 			strconv.FormatInt(handshake, 10), strconv.FormatUint(p.RxBytes, 10), "*", keepalive}, "\t"))
 	}
-	// What was sent goes on: there is one that does not answer.
+	// The keepalive must continue although the peer does not answer.
 	for i := range lines {
 		if f := strings.Split(lines[i], "\t"); len(f) == 8 {
 			f[6] = "*"
@@ -253,7 +254,7 @@ func TestToolSet(t *testing.T) {
 	if got := strings.Fields(c.wg("", "show", "preshared-keys")); len(got) != 2 || got[1] != base64Of(psk) {
 		t.Error("wg does not show the preshared key")
 	}
-	// What it does not mention stays.
+	// Settings that the command does not mention stay.
 	c.wg("", "set", "peer", public.String(), "persistent-keepalive", "off")
 	if got := c.mustPeer(public); got.PersistentKeepalive != 0 || len(got.AllowedIPs) != 2 || !got.Endpoint.IsValid() {
 		t.Errorf("peer is %+v", got)
@@ -307,7 +308,7 @@ func TestToolConf(t *testing.T) {
 		t.Errorf("addconf: %+v", c.Stats())
 	}
 
-	// showconf can be read by ParseConfig, and by setconf into another device.
+	// ParseConfig and setconf of another device accept the output of showconf.
 	conf := c.wg("", "showconf")
 	cfg, err := wireguard.ParseConfig(strings.NewReader(conf))
 	if err != nil {
@@ -334,7 +335,7 @@ func TestToolConf(t *testing.T) {
 		t.Errorf("after setconf:\n%q\nwant\n%q", b, a)
 	}
 
-	// syncconf changes what differs, and keeps sessions.
+	// syncconf changes only what differs, and keeps sessions.
 	c.wg(fmt.Sprintf("[Interface]\nPrivateKey = %s\nListenPort = %d\n[Peer]\nPublicKey = %s\nAllowedIPs = 10.0.0.2/32, 10.3.0.0/16\nEndpoint = %s\n[Peer]\nPublicKey = %s\nAllowedIPs = 10.4.0.0/16\n",
 		base64Of(cfg.PrivateKey), cfg.ListenPort, public, session.Endpoint, peers[1]), "syncconf", "/dev/stdin")
 	if _, ok := c.peer(peers[0]); ok {
@@ -351,7 +352,7 @@ func TestToolConf(t *testing.T) {
 		t.Errorf("syncconf ended the session: %+v, before %+v", got, session)
 	}
 
-	// setconf replaces all.
+	// setconf replaces everything.
 	c.wg("[Interface]\n", "setconf", "/dev/stdin")
 	if s := c.Stats(); len(s.Peers) != 0 || !s.PublicKey.IsZero() {
 		t.Errorf("empty setconf: %+v", s)
@@ -368,7 +369,7 @@ func peerSections(conf string) []string {
 	return sections
 }
 
-// TestToolScale gives one peer 130,560 prefixes, and takes half of them away.
+// TestToolScale gives one peer 130,560 prefixes, and removes half of them.
 func TestToolScale(t *testing.T) {
 	needWG(t)
 	t.Parallel()

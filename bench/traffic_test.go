@@ -16,17 +16,18 @@ import (
 	"time"
 )
 
-// port is where the ends listen, inside.
+// port is the port inside the tunnel on which the ends listen.
 const port = 7
 
-// noise returns an endless stream of random bytes, the same for the same seed.
-func noise(seed byte) io.Reader { return rand.NewChaCha8([32]byte{seed}) }
+// randomStream returns an endless stream of random bytes that depends on the
+// seed only.
+func randomStream(seed byte) io.Reader { return rand.NewChaCha8([32]byte{seed}) }
 
 // closeWrite ends the sending side of a TCP connection.
 func closeWrite(c net.Conn) error { return c.(interface{ CloseWrite() error }).CloseWrite() }
 
-// dial returns the two sides of a new TCP connection from one end to the
-// other. They close with the test.
+// dial returns the two sides of a new TCP connection from one end to the other.
+// They are closed when the test ends.
 func (r *running) dial(t testing.TB, from, family int) (dialed, accepted net.Conn) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
@@ -62,22 +63,23 @@ func (r *running) dial(t testing.TB, from, family int) (dialed, accepted net.Con
 	}
 }
 
-// A duplex is a stream of random bytes each way through TCP.
+// A duplex is a stream of random bytes in each direction through TCP.
 type duplex struct {
-	received [2]atomic.Int64 // by each end
+	received [2]atomic.Int64 // bytes received by each end
 	stop     chan struct{}
-	errs     chan error // one for each direction
+	errs     chan error // one result for each direction
 }
 
-// pace is how fast a paced duplex sends: slow enough to leave the processor
-// idle, fast enough that packets are in flight whatever happens.
+// A paced duplex sends paceChunk bytes each paceTick: slow enough to leave the
+// processor idle, fast enough that packets are always in flight.
 const paceChunk = 16 << 10
 
 func paceTick() time.Duration {
 	return 2 * time.Millisecond << (2 * raceShift)
 }
 
-// stream sends size bytes each way through one connection, given its sides.
+// stream sends size bytes in each direction through one connection, given its
+// two sides.
 func stream(dialed, accepted net.Conn, size int64) *duplex {
 	d := newDuplex()
 	d.start(0, dialed, accepted, size)
@@ -85,10 +87,10 @@ func stream(dialed, accepted net.Conn, size int64) *duplex {
 	return d
 }
 
-// streams sends size bytes each way, or at pace until finish if size is
-// negative. Each direction has a connection of its own: gVisor's TCP ignores
-// SACK blocks that come with data, so that one loss costs timeouts where the
-// data flows both ways.
+// streams sends size bytes in each direction, or paced until finish if size is
+// negative. Each direction has its own connection: gVisor's TCP ignores SACK
+// blocks on segments with data, so that a loss leads to timeouts where data
+// flows in both directions.
 func (r *running) streams(t testing.TB, family int, size int64) *duplex {
 	t.Helper()
 	d := newDuplex()
@@ -103,11 +105,11 @@ func newDuplex() *duplex {
 	return &duplex{stop: make(chan struct{}), errs: make(chan error, 4)}
 }
 
-// start begins the direction whose sender is the end i.
+// start starts the direction whose sender is end i.
 func (d *duplex) start(i int, from, to net.Conn, size int64) {
 	sent := make(chan [sha256.Size]byte, 1)
 	go func() {
-		sum, err := d.send(from, noise(byte(i)), size)
+		sum, err := d.send(from, randomStream(byte(i)), size)
 		if err != nil {
 			to.Close()
 			d.errs <- fmt.Errorf("send: %w", err)
@@ -154,7 +156,7 @@ func (d *duplex) send(c net.Conn, src io.Reader, size int64) (sum [sha256.Size]b
 	return [sha256.Size]byte(h.Sum(nil)), err
 }
 
-// counter counts what is written to it.
+// A counter counts the bytes written to it.
 type counter atomic.Int64
 
 func (c *counter) Write(b []byte) (int, error) {
@@ -162,7 +164,7 @@ func (c *counter) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// advance waits until either side has received more.
+// advance waits until both sides have received more.
 func (d *duplex) advance(t testing.TB) {
 	t.Helper()
 	const more = 20 * paceChunk
@@ -180,7 +182,7 @@ func (d *duplex) advance(t testing.TB) {
 	})
 }
 
-// finish ends the stream and checks that all bytes arrived as they were.
+// finish ends the stream and checks that all bytes arrived unchanged.
 func (d *duplex) finish(t testing.TB) {
 	t.Helper()
 	close(d.stop)
@@ -197,8 +199,8 @@ func (d *duplex) finish(t testing.TB) {
 	}
 }
 
-// converse checks ping, TCP and UDP, of both families, both ways.
-func (r *running) converse(t *testing.T) {
+// checkTraffic checks ping, TCP and UDP over IPv4 and IPv6 in both directions.
+func (r *running) checkTraffic(t *testing.T) {
 	for _, from := range []int{0, 1} {
 		for _, family := range []int{4, 6} {
 			t.Run(fmt.Sprintf("from %d ping%d", from, family), func(t *testing.T) { r.ping(t, from, family) })
@@ -225,13 +227,13 @@ func (r *running) ping(t *testing.T, from, family int) {
 	}
 }
 
-// datagramSizes are those around every limit, and some from 0 to 8000.
+// datagramSizes returns the sizes around every limit, and some from 0 to 8000.
 func datagramSizes() []int {
 	sizes := []int{1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 8000}
 	for n := 0; n < 8000; n += 193 << raceShift {
 		sizes = append(sizes, n)
 	}
-	for _, overhead := range []int{28, 48} { // what fills one or two packets
+	for _, overhead := range []int{28, 48} { // sizes that fill one or two packets
 		for packets := 1; packets <= 2; packets++ {
 			full := packets*(1420-overhead) - overhead%20
 			for n := full - 24; n <= full+24; n += 4 << raceShift {
@@ -242,8 +244,8 @@ func datagramSizes() []int {
 	return sizes
 }
 
-// datagrams has datagrams of all sizes echoed, one after the other. None may
-// be lost: nothing else is in the tunnel.
+// datagrams has datagrams of all sizes echoed, one after the other. None may be
+// lost, since there is no other traffic.
 func (r *running) datagrams(t *testing.T, from, family int) {
 	ctx := t.Context()
 	at := netip.AddrPortFrom(inner(1-from, family), port).String()
@@ -273,7 +275,7 @@ func (r *running) datagrams(t *testing.T, from, family int) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	src := noise(byte(from))
+	src := randomStream(byte(from))
 	got := make([]byte, 10000)
 	for _, size := range datagramSizes() {
 		sent := make([]byte, size)
@@ -292,7 +294,7 @@ func (r *running) datagrams(t *testing.T, from, family int) {
 	}
 }
 
-// calls makes n connections from one end to the other, some at a time: a
+// calls makes n connections from one end to the other, atOnce at a time: a
 // request, an answer that depends on it, and the end.
 func (r *running) calls(ctx context.Context, from, n, atOnce int) error {
 	var listeners []net.Listener
@@ -332,7 +334,7 @@ func (r *running) calls(ctx context.Context, from, n, atOnce int) error {
 	return context.Cause(ctx)
 }
 
-// answer reads a request to its end and sends its hash.
+// answer reads a request to its end and replies with its hash.
 func answer(c net.Conn) {
 	defer c.Close()
 	c.SetDeadline(time.Now().Add(30 * time.Second))
@@ -350,7 +352,7 @@ func call(ctx context.Context, e end, at string, i int64) error {
 	defer c.Close()
 	c.SetDeadline(time.Now().Add(30 * time.Second))
 	request := make([]byte, 1+i*37%5000)
-	io.ReadFull(noise(byte(i)), request)
+	io.ReadFull(randomStream(byte(i)), request)
 	if _, err := c.Write(request); err != nil {
 		return err
 	}

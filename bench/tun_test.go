@@ -19,33 +19,33 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// BenchmarkTUN compares this library with wireguard-go as it is made to be
-// run: by root, a daemon in each of two network namespaces, with interfaces
-// and the TCP/IP of the kernel, measured by iperf3.
+// BenchmarkTUN compares this library with wireguard-go in its usual form: a
+// daemon run by root in each of two network namespaces, with interfaces and the
+// kernel's TCP/IP, measured by iperf3.
 func BenchmarkTUN(b *testing.B) {
 	for _, streams := range []int{1, 4} {
 		b.Run(fmt.Sprintf("streams=%d", streams), func(b *testing.B) {
 			u := newTUN(b)
 			r := tunnel{kinds: [2]kind{kindOwn, kindOwn}}.start(b)
-			r.hello(b)
+			r.establishSession(b)
 			compare(b, []contestant{
-				{kindOwn.name, newBulk(b, r, streams, false).round},
+				{kindOwn.name, newBulkLoad(b, r, streams, false).round},
 				{nameTUN, func() []metric { return u.round(streams) }},
 			})
 		})
 	}
 }
 
-// A tun is a tunnel between daemons, and an iperf3 that serves at its second
+// A tun is a tunnel between two daemons with an iperf3 server at its second
 // end.
 type tun struct {
 	b         *testing.B
 	client    namespace
-	processes []int // what runs all the time
+	processes []int // the daemons and the server
 }
 
-// newTUN starts the wireguard-go that this module requires: unlike some that
-// systems have, it offloads segmentation.
+// newTUN starts the wireguard-go that this module requires: unlike some
+// packaged versions, it has segmentation offload.
 func newTUN(b *testing.B) *tun {
 	b.Helper()
 	for _, program := range []string{"go", "iperf3"} {
@@ -76,7 +76,7 @@ func newTUN(b *testing.B) *tun {
 		}
 	}
 	r := tunnel{kinds: [2]kind{kindDaemon(ns[0]), kindDaemon(ns[1])}, outer: outer[1]}.start(b)
-	r.hello(b)
+	r.establishSession(b)
 
 	u := &tun{b: b, client: ns[0]}
 	for _, e := range r.ends {
@@ -86,7 +86,7 @@ func newTUN(b *testing.B) *tun {
 	return u
 }
 
-// serve starts an iperf3 that waits for clients, and returns its process.
+// serve starts an iperf3 server and returns its process ID.
 func (u *tun) serve(ns namespace) int {
 	u.b.Helper()
 	server := exec.Command("ip", "netns", "exec", string(ns), "iperf3", "--server", "--forceflush")
@@ -117,8 +117,8 @@ func (u *tun) serve(ns namespace) int {
 	return server.Process.Pid
 }
 
-// round has iperf3 move bytes. They are more than in a round of bulk, since
-// its connections are new each time.
+// round has iperf3 move bytes: more than a bulkLoad, since its connections are
+// new each time.
 func (u *tun) round(streams int) []metric {
 	const size = 4 * bulkRound
 	bound := cipherBound()
@@ -149,7 +149,7 @@ func (u *tun) round(streams int) []metric {
 	}
 }
 
-// cpuTime is what the processes that run all the time have used so far; see
+// cpuTime returns the processor time of the daemons and the server; see
 // proc_pid_stat(5).
 func (u *tun) cpuTime() time.Duration {
 	const tick = 10 * time.Millisecond // USER_HZ is 100 wherever Go runs

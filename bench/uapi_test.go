@@ -11,11 +11,11 @@ import (
 	"github.com/wgstack/wireguard"
 )
 
-// uapi is the part of an end that a device of wireguard-go, or of a fork, does
-// when spoken to in its text protocol.
+// uapi is the part of an end that a device of wireguard-go, or of a fork,
+// provides through its configuration protocol.
 type uapi[D textDevice] struct {
 	dev  D
-	peer wireguard.PublicKey // the latest set
+	peer wireguard.PublicKey // the last peer set
 }
 
 type textDevice interface {
@@ -24,7 +24,7 @@ type textDevice interface {
 	Up() error
 }
 
-// start configures the device, its peers by setPeer, and brings it up.
+// start configures the device, adds its peers by setPeer, and brings it up.
 func (u *uapi[D]) start(cfg wireguard.Config, setPeer func(wireguard.PeerConfig) error) error {
 	if err := u.SetPrivateKey(cfg.PrivateKey); err != nil {
 		return err
@@ -65,7 +65,7 @@ func (u *uapi[D]) RemovePeer(public wireguard.PublicKey) error {
 // Rebind moves the end to a free port.
 func (u *uapi[D]) Rebind() error { return u.dev.IpcSet("listen_port=0\n") }
 
-// state is what the device says of itself and its one peer.
+// state returns the configuration of the device and its one peer.
 func (u *uapi[D]) state() map[string]string {
 	text, err := u.dev.IpcGet()
 	if err != nil {

@@ -11,30 +11,31 @@ import (
 )
 
 // BenchmarkUDP sends datagrams as fast as the sender can write them, the
-// largest in several packets each, and counts those that can be read.
+// largest as several packets each, and counts those that can be read.
 func BenchmarkUDP(b *testing.B) {
 	for _, size := range []int{64, 1200, 8192} {
 		b.Run(fmt.Sprintf("size=%d", size), func(b *testing.B) {
-			contest(b, func(b *testing.B, r *running) func() []metric { return newShower(b, r, size).round })
+			comparePairings(b, func(b *testing.B, r *running) func() []metric { return newDatagramLoad(b, r, size).round })
 		})
 	}
 }
 
 const (
-	showerRound = 250 * time.Millisecond
-	// showerQuiet is for how long nothing arrives when all has arrived.
-	showerQuiet = 50 * time.Millisecond
+	datagramRound = 250 * time.Millisecond
+	// datagramQuiet is the time without arrivals after which a round is
+	// complete.
+	datagramQuiet = 50 * time.Millisecond
 )
 
-// shower is datagrams through one tunnel.
-type shower struct {
+// A datagramLoad sends datagrams through one tunnel.
+type datagramLoad struct {
 	b        *testing.B
 	from, to net.PacketConn
 	out, in  []byte // out begins with the number of the round
 }
 
-func newShower(b *testing.B, r *running, size int) *shower {
-	s := &shower{b: b, out: make([]byte, size), in: make([]byte, size)}
+func newDatagramLoad(b *testing.B, r *running, size int) *datagramLoad {
+	s := &datagramLoad{b: b, out: make([]byte, size), in: make([]byte, size)}
 	for i, pc := range []*net.PacketConn{&s.from, &s.to} {
 		c, err := r.ends[i].ListenPacket(b.Context(), "udp", netip.AddrPortFrom(inner(i, 4), port).String())
 		if err != nil {
@@ -43,17 +44,17 @@ func newShower(b *testing.B, r *running, size int) *shower {
 		b.Cleanup(func() { c.Close() })
 		*pc = c
 	}
-	s.round() // buffers grow
+	s.round() // let buffers grow
 	return s
 }
 
-// round sends for showerRound. Its metrics are how many datagrams arrived in a
-// second, until the last of them did, and which part of those sent did not.
-func (s *shower) round() []metric {
+// round sends for datagramRound. Its metrics are the datagrams per second until
+// the arrival of the last, and the percentage lost.
+func (s *datagramLoad) round() []metric {
 	s.out[0]++
 	var (
 		start          = time.Now()
-		last           time.Time // when the latest arrived
+		last           time.Time // time of the last arrival
 		sent, received int
 		stopped        atomic.Bool
 	)
@@ -62,10 +63,10 @@ func (s *shower) round() []metric {
 		if i == 0 {
 			defer func() {
 				stopped.Store(true)
-				s.to.SetReadDeadline(time.Now().Add(showerQuiet))
+				s.to.SetReadDeadline(time.Now().Add(datagramQuiet))
 			}()
 			to := net.UDPAddrFromAddrPort(netip.AddrPortFrom(inner(1, 4), port))
-			for time.Since(start) < showerRound {
+			for time.Since(start) < datagramRound {
 				if _, err := s.from.WriteTo(s.out, to); err != nil {
 					return fmt.Errorf("send: %w", err)
 				}
@@ -80,7 +81,7 @@ func (s *shower) round() []metric {
 				received++
 				last = now
 				if stopped.Load() {
-					s.to.SetReadDeadline(now.Add(showerQuiet))
+					s.to.SetReadDeadline(now.Add(datagramQuiet))
 				}
 			case err != nil:
 				if e, ok := errors.AsType[net.Error](err); ok && e.Timeout() {

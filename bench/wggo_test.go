@@ -19,7 +19,7 @@ import (
 	"github.com/wgstack/wireguard"
 )
 
-// goEnd is wireguard-go on its own netstack.
+// A goEnd is wireguard-go on its own netstack.
 type goEnd struct {
 	uapi[*device.Device]
 	stack *netstack.Net
@@ -39,7 +39,7 @@ func newGoEnd(cfg wireguard.Config) (end, error) {
 		bind = &packetBind{listen: cfg.ListenPacket}
 	}
 	e := &goEnd{stack: stack}
-	e.dev = device.NewDevice(newPatientTUN(tun, stack, cfg.Address), bind, device.NewLogger(device.LogLevelSilent, ""))
+	e.dev = device.NewDevice(newDrainedTUN(tun, stack, cfg.Address), bind, device.NewLogger(device.LogLevelSilent, ""))
 	if err := e.start(cfg, e.SetPeer); err != nil {
 		e.Close()
 		return nil, err
@@ -47,7 +47,7 @@ func newGoEnd(cfg wireguard.Config) (end, error) {
 	return e, nil
 }
 
-// expire makes the end handshake before it sends anything more.
+// expire makes the end handshake before it sends more.
 func (e *goEnd) expire() { e.dev.LookupPeer(device.NoisePublicKey(e.peer)).ExpireCurrentKeypairs() }
 
 func (e *goEnd) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
@@ -70,8 +70,8 @@ func (e *goEnd) ListenPacket(_ context.Context, _, address string) (net.PacketCo
 	return e.stack.ListenUDPAddrPort(addr)
 }
 
-// Ping tries again while there is no reply, on a new socket: PingConn.Read
-// misses a reply that has come before it is called, and all that follow.
+// Ping retries on a new socket until there is a reply: PingConn.Read misses a
+// reply that arrived before it was called, and all that follow.
 func (e *goEnd) Ping(ctx context.Context, addr netip.Addr) (time.Duration, error) {
 	for {
 		rtt, err := e.ping(addr)
@@ -115,17 +115,17 @@ func (e *goEnd) Close() error {
 	return nil
 }
 
-// patientTUN is wireguard-go's netstack, which panics if it is closed while a
-// packet is on its way out: this one is not closed, but read to no end.
-type patientTUN struct {
+// drainedTUN wraps wireguard-go's netstack, which panics if it is closed while
+// a packet is on its way out: it is never closed, but drained.
+type drainedTUN struct {
 	gotun.Device
 	events chan gotun.Event
 	closed atomic.Bool
-	wake   func() // makes a packet
+	wake   func() // makes the stack send a packet
 }
 
-func newPatientTUN(tun gotun.Device, stack *netstack.Net, addrs []netip.Prefix) *patientTUN {
-	t := &patientTUN{Device: tun, events: make(chan gotun.Event, 1)}
+func newDrainedTUN(tun gotun.Device, stack *netstack.Net, addrs []netip.Prefix) *drainedTUN {
+	t := &drainedTUN{Device: tun, events: make(chan gotun.Event, 1)}
 	t.events <- gotun.EventUp
 	t.wake = func() {
 		own := addrs[0].Addr()
@@ -138,9 +138,9 @@ func newPatientTUN(tun gotun.Device, stack *netstack.Net, addrs []netip.Prefix) 
 	return t
 }
 
-func (t *patientTUN) Events() <-chan gotun.Event { return t.events }
+func (t *drainedTUN) Events() <-chan gotun.Event { return t.events }
 
-func (t *patientTUN) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
+func (t *drainedTUN) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
 	n, err := t.Device.Read(bufs, sizes, offset)
 	if !t.closed.Load() {
 		return n, err
@@ -154,14 +154,14 @@ func (t *patientTUN) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
 	return 0, os.ErrClosed
 }
 
-func (t *patientTUN) Write(bufs [][]byte, offset int) (int, error) {
+func (t *drainedTUN) Write(bufs [][]byte, offset int) (int, error) {
 	if t.closed.Load() {
 		return 0, os.ErrClosed
 	}
 	return t.Device.Write(bufs, offset)
 }
 
-func (t *patientTUN) Close() error {
+func (t *drainedTUN) Close() error {
 	if !t.closed.Swap(true) {
 		close(t.events)
 		t.wake()

@@ -130,7 +130,7 @@ func benchmarkTCP(b *testing.B, p *pair, streams int) {
 // part of the time the sender waited for a retransmission timeout.
 func BenchmarkLoss(b *testing.B) {
 	p := joinFast(b, defaultMTU, 0.01)
-	timeouts := p.a.gv.Stats().TCP.Timeouts
+	timeouts := p.a.gvisor.Stats().TCP.Timeouts
 	before := timeouts.Value()
 	benchmarkTCP(b, p, 1)
 	waited := float64(timeouts.Value()-before) * tcp.MinRTO.Seconds()

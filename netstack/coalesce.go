@@ -6,25 +6,32 @@ import (
 	"sync"
 )
 
-// Coalescing joins the TCP segments of a flow that arrive together into one large packet, as Linux GRO does, before a
-// gVisor packet is made of it: the stack then works once per tens of kilobytes. The rules are those of Linux: same
-// addresses, ports, traffic class, hop limit, acknowledgement, window and options, consecutive sequence numbers, plain
-// ACK or ACK and PSH, and the payload of the first but in the last segment. PSH or a shorter segment ends the run.
+// Coalescing makes one coalesced packet of the segments of a flow that arrive
+// together, as Linux GRO does, before gVisor sees them: the stack then works
+// once per tens of kilobytes.
+//
+// The rules are those of Linux. All segments of a coalesced packet have the
+// same addresses, ports, traffic class, hop limit, acknowledgement, window and
+// TCP options, consecutive sequence numbers, and no flag but ACK and PSH. All
+// payloads are as long as the first, only the last may be shorter. PSH or a
+// shorter payload ends the packet.
 
 const (
-	maxRuns      = 8     // flows joined at a time
+	maxRuns      = 8     // flows that a coalescer joins segments of at a time
 	maxCoalesced = 65535 // bytes of an IP packet
 )
 
-// A segment is where the parts of a packet are.
+// A segment is an inbound TCP segment with its IP header.
 type segment struct {
-	packet []byte
-	ipLen  int // IP header
-	hdrLen int // IP and TCP header
+	packet      []byte
+	ipHeaderLen int // IP header
+	headersLen  int // IP and TCP header
 }
 
-// parseSegment reports whether b is a TCP segment that may be joined with others, and where its parts are.
-// flow is true if it is at least a TCP segment whose ports can be read.
+// parseSegment finds the headers of b. joinable reports whether b is a TCP
+// segment that can be joined with others. flow reports whether b has TCP ports:
+// a segment that cannot be joined still ends the run of its flow, or it would
+// overtake it.
 func parseSegment(b []byte) (seg segment, joinable, flow bool) {
 	var ipLen int
 	switch {
@@ -38,189 +45,206 @@ func parseSegment(b []byte) (seg segment, joinable, flow bool) {
 	default:
 		return seg, false, false
 	}
-	seg = segment{packet: b, ipLen: ipLen, hdrLen: ipLen + int(b[ipLen+12]>>4)*4}
+	seg = segment{packet: b, ipHeaderLen: ipLen, headersLen: ipLen + int(b[ipLen+12]>>4)*4}
 	flow = true
-	joinable = seg.hdrLen >= ipLen+tcpHeaderLen && len(b) > seg.hdrLen && b[ipLen+13]&^flagPSH == flagACK && totalLen(b) == len(b)
+	joinable = seg.headersLen >= ipLen+tcpHeaderLen && len(b) > seg.headersLen && b[ipLen+13]&^flagPSH == flagACK && statedLength(b) == len(b)
 	return seg, joinable, flow
 }
 
-func (s *segment) seq() uint32   { return binary.BigEndian.Uint32(s.packet[s.ipLen+4:]) }
-func (s *segment) payload() int  { return len(s.packet) - s.hdrLen }
-func (s *segment) push() bool    { return s.packet[s.ipLen+13]&flagPSH != 0 }
-func (s *segment) ports() []byte { return s.packet[s.ipLen : s.ipLen+4] }
-func (s *segment) hosts() []byte { // source and destination address
-	if s.ipLen == ipv6HeaderLen {
+func (s *segment) sequenceNumber() uint32 { return binary.BigEndian.Uint32(s.packet[s.ipHeaderLen+4:]) }
+func (s *segment) payloadLen() int        { return len(s.packet) - s.headersLen }
+func (s *segment) hasPush() bool          { return s.packet[s.ipHeaderLen+13]&flagPSH != 0 }
+func (s *segment) ports() []byte          { return s.packet[s.ipHeaderLen : s.ipHeaderLen+4] }
+func (s *segment) addresses() []byte { // source and destination address
+	if s.ipHeaderLen == ipv6HeaderLen {
 		return s.packet[8:40]
 	}
 	return s.packet[12:20]
 }
 
-// sameFlow reports whether both segments belong to the same direction of one connection.
+// sameFlow reports whether both segments belong to the same direction of one
+// connection.
 func (s *segment) sameFlow(o *segment) bool {
-	return s.ipLen == o.ipLen && bytes.Equal(s.ports(), o.ports()) && bytes.Equal(s.hosts(), o.hosts())
+	return s.ipHeaderLen == o.ipHeaderLen && bytes.Equal(s.ports(), o.ports()) && bytes.Equal(s.addresses(), o.addresses())
 }
 
-// sameHeaders reports whether o, of the same flow, may be joined to s: everything but lengths, the IPv4
-// identification, sequence number, PSH and checksums is equal.
+// sameHeaders reports whether o, of the same flow, differs from s only in what
+// joining may lose or computes anew: lengths, IPv4 identification, sequence
+// number, PSH and checksums.
 func (s *segment) sameHeaders(o *segment) bool {
 	a, b := s.packet, o.packet
-	if s.hdrLen != o.hdrLen {
+	if s.headersLen != o.headersLen {
 		return false
 	}
-	if s.ipLen == ipv4HeaderLen {
+	if s.ipHeaderLen == ipv4HeaderLen {
 		if a[1] != b[1] || a[6] != b[6] || a[8] != b[8] { // TOS, DF, TTL
 			return false
 		}
 	} else if !bytes.Equal(a[:4], b[:4]) || a[7] != b[7] { // traffic class and flow label, hop limit
 		return false
 	}
-	t, u := a[s.ipLen:s.hdrLen], b[s.ipLen:s.hdrLen]
+	t, u := a[s.ipHeaderLen:s.headersLen], b[s.ipHeaderLen:s.headersLen]
 	return bytes.Equal(t[8:13], u[8:13]) && // acknowledgement, data offset
 		bytes.Equal(t[14:16], u[14:16]) && // window
 		bytes.Equal(t[18:], u[18:]) // urgent pointer, options
 }
 
-// A run is a sequence of segments to be joined.
+// A run is a sequence of segments of one flow that are to be joined. The
+// indices are those of coalescer.packets.
 type run struct {
-	first  segment
-	last   int // index of the last packet
-	start  int // index of the first
-	next   uint32
-	length int // of the joined packet
-	count  int
-	push   bool
+	first        segment
+	lastIndex    int // index of the last packet
+	firstIndex   int // index of the first
+	nextSequence uint32
+	length       int // of the joined packet
+	count        int
+	hasPush      bool
 }
 
-// A coalescer joins the packets of one batch.
+// A coalescer joins the segments of one batch. It is pooled: nothing in it
+// outlives the call of coalesce.
 type coalescer struct {
-	packets [][]byte
-	follow  []int // by packet: the one that continues its run
-	runs    [maxRuns]run
-	n       int // runs in use, oldest first
+	packets   [][]byte
+	nextInRun []int // by packet: the one that continues its run
+	runs      [maxRuns]run
+	runCount  int // runs in use, oldest first
 
-	emit func(*joined)
-	out  joined // what emit is called with
+	emit    func(*coalescedPacket)
+	emitted coalescedPacket // what emit is called with
 }
 
 var coalescers = sync.Pool{New: func() any { return new(coalescer) }}
 
-// coalesce calls emit for every packet in packets, in the order of each flow, with runs of segments joined. What emit
-// gets is valid during the call.
-func coalesce(packets [][]byte, emit func(j *joined)) {
+// coalesce calls emit for each packet of a batch, in the order of its flow,
+// with runs of segments joined. The argument of emit is valid only during the
+// call. A packet that is joined with nothing is emitted as it is.
+func coalesce(packets [][]byte, emit func(j *coalescedPacket)) {
 	c := coalescers.Get().(*coalescer)
 	c.packets, c.emit = packets, emit
-	if cap(c.follow) < len(packets) {
-		c.follow = make([]int, len(packets))
+	if cap(c.nextInRun) < len(packets) {
+		c.nextInRun = make([]int, len(packets))
 	}
-	c.follow = c.follow[:len(packets)]
+	c.nextInRun = c.nextInRun[:len(packets)]
 	for i, b := range packets {
-		c.add(i, b)
+		c.addPacket(i, b)
 	}
-	for c.n > 0 {
-		c.flush(0)
+	for c.runCount > 0 {
+		c.emitRun(0)
 	}
-	c.packets, c.emit, c.out = nil, nil, joined{}
+	c.packets, c.emit, c.emitted = nil, nil, coalescedPacket{}
 	coalescers.Put(c)
 }
 
-func (c *coalescer) add(i int, b []byte) {
+// addPacket appends packet i of the batch, b, to the run of its flow, or begins
+// a run. A packet that cannot be joined follows the run of its flow at once.
+func (c *coalescer) addPacket(i int, b []byte) {
 	seg, joinable, flow := parseSegment(b)
 	if !flow {
-		c.send(joined{first: b, length: len(b)})
+		c.emitPacket(coalescedPacket{firstPacket: b, length: len(b)})
 		return
 	}
-	for k := range c.n {
+	for k := range c.runCount {
 		r := &c.runs[k]
 		if !r.first.sameFlow(&seg) {
 			continue
 		}
 		if joinable && r.accepts(&seg) {
-			c.follow[r.last] = i
-			r.last = i
+			c.nextInRun[r.lastIndex] = i
+			r.lastIndex = i
 			r.count++
-			r.next += uint32(seg.payload())
-			r.length += seg.payload()
-			r.push = seg.push()
-			if r.push || seg.payload() < r.first.payload() {
-				c.flush(k)
+			r.nextSequence += uint32(seg.payloadLen())
+			r.length += seg.payloadLen()
+			r.hasPush = seg.hasPush()
+			if r.hasPush || seg.payloadLen() < r.first.payloadLen() {
+				c.emitRun(k)
 			}
 			return
 		}
-		c.flush(k)
+		c.emitRun(k)
 		break
 	}
-	if !joinable || seg.push() {
-		c.send(joined{first: b, length: len(b)})
+	if !joinable || seg.hasPush() {
+		c.emitPacket(coalescedPacket{firstPacket: b, length: len(b)})
 		return
 	}
-	if c.n == maxRuns {
-		c.flush(0)
+	if c.runCount == maxRuns {
+		c.emitRun(0)
 	}
-	c.runs[c.n] = run{first: seg, start: i, last: i, next: seg.seq() + uint32(seg.payload()), length: len(b), count: 1}
-	c.n++
+	c.runs[c.runCount] = run{first: seg, firstIndex: i, lastIndex: i, nextSequence: seg.sequenceNumber() + uint32(seg.payloadLen()), length: len(b), count: 1}
+	c.runCount++
 }
 
 // accepts reports whether seg, of the same flow, continues the run.
 func (r *run) accepts(seg *segment) bool {
-	return seg.seq() == r.next && seg.payload() <= r.first.payload() && r.length+seg.payload() <= maxCoalesced &&
+	return seg.sequenceNumber() == r.nextSequence && seg.payloadLen() <= r.first.payloadLen() && r.length+seg.payloadLen() <= maxCoalesced &&
 		r.first.sameHeaders(seg)
 }
 
-// flush emits run k and removes it.
-func (c *coalescer) flush(k int) {
+// emitRun emits run k and removes it. The others keep their order, so that run
+// 0 is the oldest.
+func (c *coalescer) emitRun(k int) {
 	r := c.runs[k]
-	copy(c.runs[k:c.n], c.runs[k+1:c.n])
-	c.n--
-	c.runs[c.n] = run{}
-	c.send(joined{first: r.first.packet, length: r.length, ipLen: r.first.ipLen, hdrLen: r.first.hdrLen, push: r.push,
-		count: r.count, start: r.start, c: c})
+	copy(c.runs[k:c.runCount], c.runs[k+1:c.runCount])
+	c.runCount--
+	c.runs[c.runCount] = run{}
+	c.emitPacket(coalescedPacket{firstPacket: r.first.packet, length: r.length, ipHeaderLen: r.first.ipHeaderLen, headersLen: r.first.headersLen, hasPush: r.hasPush,
+		count: r.count, firstIndex: r.firstIndex, coalescer: c})
 }
 
-func (c *coalescer) send(j joined) {
-	c.out = j
-	c.emit(&c.out)
+// emitPacket emits a packet. It passes the address of a field, as that of a
+// local variable would be an allocation per packet.
+func (c *coalescer) emitPacket(j coalescedPacket) {
+	c.emitted = j
+	c.emit(&c.emitted)
 }
 
-// joined is a packet that coalesce emits: the segment first, and the payload of those that continue it.
-type joined struct {
-	first  []byte
-	length int
+// A coalescedPacket is a packet that coalesce emits: the first segment, and the
+// payload of those that continue it. The segments stay where they are until
+// copyInto puts them together.
+type coalescedPacket struct {
+	firstPacket []byte
+	length      int
 
-	// Only if count > 1.
-	ipLen, hdrLen int
-	push          bool
-	count, start  int
-	c             *coalescer
+	// Set only if count > 1.
+	ipHeaderLen, headersLen int
+	hasPush                 bool
+	count, firstIndex       int
+	coalescer               *coalescer
 }
 
-// headRoom is more than the headers of a packet take. gVisor copies the memory that they lie in, which therefore is not
-// that of a large payload.
+// headRoom is enough for the headers of any packet. gVisor copies the memory
+// that holds the headers when it shares a packet, so they must not lie with a
+// large payload.
 const headRoom = 128
 
-// apartFrom is the length from which it pays to keep them apart.
-const apartFrom = 2048
+// splitAbove is the length in bytes above which a packet has its headers and
+// its payload in memory of their own. Below, copying costs less than a second
+// allocation.
+const splitAbove = 2048
 
-// headLen is how much of the packet lies where its headers do.
-func (j *joined) headLen() int { return min(headRoom, len(j.first)) }
+// headLen returns how many bytes of the packet lie in the same memory as its
+// headers.
+func (j *coalescedPacket) headLen() int { return min(headRoom, len(j.firstPacket)) }
 
-// copyTo writes the packet to head and tail, of headLen bytes and the others. The checksums of a joined packet are not
-// made.
-func (j *joined) copyTo(head, tail []byte) {
-	n := copy(head, j.first)
-	tail = tail[copy(tail, j.first[n:]):]
+// copyInto writes the packet to head, of headLen bytes, and tail, of the
+// others. It leaves the checksums of a coalesced packet as they are, since
+// gVisor does not verify them; see link.Capabilities.
+func (j *coalescedPacket) copyInto(head, tail []byte) {
+	n := copy(head, j.firstPacket)
+	tail = tail[copy(tail, j.firstPacket[n:]):]
 	if j.count <= 1 {
 		return
 	}
-	for i, n := j.start, 1; n < j.count; n++ {
-		i = j.c.follow[i]
-		tail = tail[copy(tail, j.c.packets[i][j.hdrLen:]):]
+	for i, n := j.firstIndex, 1; n < j.count; n++ {
+		i = j.coalescer.nextInRun[i]
+		tail = tail[copy(tail, j.coalescer.packets[i][j.headersLen:]):]
 	}
-	if j.ipLen == ipv4HeaderLen {
+	if j.ipHeaderLen == ipv4HeaderLen {
 		binary.BigEndian.PutUint16(head[2:], uint16(j.length))
 	} else {
 		binary.BigEndian.PutUint16(head[4:], uint16(j.length-ipv6HeaderLen))
 	}
-	if j.push {
-		head[j.ipLen+13] |= flagPSH
+	if j.hasPush {
+		head[j.ipHeaderLen+13] |= flagPSH
 	}
 }

@@ -9,18 +9,19 @@ import (
 	"testing"
 )
 
-// joinAll returns what coalesce makes of the packets.
-func joinAll(packets [][]byte) (out [][]byte) {
-	coalesce(packets, func(j *joined) {
+// coalesceAll returns what coalesce makes of the packets.
+func coalesceAll(packets [][]byte) (out [][]byte) {
+	coalesce(packets, func(j *coalescedPacket) {
 		b := make([]byte, j.length)
-		j.copyTo(b[:j.headLen()], b[j.headLen():])
+		j.copyInto(b[:j.headLen()], b[j.headLen():])
 		out = append(out, b)
 	})
 	return out
 }
 
-// clean returns a packet without what coalescing does not keep: checksums.
-func clean(b []byte) []byte {
+// withoutChecksums returns a packet without what coalescing does not keep:
+// checksums.
+func withoutChecksums(b []byte) []byte {
 	b = slices.Clone(b)
 	hdr := 40
 	if b[0]>>4 == 4 {
@@ -45,8 +46,8 @@ func TestSegmentThenCoalesce(t *testing.T) {
 		if !v6 && rand.N(4) == 0 {
 			whole[6] = 0 // no DF
 		}
-		got := joinAll(segmentsOf(splitPacket(t, whole, mss)))
-		if len(got) != 1 || !bytes.Equal(clean(got[0]), clean(whole)) {
+		got := coalesceAll(segmentsOf(splitPacket(t, whole, mss)))
+		if len(got) != 1 || !bytes.Equal(withoutChecksums(got[0]), withoutChecksums(whole)) {
 			t.Fatalf("payload %d, MSS %d, options %d: %d packets came of one", payload, mss, opts, len(got))
 		}
 	}
@@ -151,7 +152,7 @@ func TestCoalesce(t *testing.T) {
 				in = append(in, s.packet())
 			}
 			var got []int
-			for _, b := range joinAll(in) {
+			for _, b := range coalesceAll(in) {
 				hdr := 40
 				if b[0]>>4 == 4 {
 					hdr = 20
@@ -173,10 +174,11 @@ func TestCoalesceManyFlows(t *testing.T) {
 			in = append(in, seg{port: port, seq: uint32(i * 10), n: 10}.packet())
 		}
 	}
-	checkCoalesced(t, in, joinAll(in))
+	checkCoalesced(t, in, coalesceAll(in))
 }
 
-// checkCoalesced checks that out, which came of in, says the same to every flow: it cuts the joined packets again.
+// checkCoalesced checks that out, which came of in, says the same to every
+// flow: it cuts the joined packets again.
 func checkCoalesced(t testing.TB, in, out [][]byte) {
 	t.Helper()
 	describe := func(packets [][]byte) map[string]string {
@@ -186,29 +188,29 @@ func checkCoalesced(t testing.TB, in, out [][]byte) {
 			if !isFlow || !joinable {
 				key := "other"
 				if isFlow {
-					key = string(s.hosts()) + string(s.ports())
+					key = string(s.addresses()) + string(s.ports())
 				}
 				flows[key] += fmt.Sprintf("[%x]", b)
 				continue
 			}
-			key := string(s.hosts()) + string(s.ports())
+			key := string(s.addresses()) + string(s.ports())
 			// Byte by byte, with all that holds for each byte.
-			same := slices.Clone(b[:s.hdrLen])
-			if s.ipLen == ipv4HeaderLen {
+			same := slices.Clone(b[:s.headersLen])
+			if s.ipHeaderLen == ipv4HeaderLen {
 				copy(same[2:6], make([]byte, 4))
 				copy(same[10:12], make([]byte, 2))
 			} else {
 				copy(same[4:6], make([]byte, 2))
 			}
-			h := same[s.ipLen:]
+			h := same[s.ipHeaderLen:]
 			copy(h[4:8], make([]byte, 4))
 			copy(h[16:18], make([]byte, 2))
 			h[13] &^= flagPSH
 			var text bytes.Buffer
-			for i, v := range b[s.hdrLen:] {
-				fmt.Fprintf(&text, "%x %x %x;", same, s.seq()+uint32(i), v)
+			for i, v := range b[s.headersLen:] {
+				fmt.Fprintf(&text, "%x %x %x;", same, s.sequenceNumber()+uint32(i), v)
 			}
-			if s.push() {
+			if s.hasPush() {
 				text.WriteString("PSH;")
 			}
 			flows[key] += text.String()
@@ -226,7 +228,8 @@ func checkCoalesced(t testing.TB, in, out [][]byte) {
 	}
 }
 
-// FuzzCoalesce builds a batch of segments from the fuzzer's bytes, four a segment, and compares with not joining them.
+// FuzzCoalesce builds a batch of segments from the fuzzer's bytes, four a
+// segment, and compares with not joining them.
 func FuzzCoalesce(f *testing.F) {
 	f.Add([]byte{0, 0, 0, 4, 0, 0, 4, 4, 0, 0, 8, 3})
 	f.Add([]byte{1, 0, 0, 4, 1, 8, 4, 4, 1, 0, 8, 3})
@@ -259,14 +262,14 @@ func FuzzCoalesce(f *testing.F) {
 			}
 			in = append(in, b)
 		}
-		checkCoalesced(t, in, joinAll(in))
+		checkCoalesced(t, in, coalesceAll(in))
 	})
 }
 
 func TestCoalesceAllocs(t *testing.T) {
 	segments := segmentsOf(splitPacket(t, largeTCP(true, 0, 12, 60000, flagACK), 1340))
 	b := make([]byte, 65535)
-	emit := func(j *joined) { j.copyTo(b[:j.headLen()], b[j.headLen():j.length]) }
+	emit := func(j *coalescedPacket) { j.copyInto(b[:j.headLen()], b[j.headLen():j.length]) }
 	if n := testing.AllocsPerRun(100, func() { coalesce(segments, emit) }); n > 0 {
 		t.Errorf("coalescing takes %v allocations", n)
 	}
@@ -275,7 +278,7 @@ func TestCoalesceAllocs(t *testing.T) {
 func BenchmarkCoalesce(b *testing.B) {
 	segments := segmentsOf(splitPacket(b, largeTCP(false, 0, 12, 60000, flagACK), 1340))
 	buf := make([]byte, 65535)
-	emit := func(j *joined) { j.copyTo(buf[:j.headLen()], buf[j.headLen():j.length]) }
+	emit := func(j *coalescedPacket) { j.copyInto(buf[:j.headLen()], buf[j.headLen():j.length]) }
 	b.SetBytes(60000)
 	for b.Loop() {
 		coalesce(segments, emit)

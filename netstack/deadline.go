@@ -5,38 +5,45 @@ import (
 	"time"
 )
 
-// A deadline is one of the two deadlines of a connection. The zero value never passes.
+// Deadlines of connections, as channels that a select can wait for.
+
+// A deadline is one of the two deadlines of a connection. The zero value never
+// passes.
 type deadline struct {
-	mu     sync.Mutex
-	timer  *time.Timer   // guarded by mu
-	passed chan struct{} // guarded by mu: closed when the deadline passes, then replaced when it is set anew
-	set    uint64        // guarded by mu: counts calls of at, so that a timer of an earlier one does nothing
+	mu         sync.Mutex
+	timer      *time.Timer   // guarded by mu
+	passed     chan struct{} // guarded by mu: closed when the deadline passes; replaced if it is set again
+	generation uint64        // guarded by mu: calls of setTime; the timer of an earlier one has no effect
 }
 
-// wait returns a channel that is closed when the deadline passes.
-func (d *deadline) wait() <-chan struct{} {
+// passedChannel returns a channel that is closed when the deadline passes. A
+// call that waits on it does not see a later setTime that moves a deadline that
+// has passed.
+func (d *deadline) passedChannel() <-chan struct{} {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.channel()
+	return d.passedChannelLocked()
 }
 
-func (d *deadline) channel() chan struct{} {
+// passedChannelLocked returns the channel that is closed when the deadline
+// passes. d.mu is held.
+func (d *deadline) passedChannelLocked() chan struct{} {
 	if d.passed == nil {
 		d.passed = make(chan struct{})
 	}
 	return d.passed
 }
 
-// at moves the deadline to t; the zero time means never.
-func (d *deadline) at(t time.Time) {
+// setTime moves the deadline to t; the zero time means never.
+func (d *deadline) setTime(t time.Time) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.set++
+	d.generation++
 	if d.timer != nil {
 		d.timer.Stop()
 		d.timer = nil
 	}
-	if isDone(d.channel()) {
+	if isDone(d.passedChannelLocked()) {
 		d.passed = make(chan struct{})
 	}
 	if t.IsZero() {
@@ -47,16 +54,17 @@ func (d *deadline) at(t time.Time) {
 		close(d.passed)
 		return
 	}
-	set := d.set
+	generation := d.generation
 	d.timer = time.AfterFunc(left, func() {
 		d.mu.Lock()
 		defer d.mu.Unlock()
-		if d.set == set {
+		if d.generation == generation {
 			close(d.passed)
 		}
 	})
 }
 
+// isDone reports whether c is closed.
 func isDone(c <-chan struct{}) bool {
 	select {
 	case <-c:

@@ -8,19 +8,31 @@ import (
 	gstack "gvisor.dev/gvisor/pkg/tcpip/stack"
 )
 
-// Deliver hands inbound IP packets, each whole and of the length that its header states, to the stack, in order, and
-// keeps none of them. Their checksums are taken as verified. Packets from an own address are dropped, as are those to
-// another's unless a handler takes them. It may be called concurrently; only the packets of one call are kept in order.
+// The way of inbound packets into gVisor.
+
+// Deliver hands inbound IP packets to the stack. Each must be a whole packet
+// whose header states its length; others are dropped. Checksums are not
+// verified: the caller must have authenticated the packets. The packets of one
+// flow stay in order. Deliver copies what it needs, and does nothing on a
+// closed stack.
+//
+// Dropped are also packets from one of the stack's own addresses, and packets
+// to an address that is not its own, unless a handler of [Stack.HandleTCP] or
+// [Stack.HandleUDP] may accept their flow.
+//
+// Deliver may be called concurrently; the packets of different calls have no
+// order.
 func (s *Stack) Deliver(packets [][]byte) {
 	if s.closed.Load() {
 		return
 	}
-	coalesce(packets, s.deliverOne)
+	coalesce(packets, s.deliverFunc)
 }
 
-// deliver hands one packet to the interface that its destination belongs to.
-func (s *Stack) deliver(j *joined) {
-	b := j.first
+// deliverPacket hands one packet to the interface that its destination belongs
+// to, and reports ICMP errors to their watchers.
+func (s *Stack) deliverPacket(j *coalescedPacket) {
+	b := j.firstPacket
 	var src, dst netip.Addr
 	var proto byte
 	switch {
@@ -31,41 +43,41 @@ func (s *Stack) deliver(j *joined) {
 	default:
 		return
 	}
-	if s.own[src] || src.IsLoopback() {
+	if s.ownAddrs[src] || src.IsLoopback() {
 		return
 	}
-	l := s.link
-	if !s.own[dst] {
-		if !s.forward.takes(dst, proto, b) {
+	l := s.ownLink
+	if !s.ownAddrs[dst] {
+		if !s.forwarder.mayReceive(dst, proto, b) {
 			return
 		}
-		l = s.foreign
+		l = s.foreignLink
 	}
 	if proto == protoICMP || proto == protoICMPv6 {
-		s.watchers.observe(b, nil)
+		s.watchers.reportError(b, nil)
 	}
-	l.receive(j)
+	l.receivePacket(j)
 }
 
-// receive copies a packet into the stack.
-func (l *link) receive(j *joined) {
+// receivePacket copies a packet into memory of gVisor's and delivers it.
+func (l *link) receivePacket(j *coalescedPacket) {
 	var payload buffer.Buffer
-	if n := j.headLen(); j.length > apartFrom {
+	if n := j.headLen(); j.length > splitAbove {
 		head, tail := buffer.NewViewSize(n), buffer.NewViewSize(j.length-n)
-		j.copyTo(head.AsSlice(), tail.AsSlice())
+		j.copyInto(head.AsSlice(), tail.AsSlice())
 		payload = buffer.MakeWithView(head)
 		payload.Append(tail)
 	} else {
 		v := buffer.NewViewSize(j.length)
 		b := v.AsSlice()
-		j.copyTo(b[:n], b[n:])
+		j.copyInto(b[:n], b[n:])
 		payload = buffer.MakeWithView(v)
 	}
 	pb := gstack.NewPacketBuffer(gstack.PacketBufferOptions{Payload: payload})
-	if j.first[0]>>4 == 4 {
-		l.deliver(header.IPv4ProtocolNumber, pb)
+	if j.firstPacket[0]>>4 == 4 {
+		l.dispatch(header.IPv4ProtocolNumber, pb)
 	} else {
-		l.deliver(header.IPv6ProtocolNumber, pb)
+		l.dispatch(header.IPv6ProtocolNumber, pb)
 	}
 	pb.DecRef()
 }

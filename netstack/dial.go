@@ -2,10 +2,8 @@ package netstack
 
 import (
 	"context"
-	"errors"
 	"net"
 	"net/netip"
-	"strconv"
 	"strings"
 	"time"
 
@@ -15,19 +13,31 @@ import (
 	"gvisor.dev/gvisor/pkg/waiter"
 )
 
-// attemptDelay is RFC 8305's Connection Attempt Delay.
-const attemptDelay = 250 * time.Millisecond
+// Connecting to an address or name.
 
-// reachAfter is how long a connection attempt lasts until Config.Reach is asked: most are over sooner than one could ask.
-const reachAfter = 10 * time.Millisecond
-
-// DialContext connects to address from the stack. The network is "tcp", "tcp4", "tcp6", "udp", "udp4" or "udp6"; the
-// address is host:port, where the host is an IP address or a name, looked up as LookupNetIP does. A name with several
-// addresses is dialled as RFC 8305 says ("Happy Eyeballs"). The context covers everything until DialContext returns.
+// DialContext connects to address from the stack. The network is "tcp", "tcp4",
+// "tcp6", "udp", "udp4" or "udp6". The address is host:port. The host is an IP
+// address, or a name that [Stack.LookupNetIP] looks up; 4 and 6 restrict its
+// family. The port is a number or the name of a service, such as http. If a
+// name has several addresses, TCP connects to the first that answers, as in RFC
+// 8305 ("Happy Eyeballs"), and UDP uses the first.
 //
-// Errors are of type *net.OpError and wrap what package net's would: a syscall.Errno such as ECONNREFUSED, a
-// *net.DNSError, the context's error, or that of Config.Reach. TCP connections have CloseRead and CloseWrite, no delay,
-// and keep-alive as with package net.
+// ctx limits the lookup and the attempt to connect. It has no effect on a
+// connection that was made.
+//
+// A TCP connection has the methods CloseRead, CloseWrite and SetLinger of
+// *net.TCPConn, sends small writes without delay, and keeps idle connections
+// alive as package net does.
+//
+// An error is a *net.OpError that wraps one of
+//
+//   - net.UnknownNetworkError or *net.AddrError, if an argument is not valid,
+//   - *net.DNSError, if the lookup fails,
+//   - a syscall.Errno: ENETUNREACH without an own address of the family,
+//     ECONNREFUSED, EHOSTUNREACH, ETIMEDOUT and others,
+//   - the error of [Config.Reach] or [Config.Output],
+//   - the error of ctx, whose deadline is also a timeout of net.Error,
+//   - [net.ErrClosed], if the stack is closed.
 func (s *Stack) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
 	c, err := s.dial(ctx, network, address)
 	if err != nil {
@@ -39,6 +49,8 @@ func (s *Stack) DialContext(ctx context.Context, network, address string) (net.C
 	return c, nil
 }
 
+// dial is DialContext. Its errors are those of package net: an error that
+// concerns one address is a *net.OpError already, others are not.
 func (s *Stack) dial(ctx context.Context, network, address string) (net.Conn, error) {
 	transport, family := strings.TrimRight(network, "46"), ""
 	if len(network) > 3 {
@@ -73,18 +85,19 @@ func (s *Stack) dial(ctx context.Context, network, address string) (net.Conn, er
 	one := func(ctx context.Context, addr netip.Addr) (net.Conn, error) {
 		remote := netip.AddrPortFrom(addr, port)
 		if transport == "udp" {
-			return wrapDial(network, net.UDPAddrFromAddrPort(remote))(s.dialUDP(remote))
+			return addDialError(network, net.UDPAddrFromAddrPort(remote))(s.dialUDP(remote))
 		}
-		return wrapDial(network, net.TCPAddrFromAddrPort(remote))(s.dialTCP(ctx, remote))
+		return addDialError(network, net.TCPAddrFromAddrPort(remote))(s.dialTCP(ctx, remote))
 	}
 	if len(addrs) == 1 || transport == "udp" {
 		return one(ctx, addrs[0])
 	}
-	return race(ctx, addrs, one)
+	return raceDials(ctx, addrs, one)
 }
 
-// wrapDial returns a function that adds to an error which dial it is from.
-func wrapDial(network string, addr net.Addr) func(net.Conn, error) (net.Conn, error) {
+// addDialError returns a function that wraps an error in a *net.OpError with
+// the address that was dialled.
+func addDialError(network string, addr net.Addr) func(net.Conn, error) (net.Conn, error) {
 	return func(c net.Conn, err error) (net.Conn, error) {
 		if err != nil {
 			return nil, &net.OpError{Op: "dial", Net: network, Addr: addr, Err: err}
@@ -93,110 +106,20 @@ func wrapDial(network string, addr net.Addr) func(net.Conn, error) (net.Conn, er
 	}
 }
 
-// dialOrder returns the addresses that the stack can dial, alternating between the families, IPv6 first.
-func (s *Stack) dialOrder(addrs []netip.Addr) ([]netip.Addr, error) {
-	var v4, v6 []netip.Addr
-	for _, addr := range addrs {
-		if addr.Is4() {
-			v4 = append(v4, addr)
-		} else {
-			v6 = append(v6, addr)
-		}
-	}
-	var missing *noAddressError
-	if len(v4) > 0 && !s.ip4.IsValid() {
-		v4, missing = nil, &noAddressError{"IPv4"}
-	}
-	if len(v6) > 0 && !s.ip6.IsValid() {
-		v6, missing = nil, &noAddressError{"IPv6"}
-	}
-	var order []netip.Addr
-	for i := range max(len(v4), len(v6)) {
-		if i < len(v6) {
-			order = append(order, v6[i])
-		}
-		if i < len(v4) {
-			order = append(order, v4[i])
-		}
-	}
-	if len(order) == 0 {
-		return nil, missing
-	}
-	return order, nil
-}
-
-// race dials the addresses in order, each when the one before has failed or attemptDelay has passed, and returns the
-// first connection made. The others are over when it returns. If all fail it returns the first error.
-func race(ctx context.Context, addrs []netip.Addr, dial func(context.Context, netip.Addr) (net.Conn, error)) (net.Conn, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	type result struct {
-		conn net.Conn
-		err  error
-	}
-	results := make(chan result)
-	delay := time.NewTimer(attemptDelay)
-	defer delay.Stop()
-
-	var conn net.Conn
-	var first error
-	running := 0
-	start := func() {
-		addr := addrs[0]
-		addrs = addrs[1:]
-		running++
-		go func() {
-			c, err := dial(ctx, addr)
-			results <- result{c, err}
-		}()
-		delay.Reset(attemptDelay)
-	}
-	for start(); running > 0; {
-		next := delay.C
-		if len(addrs) == 0 {
-			next = nil
-		}
-		select {
-		case <-next:
-			start()
-		case r := <-results:
-			running--
-			switch {
-			case r.err == nil && conn == nil:
-				conn, addrs = r.conn, nil
-				cancel()
-			case r.err == nil:
-				r.conn.Close()
-			default:
-				if first == nil {
-					first = r.err
-				}
-				if len(addrs) > 0 && ctx.Err() == nil {
-					start()
-				}
-			}
-		}
-	}
-	if conn != nil {
-		return conn, nil
-	}
-	return nil, first
-}
-
-// dialTCP connects to remote. Its errors carry no *net.OpError yet.
+// dialTCP connects to remote. Its errors are not yet a *net.OpError.
 func (s *Stack) dialTCP(ctx context.Context, remote netip.AddrPort) (net.Conn, error) {
 	wq := new(waiter.Queue)
-	ep, terr := s.gv.NewEndpoint(tcp.ProtocolNumber, protocolOf(remote.Addr()), wq)
+	ep, terr := s.gvisor.NewEndpoint(tcp.ProtocolNumber, networkProtocol(remote.Addr()), wq)
 	if terr != nil {
-		return nil, s.closedError(errnoOf("socket", terr))
+		return nil, s.closedError(syscallError("socket", terr))
 	}
-	connected := make(wakeup, 1)
+	connected := make(eventSignal, 1)
 	var entry waiter.Entry
 	entry.Init(connected, waiter.WritableEvents|waiter.EventHUp|waiter.EventErr)
 	wq.EventRegister(&entry)
 	defer wq.EventUnregister(&entry)
 
-	if err := s.connect(ctx, ep, remote, connected); err != nil {
+	if err := s.connectEndpoint(ctx, ep, remote, connected); err != nil {
 		ep.Abort()
 		return nil, s.closedError(err)
 	}
@@ -207,32 +130,35 @@ func (s *Stack) dialTCP(ctx context.Context, remote netip.AddrPort) (net.Conn, e
 	return c, nil
 }
 
-// connect connects ep, whose events go to connected.
-func (s *Stack) connect(ctx context.Context, ep tcpip.Endpoint, remote netip.AddrPort, connected wakeup) error {
+// connectEndpoint connects ep, whose events set connected. It listens for ICMP
+// errors itself, because gVisor does not report all of them, and starts
+// Config.Reach only if the attempt takes long or ends with its context.
+func (s *Stack) connectEndpoint(ctx context.Context, ep tcpip.Endpoint, remote netip.AddrPort, connected eventSignal) error {
 	if ctx.Err() != nil {
-		return ctxError(ctx)
+		return contextError(ctx)
 	}
 	type icmpError struct {
 		local netip.AddrPort
 		err   error
 	}
-	// Errors may be about others that connect to remote, and come before the local port is known.
+	// Errors may be those of other connections to remote, and may come before the
+	// local port is known: compare it when it is.
 	errs := make(chan icmpError, 16)
-	defer s.watchers.watch(flow{proto: protoTCP, remote: remote}, func(local netip.AddrPort, err error) {
+	defer s.watchers.watchFlow(flow{proto: protoTCP, remote: remote}, func(local netip.AddrPort, err error) {
 		select {
 		case errs <- icmpError{local, err}:
 		default:
 		}
 	})()
 
-	late := time.NewTimer(reachAfter)
+	late := time.NewTimer(reachDelay)
 	defer late.Stop()
 	var failed <-chan error
 	stop := func() {}
 	defer func() { stop() }()
-	if err := ep.Connect(full(remote)); err != nil {
+	if err := ep.Connect(fullAddress(remote)); err != nil {
 		if _, ok := err.(*tcpip.ErrConnectStarted); !ok {
-			return errnoOf("connect", err)
+			return syscallError("connect", err)
 		}
 	}
 	local, _ := ep.GetLocalAddress()
@@ -243,69 +169,35 @@ func (s *Stack) connect(ctx context.Context, ep tcpip.Endpoint, remote netip.Add
 			if err == nil {
 				return nil
 			}
-			// gVisor may have seen the same ICMP error, but knows less.
+			// gVisor may have reported the same ICMP error, with less detail.
 			for len(errs) > 0 {
-				if e := <-errs; e.local == addrPortOf(local) {
-					return callError("connect", e.err)
+				if e := <-errs; e.local == addrPortFromFull(local) {
+					return wrapErrno("connect", e.err)
 				}
 			}
-			return errnoOf("connect", err)
+			return syscallError("connect", err)
 		case e := <-errs:
-			if e.local == addrPortOf(local) {
-				return callError("connect", e.err)
+			if e.local == addrPortFromFull(local) {
+				return wrapErrno("connect", e.err)
 			}
 		case <-late.C:
-			failed, stop = s.reach(ctx, remote.Addr())
+			failed, stop = s.startReach(ctx, remote.Addr())
 		case err := <-failed:
 			return err
 		case <-ctx.Done():
 			if failed == nil {
-				failed, stop = s.reach(ctx, remote.Addr())
+				failed, stop = s.startReach(ctx, remote.Addr())
 			}
 			stop()
-			return whyEnded(ctx, failed)
+			return endReason(ctx, failed)
 		case <-s.done:
 			return net.ErrClosed
 		}
 	}
 }
 
-// whyEnded returns what Config.Reach, which has returned, knew to say of an attempt that ctx ended, or else the error
-// of ctx.
-func whyEnded(ctx context.Context, failed <-chan error) error {
-	select {
-	case err := <-failed:
-		return err
-	default:
-		return ctxError(ctx)
-	}
-}
-
-// reach runs Config.Reach for addr until stop is called. Its error, if it has one, is sent to the channel.
-func (s *Stack) reach(ctx context.Context, addr netip.Addr) (failed <-chan error, stop func()) {
-	if s.cfg.Reach == nil || s.own[addr] {
-		return nil, func() {}
-	}
-	attempt, cancel := context.WithCancel(ctx)
-	c := make(chan error, 1)
-	over := make(chan struct{})
-	go func() {
-		defer close(over)
-		// The end of its context is no news.
-		if err := s.cfg.Reach(attempt, addr); err != nil && err != attempt.Err() {
-			c <- err
-		}
-	}()
-	return c, func() {
-		if ctx.Err() == nil { // else attempt is to end, or has ended, with the reason of ctx
-			cancel()
-		}
-		<-over
-		cancel()
-	}
-}
-
-// dialUDP connects a UDP socket to remote.
+// dialUDP connects a UDP socket to remote. It returns no *udpConn, as a nil one
+// in a net.Conn would not be nil.
 func (s *Stack) dialUDP(remote netip.AddrPort) (net.Conn, error) {
 	c, err := s.newDialedUDP(remote)
 	if err != nil {
@@ -314,30 +206,16 @@ func (s *Stack) dialUDP(remote netip.AddrPort) (net.Conn, error) {
 	return c, nil
 }
 
+// newDialedUDP returns a UDP socket that is connected to remote.
 func (s *Stack) newDialedUDP(remote netip.AddrPort) (*udpConn, error) {
 	wq := new(waiter.Queue)
-	ep, err := s.gv.NewEndpoint(udp.ProtocolNumber, protocolOf(remote.Addr()), wq)
+	ep, err := s.gvisor.NewEndpoint(udp.ProtocolNumber, networkProtocol(remote.Addr()), wq)
 	if err != nil {
-		return nil, s.closedError(errnoOf("socket", err))
+		return nil, s.closedError(syscallError("socket", err))
 	}
-	if err := ep.Connect(full(remote)); err != nil {
+	if err := ep.Connect(fullAddress(remote)); err != nil {
 		ep.Close()
-		return nil, s.closedError(errnoOf("connect", err))
+		return nil, s.closedError(syscallError("connect", err))
 	}
 	return s.newUDPConn(ep, wq, remote.Addr().Is4(), remote.Addr().Is6())
-}
-
-// lookupPort returns the number of a port given as such or as the name of a service.
-func lookupPort(ctx context.Context, network, service string) (uint16, error) {
-	if n, err := strconv.ParseUint(service, 10, 16); err == nil {
-		return uint16(n), nil
-	}
-	n, err := net.DefaultResolver.LookupPort(ctx, network, service)
-	if err != nil {
-		return 0, err
-	}
-	if n < 0 || n > 65535 {
-		return 0, errors.New("invalid port")
-	}
-	return uint16(n), nil
 }

@@ -1,7 +1,6 @@
 package netstack
 
 import (
-	"context"
 	"encoding/binary"
 	"errors"
 	"io"
@@ -10,11 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
-	"syscall"
 	"testing"
-	"testing/synctest"
-	"time"
 
 	"golang.org/x/net/dns/dnsmessage"
 )
@@ -26,8 +21,9 @@ type nameServer struct {
 	code    map[string]dnsmessage.RCode
 	asked   []string // guarded by mu: "A name tcp"
 
-	// meddle, if not nil, sends whatever else it wants before the answer, and reports whether to send that.
-	meddle func(q dnsmessage.Message, send func([]byte)) bool
+	// intercept, if not nil, sends whatever else it wants before the answer, and
+	// reports whether to send that.
+	intercept func(q dnsmessage.Message, send func([]byte)) bool
 }
 
 func (n *nameServer) serve(t testing.TB, s *Stack) {
@@ -71,7 +67,7 @@ func (n *nameServer) answer(b []byte, transport string, send func([]byte)) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.asked = append(n.asked, strings.TrimPrefix(q.Type.String(), "Type")+" "+name+" "+transport)
-	if n.meddle != nil && !n.meddle(m, send) {
+	if n.intercept != nil && !n.intercept(m, send) {
 		return
 	}
 	r := dnsmessage.Message{Header: dnsmessage.Header{ID: m.ID, Response: true, RecursionAvailable: true}, Questions: m.Questions}
@@ -79,7 +75,7 @@ func (n *nameServer) answer(b []byte, transport string, send func([]byte)) {
 	if _, ok := n.records[name]; !ok && r.RCode == 0 {
 		r.RCode = dnsmessage.RCodeNameError
 	}
-	n.add(&r, name, q.Type)
+	n.addRecords(&r, name, q.Type)
 	b, err := r.Pack()
 	if err != nil {
 		panic(err)
@@ -91,12 +87,12 @@ func (n *nameServer) answer(b []byte, transport string, send func([]byte)) {
 	send(b)
 }
 
-// add appends what is known of name, and of its aliases.
-func (n *nameServer) add(r *dnsmessage.Message, name string, typ dnsmessage.Type) {
+// addRecords appends what is known of name, and of its aliases.
+func (n *nameServer) addRecords(r *dnsmessage.Message, name string, typ dnsmessage.Type) {
 	for _, body := range n.records[name] {
 		h := dnsmessage.ResourceHeader{Name: dnsmessage.MustNewName(name), Class: dnsmessage.ClassINET}
 		if alias, ok := body.(*dnsmessage.CNAMEResource); ok {
-			n.add(r, alias.CNAME.String(), typ) // aliases last: order must not matter
+			n.addRecords(r, alias.CNAME.String(), typ) // aliases last: order must not matter
 			r.Answers = append(r.Answers, dnsmessage.Resource{Header: h, Body: body})
 			continue
 		}
@@ -129,7 +125,7 @@ func (n *nameServer) questions() []string {
 	return q
 }
 
-func (n *nameServer) set(f func()) {
+func (n *nameServer) change(f func()) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	f()
@@ -145,13 +141,6 @@ func joinDNS(t testing.TB, n *nameServer, change func(a, b *Config)) *pair {
 	})
 	n.serve(t, p.b)
 	return p
-}
-
-func addrs(list ...string) (out []netip.Addr) {
-	for _, s := range list {
-		out = append(out, netip.MustParseAddr(s))
-	}
-	return out
 }
 
 func TestLookup(t *testing.T) {
@@ -250,252 +239,4 @@ func TestLookup(t *testing.T) {
 	if _, err := p.b.LookupNetIP(testContext(t), "ip", "both.example"); !errors.Is(err, errNoServers) {
 		t.Errorf("without servers: %v, want %v", err, errNoServers)
 	}
-}
-
-// TestLookupForged sends all kinds of wrong answers before the right one.
-func TestLookupForged(t *testing.T) {
-	n := &nameServer{records: map[string][]dnsmessage.ResourceBody{"host.example.": {record("192.0.2.1")}}}
-	n.meddle = func(q dnsmessage.Message, send func([]byte)) bool {
-		forge := func(f func(m *dnsmessage.Message)) {
-			m := dnsmessage.Message{Header: dnsmessage.Header{ID: q.ID, Response: true}, Questions: slices.Clone(q.Questions)}
-			m.Answers = []dnsmessage.Resource{{
-				Header: dnsmessage.ResourceHeader{Name: q.Questions[0].Name, Class: dnsmessage.ClassINET},
-				Body:   record("203.0.113.66"),
-			}}
-			f(&m)
-			b, err := m.Pack()
-			if err != nil {
-				panic(err)
-			}
-			send(b)
-		}
-		forge(func(m *dnsmessage.Message) { m.ID++ })
-		forge(func(m *dnsmessage.Message) { m.Response = false })
-		forge(func(m *dnsmessage.Message) { m.Questions = nil })
-		forge(func(m *dnsmessage.Message) { m.Questions[0].Name = dnsmessage.MustNewName("other.example.") })
-		forge(func(m *dnsmessage.Message) { m.Questions[0].Type = dnsmessage.TypeMX })
-		forge(func(m *dnsmessage.Message) { m.Questions[0].Class = dnsmessage.ClassCHAOS })
-		send([]byte{})
-		send([]byte("garbage"))
-		send(binary.BigEndian.AppendUint16(nil, q.ID))
-		return true
-	}
-	p := joinDNS(t, n, nil)
-	got, err := p.a.LookupNetIP(testContext(t), "ip4", "host.example")
-	if err != nil || !slices.Equal(got, addrs("192.0.2.1")) {
-		t.Errorf("LookupNetIP = %v, %v", got, err)
-	}
-}
-
-// TestLookupUnrelated answers with records for a name that was not asked for.
-func TestLookupUnrelated(t *testing.T) {
-	n := &nameServer{}
-	n.meddle = func(q dnsmessage.Message, send func([]byte)) bool {
-		m := dnsmessage.Message{Header: dnsmessage.Header{ID: q.ID, Response: true}, Questions: q.Questions}
-		m.Answers = []dnsmessage.Resource{{
-			Header: dnsmessage.ResourceHeader{Name: dnsmessage.MustNewName("other.example."), Class: dnsmessage.ClassINET},
-			Body:   record("203.0.113.66"),
-		}, {
-			Header: dnsmessage.ResourceHeader{Name: q.Questions[0].Name, Class: dnsmessage.ClassINET},
-			Body:   alias(q.Questions[0].Name.String()), // a loop
-		}}
-		b, _ := m.Pack()
-		send(b)
-		return false
-	}
-	p := joinDNS(t, n, nil)
-	got, err := p.a.LookupNetIP(testContext(t), "ip4", "host.example")
-	var de *net.DNSError
-	if !errors.As(err, &de) || !de.IsNotFound {
-		t.Errorf("LookupNetIP = %v, %v, want not found", got, err)
-	}
-}
-
-// TestLookupNoEDNS has a server that knows nothing of EDNS(0).
-func TestLookupNoEDNS(t *testing.T) {
-	for _, code := range []dnsmessage.RCode{dnsmessage.RCodeFormatError, dnsmessage.RCodeNotImplemented} {
-		n := &nameServer{records: map[string][]dnsmessage.ResourceBody{"host.example.": {record("192.0.2.1")}}}
-		n.meddle = func(q dnsmessage.Message, send func([]byte)) bool {
-			if len(q.Additionals) == 0 {
-				return true
-			}
-			m := dnsmessage.Message{Header: dnsmessage.Header{ID: q.ID, Response: true, RCode: code}}
-			b, _ := m.Pack()
-			send(b)
-			return false
-		}
-		p := joinDNS(t, n, nil)
-		got, err := p.a.LookupNetIP(testContext(t), "ip4", "host.example")
-		if err != nil || !slices.Equal(got, addrs("192.0.2.1")) {
-			t.Errorf("LookupNetIP = %v, %v", got, err)
-		}
-	}
-}
-
-func TestLookupServers(t *testing.T) {
-	n := &nameServer{records: map[string][]dnsmessage.ResourceBody{"host.example.": {record("192.0.2.1")}}}
-	var lost atomic.Int64
-	p := joinDNS(t, n, func(a, b *Config) {
-		a.DNS = addrs("10.0.0.9", "10.0.0.8", "10.0.0.2") // silent, unreachable, good
-		output := a.Output
-		a.Output = func(p *Packet) error {
-			if p.Destination() == netip.MustParseAddr("10.0.0.8") {
-				return ErrNoRoute
-			}
-			return output(p)
-		}
-	})
-	p.a.dns.timeout = 50 * time.Millisecond
-	got, err := p.a.LookupNetIP(testContext(t), "ip4", "host.example")
-	if err != nil || !slices.Equal(got, addrs("192.0.2.1")) {
-		t.Errorf("LookupNetIP = %v, %v", got, err)
-	}
-
-	// The good one loses the first question.
-	n.set(func() {
-		n.meddle = func(dnsmessage.Message, func([]byte)) bool { return lost.Add(1) > 1 }
-	})
-	got, err = p.a.LookupNetIP(testContext(t), "ip4", "host.example")
-	if err != nil || !slices.Equal(got, addrs("192.0.2.1")) {
-		t.Errorf("LookupNetIP = %v, %v", got, err)
-	}
-
-	n.set(func() { n.meddle = func(dnsmessage.Message, func([]byte)) bool { return false } })
-	p.a.dns.timeout = 10 * time.Millisecond
-	_, err = p.a.LookupNetIP(testContext(t), "ip", "host.example")
-	var de *net.DNSError
-	if !errors.As(err, &de) || !de.IsTimeout || !de.IsTemporary || de.IsNotFound {
-		t.Errorf("with silent servers: %#v, want a timeout", err)
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	if _, err = p.a.LookupNetIP(ctx, "ip", "host.example"); !errors.Is(err, context.Canceled) || !errors.As(err, &de) {
-		t.Errorf("cancelled: %v", err)
-	}
-
-	p.a.cfg.DNS = addrs("10.0.0.8")
-	p.a.dns.timeout = 0
-	if _, err = p.a.LookupNetIP(testContext(t), "ip", "host.example"); !errors.Is(err, syscall.EHOSTUNREACH) || !errors.As(err, &de) {
-		t.Errorf("unreachable: %v, want EHOSTUNREACH", err)
-	}
-}
-
-func TestLookupReach(t *testing.T) {
-	cause := errors.New("the peer is dead")
-	s := newStack(t, Config{
-		Addresses: prefixes(a4),
-		DNS:       addrs("10.0.0.2"),
-		Output:    func(*Packet) error { return nil },
-		Reach:     func(context.Context, netip.Addr) error { return cause },
-	})
-	_, err := s.DialContext(testContext(t), "tcp", "host.example:80")
-	wantOpError(t, err, "dial", "tcp", cause)
-	var de *net.DNSError
-	if !errors.As(err, &de) || de.IsTimeout || de.IsNotFound {
-		t.Errorf("%v is not the right *net.DNSError", err)
-	}
-}
-
-func TestDialName(t *testing.T) {
-	n := &nameServer{records: map[string][]dnsmessage.ResourceBody{
-		"both.example.":   {record("10.0.0.2"), record("fd00::2")},
-		"second.example.": {record("10.0.0.9"), record("10.0.0.2")}, // the first is silent
-	}}
-	p := joinDNS(t, n, nil)
-	listen(t, p.b, "tcp", ":80")
-	for _, c := range []struct{ network, host, want string }{
-		{"tcp", "both.example:80", "[fd00::2]:80"},
-		{"tcp4", "both.example:80", "10.0.0.2:80"},
-		{"tcp6", "both.example:80", "[fd00::2]:80"},
-		{"tcp", "second.example:http", "10.0.0.2:80"},
-		{"udp", "both.example:80", "[fd00::2]:80"},
-	} {
-		conn, err := p.a.DialContext(testContext(t), c.network, c.host)
-		if err != nil {
-			t.Errorf("dialling %s %s: %v", c.network, c.host, err)
-			continue
-		}
-		if got := conn.RemoteAddr().String(); got != c.want {
-			t.Errorf("dialling %s %s reached %s, want %s", c.network, c.host, got, c.want)
-		}
-		conn.Close()
-	}
-	_, err := p.a.DialContext(testContext(t), "tcp", "absent.example.:80")
-	wantOpError(t, err, "dial", "tcp", nil)
-	var de *net.DNSError
-	if !errors.As(err, &de) || !de.IsNotFound {
-		t.Errorf("dialling an absent name: %v", err)
-	}
-
-	// The next address is dialled as soon as one fails.
-	listen(t, p.b, "tcp4", ":82")
-	first := time.Now()
-	if conn, err := p.a.DialContext(testContext(t), "tcp", "both.example:82"); err != nil {
-		t.Error(err)
-	} else {
-		conn.Close()
-	}
-	if d := time.Since(first); d > attemptDelay {
-		t.Errorf("it took %v to dial the second address", d)
-	}
-
-	// A broken family costs one attempt delay; one that refuses costs nothing.
-	p.fromA.setFilter(func(b []byte) bool { return b[0]>>4 == 4 })
-	start := time.Now()
-	conn, err := p.a.DialContext(testContext(t), "tcp", "both.example:80")
-	if err != nil {
-		t.Fatal(err)
-	}
-	conn.Close()
-	if d := time.Since(start); d < attemptDelay || d > 4*attemptDelay {
-		t.Errorf("dialling took %v with IPv6 broken, want about %v", d, attemptDelay)
-	}
-	p.fromA.setFilter(nil)
-	start = time.Now()
-	if _, err := p.a.DialContext(testContext(t), "tcp", "both.example:81"); !errors.Is(err, syscall.ECONNREFUSED) {
-		t.Errorf("dialling a free port: %v, want ECONNREFUSED", err)
-	}
-	if d := time.Since(start); d > attemptDelay {
-		t.Errorf("it took %v to be refused twice", d)
-	}
-}
-
-func TestDialOrder(t *testing.T) {
-	s := join(t, nil).a
-	got, err := s.dialOrder(addrs("10.0.0.1", "10.0.0.2", "fd00::1", "10.0.0.3", "fd00::2"))
-	if want := addrs("fd00::1", "10.0.0.1", "fd00::2", "10.0.0.2", "10.0.0.3"); err != nil || !slices.Equal(got, want) {
-		t.Errorf("order is %v, %v, want %v", got, err, want)
-	}
-}
-
-// entrant is a connection in a race.
-type entrant struct {
-	net.Conn
-	closed bool
-}
-
-func (c *entrant) Close() error {
-	c.closed = true
-	return nil
-}
-
-// TestRaceClosesTheLosers has connections come about after the race is won.
-func TestRaceClosesTheLosers(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		conns := map[netip.Addr]*entrant{a4: {}, a6: {}, b4: {}}
-		c, err := race(t.Context(), []netip.Addr{a4, a6, b4}, func(ctx context.Context, addr netip.Addr) (net.Conn, error) {
-			if addr != b4 {
-				<-ctx.Done()
-			}
-			return conns[addr], nil
-		})
-		if err != nil || c != conns[b4] {
-			t.Fatalf("won: %v, %v", c, err)
-		}
-		for addr, c := range conns {
-			if c.closed != (addr != b4) {
-				t.Errorf("connection to %v closed: %v", addr, c.closed)
-			}
-		}
-	})
 }

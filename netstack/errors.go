@@ -10,8 +10,12 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip"
 )
 
-// errnoOf returns what package net would report for err, with the name of the system call it would name.
-func errnoOf(call string, err tcpip.Error) error {
+// Errors as package net reports them: gVisor's become a syscall.Errno in an
+// os.SyscallError, and the caller wraps that in a net.OpError.
+
+// syscallError returns the error that package net would report for err, with
+// call as the name of the system call.
+func syscallError(call string, err tcpip.Error) error {
 	var errno syscall.Errno
 	switch err.(type) {
 	case *tcpip.ErrConnectionRefused:
@@ -54,7 +58,8 @@ func errnoOf(call string, err tcpip.Error) error {
 	return os.NewSyscallError(call, errno)
 }
 
-// unreachableError is an errno that an ICMP error stands for, with what led to it.
+// An unreachableError is the errno of an ICMP error that the stack itself sent,
+// with the error of Output that caused it.
 type unreachableError struct {
 	errno syscall.Errno
 	cause error
@@ -63,23 +68,25 @@ type unreachableError struct {
 func (e *unreachableError) Error() string   { return e.cause.Error() }
 func (e *unreachableError) Unwrap() []error { return []error{e.errno, e.cause} }
 
-// callError names the system call that would have failed with err, if that is an errno.
-func callError(call string, err error) error {
+// wrapErrno adds the name of the system call to err if that is an errno.
+func wrapErrno(call string, err error) error {
 	if _, ok := err.(syscall.Errno); ok {
 		return os.NewSyscallError(call, err)
 	}
 	return err
 }
 
-// ctxError returns the error of a context that is done, as package net reports it: a deadline is a timeout.
-func ctxError(ctx context.Context) error {
+// contextError returns the error of a context that has ended as package net
+// reports it: the end of its deadline is a timeout.
+func contextError(ctx context.Context) error {
 	if err := ctx.Err(); err != context.DeadlineExceeded {
 		return err
 	}
 	return timeoutError{}
 }
 
-// timeoutError is the end of a context's deadline. Like package net's it is both a context's and an I/O timeout.
+// A timeoutError reports the end of a context's deadline. As in package net it
+// is both a context's and an I/O timeout.
 type timeoutError struct{}
 
 func (timeoutError) Error() string   { return "i/o timeout" }
@@ -89,13 +96,15 @@ func (timeoutError) Is(err error) bool {
 	return err == context.DeadlineExceeded || err == os.ErrDeadlineExceeded
 }
 
-// noAddressError says that the stack cannot reach a family of addresses, having none of its own.
+// A noAddressError reports that the stack cannot use a family because it has no
+// address of it. It names the key of the configuration.
 type noAddressError struct{ family string }
 
-func (e *noAddressError) Error() string { return "the stack has no " + e.family + " address" }
+func (e *noAddressError) Error() string { return "no " + e.family + " address is configured (Address)" }
 func (e *noAddressError) Unwrap() error { return syscall.ENETUNREACH }
 
-// closedError returns err, or net.ErrClosed if the stack is closed, whatever that made of err.
+// closedError returns net.ErrClosed in place of err if the stack is closed: the
+// error is then only a consequence of that. A nil err stays nil.
 func (s *Stack) closedError(err error) error {
 	if err != nil && s.closed.Load() {
 		return net.ErrClosed

@@ -3,14 +3,12 @@ package netstack
 import (
 	"encoding/binary"
 	"net/netip"
-	"slices"
-	"sync"
-	"syscall"
 
 	"gvisor.dev/gvisor/pkg/tcpip/checksum"
 )
 
-// ICMP errors about packets the stack sent: making them (RFC 792, RFC 4443), and noticing those that gVisor ignores.
+// ICMP errors that the stack makes about packets that it sent or received (RFC
+// 792, RFC 4443).
 
 const (
 	icmp4Unreachable = 3
@@ -23,80 +21,89 @@ const (
 	icmp6PortCode    = 4
 	icmp6TooBig      = 2
 
-	// icmpQuote4 and icmpQuote6 bound how much of a packet an error about it quotes.
-	icmpQuote4 = 576 - ipv4HeaderLen - 8
-	icmpQuote6 = 1280 - ipv6HeaderLen - 8
+	// How much of a packet an error quotes, in bytes. The error then fits into
+	// any path: 576 bytes (RFC 1812, section 4.3.2.3) and 1280 (RFC 4443).
+	icmpQuote4 = MinMTU - ipv4HeaderLen - 8
+	icmpQuote6 = MinMTUIPv6 - ipv6HeaderLen - 8
 
 	icmpHopLimit = 64
-	minMTU6      = 1280
 )
 
-// TooBig tells the sender in the stack of packet, an IP packet from CopySegment, that it did not fit: the path carries
-// at most mtu bytes. It keeps nothing of packet and may be called from Output.
+// TooBig tells the sender of packet, in the stack, that the path carries at
+// most mtu bytes. packet is an IP packet that [Packet.CopySegment] wrote;
+// TooBig does not keep it. An mtu that is not between [MinMTU], or [MinMTUIPv6]
+// for IPv6, and [MaxMTU] becomes the nearest of them. TooBig does not block,
+// and may be called from [Config.Output].
 func (s *Stack) TooBig(packet []byte, mtu int) {
 	if len(packet) == 0 {
 		return
 	}
 	var b []byte
 	if packet[0]>>4 == 4 {
-		b = icmpError(packet, netip.Addr{}, icmp4Unreachable, icmp4TooBigCode, uint32(min(max(mtu, minMTU), maxMTU)))
+		b = icmpError(packet, netip.Addr{}, icmp4Unreachable, icmp4TooBigCode, uint32(min(max(mtu, MinMTU), MaxMTU)))
 	} else {
-		b = icmpError(packet, netip.Addr{}, icmp6TooBig, 0, uint32(min(max(mtu, minMTU6), maxMTU)))
+		b = icmpError(packet, netip.Addr{}, icmp6TooBig, 0, uint32(min(max(mtu, MinMTUIPv6), MaxMTU)))
 	}
-	s.post(b, nil)
+	s.postICMP(b, nil)
 }
 
-// unreachable tells the sender in the stack of p that its destination cannot be reached, and why.
-func (s *Stack) unreachable(p *Packet, cause error) {
+// postUnreachable tells the sender of p, in the stack, that its destination
+// cannot be reached, and why.
+func (s *Stack) postUnreachable(p *Packet, cause error) {
 	packet := make([]byte, p.SegmentLen(0))
 	p.CopySegment(packet, 0)
 	if packet[0]>>4 == 4 {
-		s.post(icmpError(packet, netip.Addr{}, icmp4Unreachable, icmp4HostCode, 0), cause)
+		s.postICMP(icmpError(packet, netip.Addr{}, icmp4Unreachable, icmp4HostCode, 0), cause)
 	} else {
-		s.post(icmpError(packet, netip.Addr{}, icmp6Unreachable, icmp6AddressCode, 0), cause)
+		s.postICMP(icmpError(packet, netip.Addr{}, icmp6Unreachable, icmp6AddressCode, 0), cause)
 	}
 }
 
-// A notice is an ICMP packet for a sender in the stack, and what led to it, if known.
-type notice struct {
+// An icmpNotice is an ICMP error for a sender in the stack, with the error of
+// Output that caused it, if any. An IP packet has no room for that.
+type icmpNotice struct {
 	packet []byte
 	cause  error
 }
 
-// post queues an ICMP packet for the injector; nil is dropped, as is what does not fit. Whoever calls may hold the
-// lock of the very socket that the message is for, so it cannot be delivered here.
-func (s *Stack) post(b []byte, cause error) {
+// postICMP queues an ICMP error for injectICMP. It drops nil, and the error if
+// the queue is full. The caller may hold the lock of the socket that the error
+// is for, so it must not be delivered here.
+func (s *Stack) postICMP(b []byte, cause error) {
 	if b == nil {
 		return
 	}
 	select {
-	case s.inject <- notice{b, cause}:
+	case s.icmpNotices <- icmpNotice{b, cause}:
 	default:
 	}
 }
 
-// injector delivers posted packets until the stack is closed.
-func (s *Stack) injector() {
+// injectICMP delivers queued ICMP errors until the stack is closed.
+func (s *Stack) injectICMP() {
 	for {
 		select {
 		case <-s.done:
 			return
-		case n := <-s.inject:
-			s.watchers.observe(n.packet, n.cause)
-			l := s.foreign
-			if s.own[NewPacket(n.packet).Destination()] {
-				l = s.link
+		case n := <-s.icmpNotices:
+			s.watchers.reportError(n.packet, n.cause)
+			l := s.foreignLink
+			if s.ownAddrs[NewPacket(n.packet).Destination()] {
+				l = s.ownLink
 			}
-			l.receive(&joined{first: n.packet, length: len(n.packet)})
+			l.receivePacket(&coalescedPacket{firstPacket: n.packet, length: len(n.packet)})
 		}
 	}
 }
 
-// icmpError returns the ICMP error about packet, to its source, or nil if none is due: packet is no IP packet, is an
-// ICMP error itself, is not the first fragment, or has no unicast source. An invalid from stands for the source too.
+// icmpError returns the ICMP error about packet, to its source. from is the
+// sender of the error; if it is not valid, the source is that too. icmpError
+// returns nil where the RFCs forbid an error: packet is not an IP packet, is an
+// ICMP error itself, is a fragment other than the first, or has no unicast source or
+// is a multicast packet.
 func icmpError(packet []byte, from netip.Addr, typ, code uint8, info uint32) []byte {
 	p := Packet{parts: [][]byte{packet}, length: len(packet)}
-	if !p.parse() {
+	if !p.parseHeader() {
 		return nil
 	}
 	to := p.Source()
@@ -149,140 +156,11 @@ func icmpError(packet []byte, from netip.Addr, typ, code uint8, info uint32) []b
 	return b
 }
 
-// A flow is a transport flow of the stack as ICMP errors tell of it. For an echo the local port is its identifier.
-type flow struct {
-	proto         uint8
-	local, remote netip.AddrPort
-}
-
-// watchers are those to be told of unreachable destinations. gVisor tells neither UDP nor ICMP sockets, and nobody of
-// the IPv6 code that a link without a route answers with.
-type watchers struct {
-	mu    sync.RWMutex
-	flows map[flow][]*watcher // guarded by mu
-}
-
-// A watcher is told of ICMP errors: what they mean and the local address of the flow. tell must not block.
-type watcher struct {
-	tell func(local netip.AddrPort, err error)
-}
-
-// watch has tell called for every ICMP error about f until stop is called. If f has no local address, it stands for
-// all flows to its remote one: a socket that connects learns its port too late to watch for that.
-func (w *watchers) watch(f flow, tell func(netip.AddrPort, error)) (stop func()) {
-	me := &watcher{tell}
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.flows == nil {
-		w.flows = make(map[flow][]*watcher)
-	}
-	w.flows[f] = append(w.flows[f], me)
-	return func() {
-		w.mu.Lock()
-		defer w.mu.Unlock()
-		if left := slices.DeleteFunc(w.flows[f], func(o *watcher) bool { return o == me }); len(left) > 0 {
-			w.flows[f] = left
-		} else {
-			delete(w.flows, f)
-		}
-	}
-}
-
-// observe tells the watchers of the ICMP packet b, which cause, if not nil, led to.
-func (w *watchers) observe(b []byte, cause error) {
-	f, errno := unreachableFlow(b)
-	if errno == 0 {
-		return
-	}
-	var err error = errno
-	if cause != nil {
-		err = &unreachableError{errno, cause}
-	}
-	local := f.local
-	w.mu.RLock()
-	defer w.mu.RUnlock()
-	for range 2 {
-		for _, o := range w.flows[f] {
-			o.tell(local, err)
-		}
-		f.local = netip.AddrPort{}
-	}
-}
-
-// unreachableFlow returns the flow of the packet that b, an ICMP "destination unreachable", quotes, and its meaning;
-// 0 if b is something else.
-func unreachableFlow(b []byte) (f flow, errno syscall.Errno) {
-	v4 := b[0]>>4 == 4
-	hdr := ipv6HeaderLen
-	if v4 {
-		hdr = int(b[0]&15) * 4
-	}
-	if hdr < ipv4HeaderLen || len(b) < hdr+8 {
-		return f, 0
-	}
-	m := b[hdr:]
-	switch {
-	case v4 && b[9] == protoICMP && m[0] == icmp4Unreachable:
-		switch m[1] {
-		case 0, 6, 9, 11:
-			errno = syscall.ENETUNREACH
-		case 2:
-			errno = syscall.ENOPROTOOPT
-		case icmp4PortCode:
-			errno = syscall.ECONNREFUSED
-		case icmp4TooBigCode:
-			return f, 0
-		default:
-			errno = syscall.EHOSTUNREACH
-		}
-	case !v4 && b[6] == protoICMPv6 && m[0] == icmp6Unreachable:
-		switch m[1] {
-		case 0:
-			errno = syscall.ENETUNREACH
-		case icmp6PortCode:
-			errno = syscall.ECONNREFUSED
-		default:
-			errno = syscall.EHOSTUNREACH
-		}
-	default:
-		return f, 0
-	}
-
-	p := Packet{parts: [][]byte{m[8:]}}
-	if !p.parse() || p.src.Is4() != v4 {
-		return f, 0
-	}
-	q := p.parts[0]
-	at := ipv6HeaderLen
-	f.proto = q[6]
-	if v4 {
-		at, f.proto = int(q[0]&15)*4, q[9]
-	}
-	if at < ipv4HeaderLen || len(q) < at+8 {
-		return f, 0
-	}
-	t := q[at:]
-	var sport, dport uint16
-	switch f.proto {
-	case protoTCP, protoUDP:
-		sport, dport = binary.BigEndian.Uint16(t), binary.BigEndian.Uint16(t[2:])
-	case protoICMP, protoICMPv6:
-		if t[0] != 8 && t[0] != 128 {
-			return f, 0
-		}
-		sport = binary.BigEndian.Uint16(t[4:])
-	default:
-		return f, 0
-	}
-	f.local = netip.AddrPortFrom(p.src, sport)
-	f.remote = netip.AddrPortFrom(p.dst, dport)
-	return f, errno
-}
-
-// portUnreachable answers packet, which came from the link, in the name of its destination.
-func (s *Stack) portUnreachable(packet []byte) {
+// answerPortUnreachable answers packet, which came from the link, with a port
+// unreachable error in the name of its destination.
+func (s *Stack) answerPortUnreachable(packet []byte) {
 	p := Packet{parts: [][]byte{packet}}
-	if s.closed.Load() || !p.parse() || !s.gv.AllowICMPMessage() {
+	if s.closed.Load() || !p.parseHeader() || !s.gvisor.AllowICMPMessage() {
 		return
 	}
 	var b []byte
@@ -294,8 +172,8 @@ func (s *Stack) portUnreachable(packet []byte) {
 	if b == nil {
 		return
 	}
-	if s.own[p.src] {
-		s.post(b, nil)
+	if s.ownAddrs[p.src] {
+		s.postICMP(b, nil)
 	} else {
 		s.cfg.Output(NewPacket(b))
 	}

@@ -60,7 +60,7 @@ func TestICMPError(t *testing.T) {
 		if c.packet[0]>>4 == 6 {
 			header = ipv6HeaderLen
 		}
-		if len(b) < header+8 || totalLen(b) != len(b) {
+		if len(b) < header+8 || statedLength(b) != len(b) {
 			t.Errorf("%s: %d bytes", c.name, len(b))
 			continue
 		}
@@ -80,19 +80,43 @@ func TestICMPError(t *testing.T) {
 }
 
 func TestTooBigNamesAnMTUThatMayBe(t *testing.T) {
-	s := &Stack{inject: make(chan notice, 1)}
+	s := &Stack{icmpNotices: make(chan icmpNotice, 1)}
 	for _, c := range []struct {
 		v6        bool
 		mtu, want int
-	}{{false, 1300, 1300}, {false, 0, minMTU}, {false, 1 << 20, maxMTU}, {true, 1300, 1300}, {true, 600, 1280}, {true, 1 << 20, maxMTU}} {
+	}{{false, 1300, 1300}, {false, 0, MinMTU}, {false, 1 << 20, MaxMTU}, {true, 1300, 1300}, {true, 600, 1280}, {true, 1 << 20, MaxMTU}} {
 		s.TooBig(largeTCP(c.v6, 0, 0, 1400, 0), c.mtu)
-		b := (<-s.inject).packet
+		b := (<-s.icmpNotices).packet
 		header := ipv4HeaderLen
 		if c.v6 {
 			header = ipv6HeaderLen
 		}
 		if got := int(binary.BigEndian.Uint32(b[header+4:])); got != c.want {
 			t.Errorf("MTU %d (IPv6: %t) is told as %d, want %d", c.mtu, c.v6, got, c.want)
+		}
+	}
+}
+
+// Covers P103, M39.
+func TestTooBig(t *testing.T) {
+	const mtu = 1300
+	for _, host := range []netip.Addr{b4, b6} {
+		p := join(t, nil)
+		var large int
+		p.fromA.setFilter(func(b []byte) bool {
+			if len(b) > mtu {
+				large++
+				p.a.TooBig(b, mtu)
+				return false
+			}
+			return true
+		})
+		a, b := p.connect(t, host)
+		transfer(t, a, b, 1<<20)
+		// Everything in flight before the first message arrived may be dropped, but
+		// nothing later.
+		if large == 0 || large > 100 {
+			t.Errorf("%d packets were too big", large)
 		}
 	}
 }

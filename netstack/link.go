@@ -9,13 +9,16 @@ import (
 	gstack "gvisor.dev/gvisor/pkg/tcpip/stack"
 )
 
-// A link joins one interface of the gVisor stack to Output and Deliver.
-type link struct {
-	stack *Stack
-	mtu   uint32
-	gso   uint32
+// The way of outbound packets out of gVisor.
 
-	// dispatcher is the interface; nil before it is attached and after it is removed.
+// A link connects one interface of the gVisor stack with Output and Deliver.
+type link struct {
+	stack      *Stack
+	mtu        uint32
+	gsoMaxSize uint32
+
+	// dispatcher is the interface; nil before it is attached and after it was
+	// removed.
 	dispatcher atomic.Pointer[gstack.NetworkDispatcher]
 }
 
@@ -24,22 +27,24 @@ var (
 	_ gstack.GSOEndpoint  = (*link)(nil)
 )
 
-// WritePackets hands packets to Output. gVisor may hold the lock of the sending socket, and neither that nor a failing
-// packet is the business of another: an error concerns one packet only, and goes to its sender as ICMP.
+// WritePackets hands packets to Output. It always reports success: gVisor may
+// send packets of several sockets at once, and the error of one packet must not
+// reach the others. Instead the sender gets it as an ICMP error, queued, since
+// the caller may hold the lock of its socket.
 func (l *link) WritePackets(list gstack.PacketBufferList) (int, tcpip.Error) {
 	s := l.stack
 	packets := list.AsSlice()
 	for _, pb := range packets {
 		p := packetPool.Get().(*Packet)
-		if p.fill(pb) {
+		if p.setFromBuffer(pb) {
 			switch dst := p.Destination(); {
-			case s.own[dst]:
-				s.loop(pb)
+			case s.ownAddrs[dst]:
+				s.deliverToSelf(pb)
 			case dst.IsLoopback() || dst.IsUnspecified():
-				s.unreachable(p, ErrNoRoute)
+				s.postUnreachable(p, ErrNoRoute)
 			default:
 				if err := s.cfg.Output(p); errors.Is(err, ErrNoRoute) {
-					s.unreachable(p, err)
+					s.postUnreachable(p, err)
 				}
 			}
 		}
@@ -48,21 +53,24 @@ func (l *link) WritePackets(list gstack.PacketBufferList) (int, tcpip.Error) {
 	return len(packets), nil
 }
 
-// loop delivers a packet to the stack's own address. As in gVisor's own loopback this happens in the caller's
-// goroutine, and segments stay whole.
-func (s *Stack) loop(pb *gstack.PacketBuffer) {
+// deliverToSelf delivers a packet to one of the stack's own addresses. As on
+// gVisor's loopback interface, this happens in the goroutine of the caller, and
+// large TCP packets are not cut.
+func (s *Stack) deliverToSelf(pb *gstack.PacketBuffer) {
 	in := pb.CloneToInbound()
-	s.link.deliver(pb.NetworkProtocolNumber, in)
+	s.ownLink.dispatch(pb.NetworkProtocolNumber, in)
 	in.DecRef()
 }
 
-// deliver hands an inbound packet to the interface. The caller keeps its reference.
-func (l *link) deliver(protocol tcpip.NetworkProtocolNumber, pb *gstack.PacketBuffer) {
+// dispatch hands an inbound packet to the interface. The caller keeps its
+// reference.
+func (l *link) dispatch(protocol tcpip.NetworkProtocolNumber, pb *gstack.PacketBuffer) {
 	if d := l.dispatcher.Load(); d != nil {
 		(*d).DeliverNetworkPacket(protocol, pb)
 	}
 }
 
+// Attach sets the interface; nil removes it.
 func (l *link) Attach(d gstack.NetworkDispatcher) {
 	if d == nil {
 		l.dispatcher.Store(nil)
@@ -75,17 +83,21 @@ func (l *link) IsAttached() bool { return l.dispatcher.Load() != nil }
 
 func (l *link) MTU() uint32 { return l.mtu }
 
-func (l *link) GSOMaxSize() uint32 { return l.gso }
+func (l *link) GSOMaxSize() uint32 { return l.gsoMaxSize }
 
+// SupportedGSO asks for TCP packets of several segments unless they have just
+// one.
 func (l *link) SupportedGSO() gstack.SupportedGSO {
-	if l.gso == 0 {
+	if l.gsoMaxSize == 0 {
 		return gstack.GSONotSupported
 	}
 	return gstack.HostGSOSupported
 }
 
-// Capabilities leaves out checksums on the way out: gVisor would then also fragment datagrams without one. Segments
-// that are to be cut get theirs in [Packet.CopySegment] nevertheless.
+// Capabilities promises only that inbound checksums need no check. If it also
+// promised to compute outbound ones, gVisor would leave them out of datagrams
+// that it fragments, and nothing can add them later. [Packet.CopySegment] computes
+// those of segments in any case.
 func (l *link) Capabilities() gstack.LinkEndpointCapabilities {
 	return gstack.CapabilityRXChecksumOffload
 }

@@ -15,38 +15,51 @@ import (
 	"gvisor.dev/gvisor/pkg/waiter"
 )
 
-// backlog is the number of connections that wait for Accept.
-const backlog = 4096
+// Listening for TCP connections and UDP datagrams.
 
-// Listen listens for TCP connections to the stack's own addresses. The network is "tcp", "tcp4" or "tcp6"; the host in
-// address is an own address, or empty or unspecified for all of them, which with "tcp" means those of both families.
-// Port 0 means any free one. Errors are of type *net.OpError. The context plays no part once Listen has returned.
+// acceptBacklog is how many connections may wait for Accept.
+const acceptBacklog = 4096
+
+// Listen listens for TCP connections to the stack's own addresses. The network
+// is "tcp", "tcp4" or "tcp6". The address is host:port. The host is one of the
+// stack's own addresses; empty or unspecified, it means all of them, of both
+// families with "tcp". Port 0, or an empty address, means any free port. ctx
+// limits only the call.
+//
+// An error is a *net.OpError that wraps one of
+//
+//   - net.UnknownNetworkError or *net.AddrError, if an argument is not valid,
+//   - EADDRNOTAVAIL, if the address is not one of the stack's own,
+//   - EADDRINUSE, if another listener has the port,
+//   - [net.ErrClosed], if the stack is closed.
 func (s *Stack) Listen(ctx context.Context, network, address string) (net.Listener, error) {
 	s.listenMu.Lock()
 	defer s.listenMu.Unlock()
-	ep, wq, at, err := s.bind(ctx, network, "tcp", address)
+	ep, wq, at, err := s.bindEndpoint(ctx, network, "tcp", address)
 	if err != nil {
 		return nil, err
 	}
-	l := &listener{dual: network == "tcp"}
-	l.init(s, "tcp", ep, wq)
-	if err := ep.Listen(backlog); err != nil {
+	l := &listener{dualStack: network == "tcp"}
+	l.initSocket(s, "tcp", ep, wq)
+	if err := ep.Listen(acceptBacklog); err != nil {
 		l.abort()
-		return nil, &net.OpError{Op: "listen", Net: network, Addr: net.TCPAddrFromAddrPort(at), Err: s.closedError(errnoOf("listen", err))}
+		return nil, &net.OpError{Op: "listen", Net: network, Addr: net.TCPAddrFromAddrPort(at), Err: s.closedError(syscallError("listen", err))}
 	}
 	l.remote = net.TCPAddrFromAddrPort(netip.AddrPortFrom(at.Addr(), l.localAddrPort().Port()))
-	if !s.track(l) {
+	if !s.trackSocket(l) {
 		l.abort()
 		return nil, &net.OpError{Op: "listen", Net: network, Addr: l.remote, Err: net.ErrClosed}
 	}
 	return l, nil
 }
 
-// ListenPacket is Listen for UDP: the network is "udp", "udp4" or "udp6". The connection returned reads and writes
-// *net.UDPAddr addresses, never IPv4-mapped ones, and has the methods ReadFromUDPAddrPort and WriteToUDPAddrPort of
-// *net.UDPConn too.
+// ListenPacket opens a UDP socket. The network is "udp", "udp4" or "udp6". The
+// address and the errors are those of [Stack.Listen]. The connection reads and
+// writes addresses of type *net.UDPAddr, which are never IPv4-mapped. It also
+// has the methods ReadFromUDPAddrPort and WriteToUDPAddrPort of *net.UDPConn,
+// which do not allocate.
 func (s *Stack) ListenPacket(ctx context.Context, network, address string) (net.PacketConn, error) {
-	ep, wq, at, err := s.bind(ctx, network, "udp", address)
+	ep, wq, at, err := s.bindEndpoint(ctx, network, "udp", address)
 	if err != nil {
 		return nil, err
 	}
@@ -58,8 +71,10 @@ func (s *Stack) ListenPacket(ctx context.Context, network, address string) (net.
 	return c, nil
 }
 
-// bind returns a bound endpoint and where it was asked to be bound.
-func (s *Stack) bind(ctx context.Context, network, transport, address string) (tcpip.Endpoint, *waiter.Queue, netip.AddrPort, error) {
+// bindEndpoint returns an endpoint bound as Listen describes, its queue of
+// events, and the address that it was asked to bind. Its errors are a
+// *net.OpError.
+func (s *Stack) bindEndpoint(ctx context.Context, network, transport, address string) (tcpip.Endpoint, *waiter.Queue, netip.AddrPort, error) {
 	fail := func(addr net.Addr, err error) (tcpip.Endpoint, *waiter.Queue, netip.AddrPort, error) {
 		return nil, nil, netip.AddrPort{}, &net.OpError{Op: "listen", Net: network, Addr: addr, Err: err}
 	}
@@ -80,49 +95,52 @@ func (s *Stack) bind(ctx context.Context, network, transport, address string) (t
 		addr, number = net.UDPAddrFromAddrPort(at), udp.ProtocolNumber
 	}
 
-	// gVisor binds any IPv4 address on a given interface.
-	if !at.Addr().IsUnspecified() && !s.own[at.Addr()] {
-		return fail(addr, callError("bind", syscall.EADDRNOTAVAIL))
+	// On a given interface, gVisor binds any IPv4 address.
+	if !at.Addr().IsUnspecified() && !s.ownAddrs[at.Addr()] {
+		return fail(addr, wrapErrno("bind", syscall.EADDRNOTAVAIL))
 	}
 
-	if transport == "tcp" && s.listens(at, family == "") {
-		return fail(addr, callError("bind", syscall.EADDRINUSE))
+	if transport == "tcp" && s.hasListener(at, family == "") {
+		return fail(addr, wrapErrno("bind", syscall.EADDRINUSE))
 	}
 	protocol := ipv6.ProtocolNumber
 	if at.Addr().Is4() {
 		protocol = ipv4.ProtocolNumber
 	}
 	wq := new(waiter.Queue)
-	ep, terr := s.gv.NewEndpoint(number, protocol, wq)
+	ep, terr := s.gvisor.NewEndpoint(number, protocol, wq)
 	if terr != nil {
-		return fail(addr, s.closedError(errnoOf("socket", terr)))
+		return fail(addr, s.closedError(syscallError("socket", terr)))
 	}
 	opts := ep.SocketOptions()
 	opts.SetV6Only(family == "6")
 	if transport == "tcp" {
-		// As package net: connections that a former listener accepted do not keep the port. gVisor then no longer keeps
-		// listeners apart, but listens does.
+		// As in package net, connections that a former listener accepted do not
+		// occupy the port. gVisor then allows two listeners on one port;
+		// hasListener does not.
 		opts.SetReuseAddress(true)
 	}
-	// Flows to foreign addresses come in by the other interface.
+	// Flows to addresses that are not the stack's own use the other interface.
 	if err := opts.SetBindToDevice(int32(ownNIC)); err != nil {
 		ep.Close()
-		return fail(addr, s.closedError(errnoOf("setsockopt", err)))
+		return fail(addr, s.closedError(syscallError("setsockopt", err)))
 	}
-	where := full(at)
+	where := fullAddress(at)
 	if at.Addr().IsUnspecified() {
 		where.Addr = tcpip.Address{}
 	}
 	if err := ep.Bind(where); err != nil {
 		ep.Close()
-		return fail(addr, s.closedError(errnoOf("bind", err)))
+		return fail(addr, s.closedError(syscallError("bind", err)))
 	}
 	return ep, wq, at, nil
 }
 
-// listens reports whether a listener has the given address, or one that listening there, if need be in both families,
-// would take too. s.listenMu is held.
-func (s *Stack) listens(at netip.AddrPort, dual bool) bool {
+// hasListener reports whether a listener has the address at, or one that a
+// listener at at would have too. dual says that an unspecified at stands for
+// both families. s.listenMu is held, so that no listener appears before the
+// caller has added its own.
+func (s *Stack) hasListener(at netip.AddrPort, dual bool) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for socket := range s.sockets {
@@ -138,19 +156,21 @@ func (s *Stack) listens(at netip.AddrPort, dual bool) bool {
 		switch {
 		case at.Addr() == has:
 			return true
-		case has.IsUnspecified() && covers(has, l.dual, at.Addr()), at.Addr().IsUnspecified() && covers(at.Addr(), dual, has):
+		case has.IsUnspecified() && wildcardCovers(has, l.dualStack, at.Addr()), at.Addr().IsUnspecified() && wildcardCovers(at.Addr(), dual, has):
 			return true
 		}
 	}
 	return false
 }
 
-// covers reports whether a listener on all addresses has any of the family of addr.
-func covers(all netip.Addr, dual bool, addr netip.Addr) bool {
+// wildcardCovers reports whether a listener on all addresses of the family of
+// all, or of both families if dual, has addr.
+func wildcardCovers(all netip.Addr, dual bool, addr netip.Addr) bool {
 	return dual || all.Is4() == addr.Is4()
 }
 
-// parseListenAddress returns the address to bind; the unspecified IPv6 address stands for both families if family is "".
+// parseListenAddress returns the address to bind. If family is "", the
+// unspecified IPv6 address stands for both families.
 func parseListenAddress(ctx context.Context, network, family, address string) (netip.AddrPort, error) {
 	host, service := "", "0"
 	if address != "" {
@@ -163,7 +183,7 @@ func parseListenAddress(ctx context.Context, network, family, address string) (n
 	if err != nil {
 		return netip.AddrPort{}, err
 	}
-	addr := unspecified(family != "4")
+	addr := unspecifiedAddr(family != "4")
 	if host != "" {
 		if addr, err = netip.ParseAddr(host); err != nil {
 			return netip.AddrPort{}, &net.AddrError{Err: "not an IP address", Addr: host}
@@ -179,10 +199,11 @@ func parseListenAddress(ctx context.Context, network, family, address string) (n
 	return netip.AddrPortFrom(addr, port), nil
 }
 
-// A listener accepts TCP connections. Its address is in socket.remote, which is where errors show it.
+// A listener accepts TCP connections. Its address is in socket.remote, as that
+// is what opError reports as the address of an error.
 type listener struct {
 	socket
-	dual bool // constant: if all addresses are bound, those of both families are
+	dualStack bool // constant: on all addresses, it has those of both families
 }
 
 func (l *listener) Addr() net.Addr { return l.remote }
@@ -195,34 +216,35 @@ func (l *listener) Accept() (net.Conn, error) {
 	return c, nil
 }
 
+// accept is Accept with bare errors.
 func (l *listener) accept() (*tcpConn, error) {
 	l.readMu.Lock()
 	defer l.readMu.Unlock()
-	passed := l.readDeadline.wait()
+	passed := l.readDeadline.passedChannel()
 	for {
-		if err := l.begin(passed); err != nil {
+		if err := l.checkStart(passed); err != nil {
 			return nil, err
 		}
-		ep, wq, err := l.ep.Accept(nil)
+		ep, wq, err := l.endpoint.Accept(nil)
 		switch err.(type) {
 		case nil:
 			return l.stack.newTCPConn(ep, wq)
 		case *tcpip.ErrWouldBlock:
-			if err := l.block(l.readable, passed); err != nil {
+			if err := l.waitForEvent(l.readable, passed); err != nil {
 				return nil, err
 			}
 		default:
-			return nil, l.fail("accept", err)
+			return nil, l.endpointError("accept", err)
 		}
 	}
 }
 
 func (l *listener) Close() error {
-	if !l.shut(l.ep.Close) {
+	if !l.closeWith(l.endpoint.Close) {
 		return l.opError("close", net.ErrClosed)
 	}
-	l.stack.forget(l)
+	l.stack.forgetSocket(l)
 	return nil
 }
 
-func (l *listener) abort() { l.shut(l.ep.Close) }
+func (l *listener) abort() { l.closeWith(l.endpoint.Close) }

@@ -108,7 +108,8 @@ func TestAcceptDeadline(t *testing.T) {
 	wantOpError(t, err, "accept", "tcp", os.ErrDeadlineExceeded)
 }
 
-// TestListenAgain opens a port again on which a connection of its former listener lives.
+// TestListenAgain opens a port again on which a connection of its former
+// listener lives.
 func TestListenAgain(t *testing.T) {
 	p := join(t, nil)
 	const address = "10.0.0.2:80"

@@ -9,6 +9,8 @@ import (
 	gstack "gvisor.dev/gvisor/pkg/tcpip/stack"
 )
 
+// Outbound packets, and how large TCP packets are cut into segments.
+
 const (
 	protoICMP   = 1
 	protoTCP    = 6
@@ -18,9 +20,9 @@ const (
 	ipv4HeaderLen = 20
 	ipv6HeaderLen = 40
 	tcpHeaderLen  = 20
-	udpHeaderLen  = 8
 
-	// maxHeaders holds an IPv4 header with options, or an IPv6 header, and a TCP header with options.
+	// maxHeaders is the length of the longest headers: IPv4 with options, which
+	// is longer than IPv6, and TCP with options.
 	maxHeaders = 60 + 60
 )
 
@@ -36,40 +38,46 @@ const (
 	flagCWR
 )
 
-// A Packet is an outbound IP packet: as it goes on the wire, or a TCP packet still to be cut into several. Its methods
-// must not be called concurrently.
+// A Packet is an outbound IP packet: one segment, which goes on the wire as it
+// is, or a TCP packet of several segments, still in one piece. Its methods must
+// not be called concurrently.
 type Packet struct {
 	parts  [][]byte // the packet, headers included; those that Output gets belong to gVisor
 	length int      // bytes in parts
 
-	// Of a packet to be cut: its headers, the payload of every segment but the last, and that the sum is to be made.
-	headers  [maxHeaders]byte
-	ipLen    int // length of the IP header
-	hdrLen   int // length of the IP and TCP header
-	mss      int
-	segments int
+	// Set only for a TCP packet that CopySegment must cut or compute checksums of:
+	// its headers in one piece, and the payload of each segment but the last.
+	// mss is 0 for other packets.
+	headers     [maxHeaders]byte
+	ipHeaderLen int // length of the IP header
+	headersLen  int // length of the IP and TCP header
+	mss         int
+	segments    int
 
 	src, dst netip.Addr
 	tos      uint8
 
-	// Where segment number next begins in parts. Copying in order need not search.
-	next, part, offset int
+	// Where the payload of segment nextSegment begins in parts, so that copying
+	// the segments in order needs no search.
+	nextSegment, partIndex, partOffset int
 }
 
 var packetPool = sync.Pool{New: func() any { return new(Packet) }}
 
-// NewPacket returns the IP packet b as one segment, without a copy. It returns nil if b is not an IP packet of the
-// length that its header states.
+// NewPacket returns the IP packet b as one segment. It does not copy b. It
+// returns nil if b is not an IP packet, or of another length than its header
+// states.
 func NewPacket(b []byte) *Packet {
 	p := &Packet{parts: [][]byte{b}, length: len(b)}
-	if !p.parse() || totalLen(b) != len(b) {
+	if !p.parseHeader() || statedLength(b) != len(b) {
 		return nil
 	}
 	return p
 }
 
-// fill makes p the packet in pb. It reports false if that is not a packet for the link.
-func (p *Packet) fill(pb *gstack.PacketBuffer) bool {
+// setFromBuffer makes p the packet in pb, whose memory p then shares. It
+// reports false if pb does not hold a packet for the link.
+func (p *Packet) setFromBuffer(pb *gstack.PacketBuffer) bool {
 	p.parts, p.length = p.parts[:0], 0
 	views, offset := pb.AsViewList()
 	for v := views.Front(); v != nil; v = v.Next() {
@@ -81,26 +89,27 @@ func (p *Packet) fill(pb *gstack.PacketBuffer) bool {
 			p.length += len(b)
 		}
 	}
-	if !p.parse() {
+	if !p.parseHeader() {
 		return false
 	}
 	if gso := &pb.GSOOptions; gso.Type != gstack.GSONone && gso.NeedsCsum {
-		return p.cut(int(gso.MSS))
+		return p.cutIntoSegments(int(gso.MSS))
 	}
 	return true
 }
 
-// release returns p to the pool. Its parts are not to be kept alive by it.
+// release returns p to the pool, without the memory of its parts.
 func (p *Packet) release() {
 	clear(p.parts)
 	p.parts = p.parts[:0]
 	packetPool.Put(p)
 }
 
-// parse reads the IP header, which lies in the first part.
-func (p *Packet) parse() bool {
+// parseHeader reads addresses and traffic class from the IP header, which lies
+// in the first part. It reports false if there is none.
+func (p *Packet) parseHeader() bool {
 	p.mss, p.segments = 0, 1
-	p.next, p.part, p.offset = 0, 0, 0
+	p.nextSegment, p.partIndex, p.partOffset = 0, 0, 0
 	if len(p.parts) == 0 {
 		return false
 	}
@@ -126,8 +135,10 @@ func (p *Packet) parse() bool {
 	return false
 }
 
-// cut has p, a TCP packet, sent as segments with at most mss bytes of payload, each with a sum of its own.
-func (p *Packet) cut(mss int) bool {
+// cutIntoSegments makes p, a TCP packet without checksums, one of segments with
+// at most mss bytes of payload each. It reports false if the headers are not
+// those of a TCP packet. They may lie in several parts.
+func (p *Packet) cutIntoSegments(mss int) bool {
 	n := 0
 	for _, part := range p.parts {
 		if n += copy(p.headers[n:], part); n == len(p.headers) {
@@ -137,24 +148,24 @@ func (p *Packet) cut(mss int) bool {
 	var proto byte
 	switch p.headers[0] >> 4 {
 	case 4:
-		p.ipLen, proto = int(p.headers[0]&15)*4, p.headers[9]
+		p.ipHeaderLen, proto = int(p.headers[0]&15)*4, p.headers[9]
 	case 6:
-		p.ipLen, proto = ipv6HeaderLen, p.headers[6]
+		p.ipHeaderLen, proto = ipv6HeaderLen, p.headers[6]
 	}
-	if proto != protoTCP || n < p.ipLen+tcpHeaderLen {
+	if proto != protoTCP || n < p.ipHeaderLen+tcpHeaderLen {
 		return false
 	}
-	p.hdrLen = p.ipLen + int(p.headers[p.ipLen+12]>>4)*4
-	if n < p.hdrLen {
+	p.headersLen = p.ipHeaderLen + int(p.headers[p.ipHeaderLen+12]>>4)*4
+	if n < p.headersLen {
 		return false
 	}
-	payload := p.length - p.hdrLen
+	payload := p.length - p.headersLen
 	if mss <= 0 || payload < mss {
 		mss = max(payload, 1)
 	}
 	p.mss = mss
 	p.segments = max(1, (payload+mss-1)/mss)
-	p.seek(0)
+	p.seekSegment(0)
 	return true
 }
 
@@ -164,25 +175,30 @@ func (p *Packet) Source() netip.Addr { return p.src }
 // Destination returns the destination address.
 func (p *Packet) Destination() netip.Addr { return p.dst }
 
-// TOS returns the IPv4 type of service or IPv6 traffic class: DSCP in the upper six bits, ECN in the lower two.
+// TOS returns the type of service (IPv4) or traffic class (IPv6): DSCP in the
+// upper six bits, ECN in the lower two.
 func (p *Packet) TOS() uint8 { return p.tos }
 
-// Len returns the length of the packet in bytes, its headers counted once.
+// Len returns the length of the packet in bytes, before it is cut: with its
+// headers counted once.
 func (p *Packet) Len() int { return p.length }
 
-// Segments returns the number of IP packets that the packet is sent as, at least 1.
+// Segments returns the number of segments, at least 1.
 func (p *Packet) Segments() int { return p.segments }
 
-// SegmentLen returns the length in bytes of segment i as an IP packet: the same for all but the last.
+// SegmentLen returns the length in bytes of segment i, headers included. All
+// segments but the last have the same.
 func (p *Packet) SegmentLen(i int) int {
 	if p.mss == 0 {
 		return p.length
 	}
-	return p.hdrLen + min(p.mss, p.length-p.hdrLen-i*p.mss)
+	return p.headersLen + min(p.mss, p.length-p.headersLen-i*p.mss)
 }
 
-// CopySegment writes segment i, an IP packet with correct lengths and checksums, to b, which must have room for
-// SegmentLen(i) bytes. It returns that number. Copying the segments in order is cheapest.
+// CopySegment writes segment i, an IP packet with its own lengths and
+// checksums, to b, which must have room for SegmentLen(i) bytes. It returns
+// that number. Copying the segments in order is fastest. It panics if there is
+// no segment i.
 func (p *Packet) CopySegment(b []byte, i int) int {
 	if i < 0 || i >= p.segments {
 		panic("netstack: segment out of range")
@@ -196,20 +212,20 @@ func (p *Packet) CopySegment(b []byte, i int) int {
 		}
 		return n
 	}
-	copy(b, p.headers[:p.hdrLen])
-	if i != p.next {
-		p.seek(i)
+	copy(b, p.headers[:p.headersLen])
+	if i != p.nextSegment {
+		p.seekSegment(i)
 	}
-	for at := p.hdrLen; at < n; {
-		c := copy(b[at:], p.parts[p.part][p.offset:])
+	for at := p.headersLen; at < n; {
+		c := copy(b[at:], p.parts[p.partIndex][p.partOffset:])
 		at += c
-		if p.offset += c; p.offset == len(p.parts[p.part]) {
-			p.part, p.offset = p.part+1, 0
+		if p.partOffset += c; p.partOffset == len(p.parts[p.partIndex]) {
+			p.partIndex, p.partOffset = p.partIndex+1, 0
 		}
 	}
-	p.next = i + 1
+	p.nextSegment = i + 1
 
-	t := b[p.ipLen:]
+	t := b[p.ipHeaderLen:]
 	binary.BigEndian.PutUint32(t[4:], binary.BigEndian.Uint32(t[4:])+uint32(i*p.mss))
 	if i > 0 {
 		t[13] &^= flagCWR
@@ -222,7 +238,7 @@ func (p *Packet) CopySegment(b []byte, i int) int {
 	if b[0]>>4 == 4 {
 		binary.BigEndian.PutUint16(b[2:], uint16(n))
 		binary.BigEndian.PutUint16(b[4:], binary.BigEndian.Uint16(b[4:])+uint16(i))
-		setIPv4Checksum(b[:p.ipLen])
+		setIPv4Checksum(b[:p.ipHeaderLen])
 		sum += uint32(checksum.Checksum(b[12:20], 0))
 	} else {
 		binary.BigEndian.PutUint16(b[4:], uint16(n-ipv6HeaderLen))
@@ -234,22 +250,24 @@ func (p *Packet) CopySegment(b []byte, i int) int {
 	return n
 }
 
-// seek moves to the payload of segment i.
-func (p *Packet) seek(i int) {
-	p.next, p.part, p.offset = i, 0, p.hdrLen+i*p.mss
-	for p.part < len(p.parts) && p.offset >= len(p.parts[p.part]) {
-		p.offset -= len(p.parts[p.part])
-		p.part++
+// seekSegment moves to the payload of segment i.
+func (p *Packet) seekSegment(i int) {
+	p.nextSegment, p.partIndex, p.partOffset = i, 0, p.headersLen+i*p.mss
+	for p.partIndex < len(p.parts) && p.partOffset >= len(p.parts[p.partIndex]) {
+		p.partOffset -= len(p.parts[p.partIndex])
+		p.partIndex++
 	}
 }
 
+// setIPv4Checksum computes the checksum of an IPv4 header.
 func setIPv4Checksum(header []byte) {
 	header[10], header[11] = 0, 0
 	binary.BigEndian.PutUint16(header[10:], ^checksum.Checksum(header, 0))
 }
 
-// totalLen returns the length that the IP header in b states, or -1 if b does not hold an IP header.
-func totalLen(b []byte) int {
+// statedLength returns the length of the packet that the IP header in b states,
+// or -1 if b does not begin with an IP header.
+func statedLength(b []byte) int {
 	switch {
 	case len(b) >= ipv4HeaderLen && b[0]>>4 == 4:
 		return int(binary.BigEndian.Uint16(b[2:]))

@@ -27,7 +27,8 @@ func onesSum(parts ...[]byte) uint16 {
 	return ^uint16(sum)
 }
 
-// checkPacket checks the lengths and checksums of an IP packet, and returns its IP header's length.
+// checkPacket checks the lengths and checksums of an IP packet, and returns its
+// IP header's length.
 func checkPacket(t testing.TB, b []byte) int {
 	t.Helper()
 	var pseudo []byte
@@ -113,7 +114,7 @@ func splitPacket(t testing.TB, b []byte, mss int, at ...int) *Packet {
 		p.parts = append(p.parts, b[from:to])
 		from = to
 	}
-	if !p.parse() || !p.cut(mss) {
+	if !p.parseHeader() || !p.cutIntoSegments(mss) {
 		t.Fatal("not a packet that can be cut")
 	}
 	return p

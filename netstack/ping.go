@@ -13,11 +13,23 @@ import (
 	"gvisor.dev/gvisor/pkg/waiter"
 )
 
-// echoData is the payload of an echo request; with the headers it makes the customary 84 bytes of IPv4.
-const echoData = 56
+// ICMP echo.
 
-// Ping sends one ICMP echo request to addr and returns the time until the answer. It is not repeated, so give ctx a
-// deadline. Errors are of type *net.OpError and wrap a syscall.Errno if the host was said to be unreachable.
+// echoDataLen is the length of the data in an echo request, in bytes. With its
+// headers an IPv4 packet has the 84 bytes that ping(8) sends.
+const echoDataLen = 56
+
+// Ping sends one ICMP echo request to addr and returns the round-trip time. It
+// does not repeat the request, and waits until ctx ends: give that a deadline.
+//
+// An error is a *net.OpError that wraps one of
+//
+//   - *net.AddrError, if addr is not valid,
+//   - a syscall.Errno: ENETUNREACH without an own address of the family, or the
+//     meaning of an ICMP error, such as EHOSTUNREACH,
+//   - the error of [Config.Reach] or [Config.Output],
+//   - the error of ctx, whose deadline is also a timeout of net.Error,
+//   - [net.ErrClosed], if the stack is closed.
 func (s *Stack) Ping(ctx context.Context, addr netip.Addr) (time.Duration, error) {
 	addr = addr.Unmap().WithZone("")
 	d, err := s.ping(ctx, addr)
@@ -27,12 +39,13 @@ func (s *Stack) Ping(ctx context.Context, addr netip.Addr) (time.Duration, error
 	return d, nil
 }
 
+// ping is Ping with bare errors.
 func (s *Stack) ping(ctx context.Context, addr netip.Addr) (time.Duration, error) {
 	if s.closed.Load() {
 		return 0, net.ErrClosed
 	}
 	if ctx.Err() != nil {
-		return 0, ctxError(ctx)
+		return 0, contextError(ctx)
 	}
 	if !addr.IsValid() {
 		return 0, &net.AddrError{Err: "missing address"}
@@ -46,53 +59,54 @@ func (s *Stack) ping(ctx context.Context, addr netip.Addr) (time.Duration, error
 	}
 
 	wq := new(waiter.Queue)
-	ep, err := s.gv.NewEndpoint(number, protocolOf(addr), wq)
+	ep, err := s.gvisor.NewEndpoint(number, networkProtocol(addr), wq)
 	if err != nil {
-		return 0, errnoOf("socket", err)
+		return 0, syscallError("socket", err)
 	}
 	defer ep.Close()
-	answered := make(wakeup, 1)
+	answered := make(eventSignal, 1)
 	var entry waiter.Entry
 	entry.Init(answered, waiter.ReadableEvents)
 	wq.EventRegister(&entry)
 	defer wq.EventUnregister(&entry)
-	if err := ep.Connect(full(netip.AddrPortFrom(addr, 0))); err != nil {
-		return 0, errnoOf("connect", err)
+	if err := ep.Connect(fullAddress(netip.AddrPortFrom(addr, 0))); err != nil {
+		return 0, syscallError("connect", err)
 	}
 	local, err := ep.GetLocalAddress()
 	if err != nil {
-		return 0, errnoOf("getsockname", err)
+		return 0, syscallError("getsockname", err)
 	}
 
 	refused := make(chan error, 1)
-	defer s.watchers.watch(flow{proto, addrPortOf(local), netip.AddrPortFrom(addr, 0)}, func(_ netip.AddrPort, err error) {
+	defer s.watchers.watchFlow(flow{proto, addrPortFromFull(local), netip.AddrPortFrom(addr, 0)}, func(_ netip.AddrPort, err error) {
 		select {
 		case refused <- err:
 		default:
 		}
 	})()
-	failed, stop := s.reach(ctx, addr)
+	failed, stop := s.startReach(ctx, addr)
 	defer stop()
 
-	// gVisor fills in the identifier, by which answers find the endpoint, and the checksum. As the endpoint sends
-	// nothing else there is no need for a sequence number.
-	var message [8 + echoData]byte
+	// gVisor sets the checksum, and the identifier, by which it finds the
+	// endpoint of a reply. The endpoint sends a single request, so the sequence
+	// number tells nothing apart.
+	var message [8 + echoDataLen]byte
 	message[0] = request
 	binary.BigEndian.PutUint16(message[6:], 1)
 	start := time.Now()
 	if _, err := ep.Write(bytes.NewReader(message[:]), tcpip.WriteOptions{}); err != nil {
-		return 0, errnoOf("sendto", err)
+		return 0, syscallError("sendto", err)
 	}
 	select {
 	case <-answered:
 		return time.Since(start), nil
 	case err := <-refused:
-		return 0, callError("recvfrom", err)
+		return 0, wrapErrno("recvfrom", err)
 	case err := <-failed:
 		return 0, err
 	case <-ctx.Done():
 		stop()
-		return 0, whyEnded(ctx, failed)
+		return 0, endReason(ctx, failed)
 	case <-s.done:
 		return 0, net.ErrClosed
 	}

@@ -1,16 +1,38 @@
-// Package netstack is a TCP/IP stack in the process, built on gVisor and kept behind the interfaces of package net.
+// Package netstack is a TCP/IP stack inside the process. It is built on gVisor
+// and used through the interfaces of package net.
 //
-// A [Stack] owns some addresses and one link. What it sends leaves as IP packets through [Config.Output]; what arrives
-// enters through [Stack.Deliver]. It knows nothing of what carries the packets. Everything in between is dialled,
-// listened on and resolved as with package net, and no gVisor type shows, so that a user is not tied to its version.
+// A [Stack] has addresses and one link. IP packets that it sends leave through
+// [Config.Output], and IP packets for it enter through [Stack.Deliver]; what
+// carries them is up to the caller. On top of the link it dials, listens and
+// looks up names as package net does. No exported identifier has a gVisor type,
+// so that users do not depend on its version.
+//
+// # Units
+//
+// A packet is an IP packet. A segment is one that is as large as goes on the
+// wire: at most the MTU. A TCP packet of several segments has one header and
+// their payload in sequence.
+//
+//   - Outbound, Output gets a [Packet], of one segment or of up to
+//     [Config.MaxSegments]. [Packet.CopySegment] cuts it.
+//   - Inbound, Deliver gets segments, a batch at a time, and makes coalesced
+//     packets of the TCP segments that follow each other. gVisor gets those.
+//
+// # Goroutines and locks
+//
+// Outbound packets leave in the goroutine that wrote to a socket, that delivered
+// the packet they answer, or of a gVisor timer. One goroutine per stack delivers
+// the ICMP errors that the stack itself makes: their cause is often found while
+// gVisor holds the lock of the socket that must get them.
+//
+// Stack.listenMu is taken before Stack.mu, and both before the locks of gVisor.
+// Output is called with locks of gVisor held.
 package netstack
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net/netip"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -25,97 +47,66 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
 )
 
-// The stack has two interfaces on its one link. Sockets opened here live on ownNIC and see only the stack's own
-// addresses; flows to any other address, which only the handlers of HandleTCP and HandleUDP may take, live on
-// foreignNIC. One promiscuous interface would let a wildcard listener swallow the latter.
+// The stack has two gVisor interfaces on its one link. With a single
+// promiscuous interface, a listener on all addresses would also receive the
+// flows to addresses that are not the stack's own.
 const (
-	ownNIC     tcpip.NICID = 1
+	// The interface of sockets that are opened here. They see only packets to the
+	// stack's own addresses.
+	ownNIC tcpip.NICID = 1
+	// The interface of flows to any other address, which only handlers of
+	// HandleTCP and HandleUDP accept.
 	foreignNIC tcpip.NICID = 2
 )
 
 const (
-	defaultMTU = 1420
-	minMTU     = 576
-	maxMTU     = 65535
+	// Of the size that a link states for large TCP packets, gVisor reserves
+	// gsoHeaderReserve bytes for headers and fills the rest with payload. Of the
+	// MTU it reserves the longest TCP header.
+	gsoHeaderReserve = header.TCPTotalHeaderMaximumSize + 1
+	maxGSOPayload    = 65535 - gsoHeaderReserve
 
-	// Of the size that a link states for packets to be cut, gVisor sets gsoReserve aside for headers and fills the rest
-	// with payload; of the MTU it sets aside what the longest TCP header takes.
-	gsoReserve    = header.TCPTotalHeaderMaximumSize + 1
-	maxGSOPayload = 65535 - gsoReserve
-
+	// The sizes of socket buffers, in bytes.
 	tcpDefaultBuffer = 1 << 20
 	tcpMaxReceive    = 8 << 20
 	tcpMaxSend       = 6 << 20
 	udpBuffer        = 1 << 20
 
-	// What is within nearRTT has a send buffer of nearSend.
-	nearRTT  = 2 * time.Millisecond
-	nearSend = 2 << 20
+	// A connection with a round-trip time of at most nearRTT has a send buffer of
+	// nearSendBuffer bytes; see tuneForDistance.
+	nearRTT        = 2 * time.Millisecond
+	nearSendBuffer = 2 << 20
 
+	// How long a closed TCP connection keeps its ports (TIME-WAIT).
 	timeWait = 30 * time.Second
 )
 
-// Config describes a Stack. New copies what it keeps.
-type Config struct {
-	// Addresses are the stack's own. The prefix lengths are informative: every destination but these leaves by the link.
-	Addresses []netip.Prefix
-
-	// DNS lists the servers asked for names, through the stack, in this order. Without any, looking up names fails.
-	DNS []netip.Addr
-
-	// Search lists the domains tried for names that contain no dot.
-	Search []string
-
-	// MTU is the size in bytes of the largest IP packet the link carries: 576 to 65535, 0 means 1420.
-	// Below 1280 only IPv4 works.
-	MTU int
-
-	// MaxSegments is how many packets of the MTU a TCP packet handed to Output may have to be cut into, as far as an IP
-	// packet can hold them. Less than 2 means that every packet arrives segmented.
-	MaxSegments int
-
-	// Output is called for every outbound IP packet. It may block, which holds back the sender; it must return soon after
-	// Close was called. The packet is valid only during the call. Output may be called concurrently, and from inside
-	// Deliver, but the packets of one flow come one at a time, in order.
-	//
-	// If it returns an error that wraps ErrNoRoute, the packet's sender in the stack is told by ICMP that the host is
-	// unreachable; what it was waiting for, a connection say, fails with an error that wraps Output's and EHOSTUNREACH.
-	// The packet counts as lost with any other error.
-	Output func(*Packet) error
-
-	// Reach, if not nil, runs beside every echo and DNS query to addr, and beside every connection attempt that is not
-	// over within 10 ms or the life of its context. If it returns an error, that ends the attempt and is wrapped in its
-	// error; nil means that it has nothing to say. Its context is cancelled when the attempt ends, which waits for Reach
-	// to return. If it was the context that ended the attempt, what Reach returns then, other than the context's error,
-	// explains it.
-	Reach func(ctx context.Context, addr netip.Addr) error
-}
-
-// A Stack is a TCP/IP stack on one link. Its methods may be called concurrently.
+// A Stack is a TCP/IP stack on one link. Its methods may be called
+// concurrently.
 type Stack struct {
-	cfg Config
-	own map[netip.Addr]bool // constant
-	ip4 netip.Addr          // constant: the first own address of each family, if any
-	ip6 netip.Addr
+	// Constant after New. A test may shorten dnsTimeout.
+	cfg         Config
+	ownAddrs    map[netip.Addr]bool
+	firstIPv4   netip.Addr // of ownAddrs; not valid if there is none
+	firstIPv6   netip.Addr
+	gvisor      *gstack.Stack
+	ownLink     *link                  // of ownNIC
+	foreignLink *link                  // of foreignNIC
+	deliverFunc func(*coalescedPacket) // deliverPacket, bound once as that allocates
+	dnsTimeout  time.Duration          // of one query
 
-	gv      *gstack.Stack
-	link    *link // of ownNIC
-	foreign *link // of foreignNIC
+	forwarder       forwarder
+	gvisorForwarder *atomic.Pointer[forwarder] // forwarder for gVisor's handlers; nil once closed
+	watchers        watchers
 
-	deliverOne func(*joined) // constant: deliver
+	closeOnce sync.Once
+	closed    atomic.Bool   // set first in closing
+	done      chan struct{} // closed once no socket can be added
 
-	dns      resolver
-	forward  forwarder
-	handlers *atomic.Pointer[forwarder] // what gVisor has of forward; holds nil once closed
-	watchers watchers
+	icmpNotices  chan icmpNotice // queued for injectICMP
+	injectorDone sync.WaitGroup  // until injectICMP has returned
 
-	closing sync.Once
-	done    chan struct{} // closed by Close
-	closed  atomic.Bool
-	inject  chan notice    // on their way to senders in the stack
-	wg      sync.WaitGroup // of the injector
-
-	listenMu sync.Mutex // orders those who begin to listen; before mu
+	listenMu sync.Mutex // held from the search for other listeners until the new one is tracked
 
 	mu      sync.Mutex
 	sockets map[aborter]struct{} // guarded by mu; nil once closed
@@ -124,65 +115,63 @@ type Stack struct {
 // An aborter is a socket that Close ends.
 type aborter interface{ abort() }
 
-// ErrNoRoute is what Output returns, wrapped or not, for a packet whose destination it cannot reach.
+// ErrNoRoute is the error that [Config.Output] returns, wrapped or not, for a
+// packet whose destination it cannot reach.
 var ErrNoRoute = errors.New("no route to destination")
 
-// New returns a running stack. It fails if the configuration is not usable.
+// New returns a running stack. The caller closes it with [Stack.Close]. New
+// fails if cfg has no Output, or an MTU or an address that is not valid; the
+// error says which.
 func New(cfg Config) (*Stack, error) {
-	if cfg.Output == nil {
-		return nil, errors.New("netstack: no Output")
+	cfg, err := cfg.canonical()
+	if err != nil {
+		return nil, fmt.Errorf("netstack: %w", err)
 	}
-	if cfg.MTU == 0 {
-		cfg.MTU = defaultMTU
-	}
-	if cfg.MTU < minMTU || cfg.MTU > maxMTU {
-		return nil, fmt.Errorf("netstack: MTU %d is not between %d and %d", cfg.MTU, minMTU, maxMTU)
-	}
-	cfg.Addresses = slices.Clone(cfg.Addresses)
-	cfg.DNS = slices.Clone(cfg.DNS)
-	cfg.Search = slices.Clone(cfg.Search)
-
 	s := &Stack{
-		cfg:     cfg,
-		own:     make(map[netip.Addr]bool),
-		done:    make(chan struct{}),
-		inject:  make(chan notice, 64),
-		sockets: make(map[aborter]struct{}),
+		cfg:         cfg,
+		ownAddrs:    make(map[netip.Addr]bool),
+		done:        make(chan struct{}),
+		icmpNotices: make(chan icmpNotice, 64),
+		sockets:     make(map[aborter]struct{}),
+		dnsTimeout:  defaultDNSTimeout,
 
-		handlers: new(atomic.Pointer[forwarder]),
+		gvisorForwarder: new(atomic.Pointer[forwarder]),
 	}
-	s.deliverOne = s.deliver
-	s.link = &link{stack: s, mtu: uint32(cfg.MTU), gso: gsoSize(cfg.MTU, cfg.MaxSegments)}
-	s.foreign = &link{stack: s, mtu: uint32(cfg.MTU), gso: gsoSize(cfg.MTU, cfg.MaxSegments)}
-	s.gv = gstack.New(gstack.Options{
+	s.deliverFunc = s.deliverPacket
+	s.ownLink = &link{stack: s, mtu: uint32(cfg.MTU), gsoMaxSize: gsoSize(cfg.MTU, cfg.MaxSegments)}
+	s.foreignLink = &link{stack: s, mtu: uint32(cfg.MTU), gsoMaxSize: gsoSize(cfg.MTU, cfg.MaxSegments)}
+	s.gvisor = gstack.New(gstack.Options{
 		NetworkProtocols:   []gstack.NetworkProtocolFactory{ipv4.NewProtocol, ipv6.NewProtocol},
 		TransportProtocols: []gstack.TransportProtocolFactory{tcp.NewProtocol, udp.NewProtocol, icmp.NewProtocol4, icmp.NewProtocol6},
 	})
-	if err := s.configure(); err != nil {
-		s.gv.Destroy()
+	if err := s.configureGVisor(); err != nil {
+		s.gvisor.Destroy()
 		return nil, fmt.Errorf("netstack: %w", err)
 	}
-	s.wg.Go(s.injector)
+	s.injectorDone.Go(s.injectICMP)
 	return s, nil
 }
 
-// gsoSize returns the size that a link states for packets to be cut into n of the MTU. It is exact for IPv4, which has
-// the larger payload.
+// gsoSize returns the size that a link must state to get TCP packets of up to n
+// segments, or 0 for packets of one segment. The result is exact for IPv4. An
+// IPv6 segment has less payload, so that n are always enough.
 func gsoSize(mtu, n int) uint32 {
 	mss := mtu - ipv4HeaderLen - header.TCPHeaderMaximumSize
 	n = min(n, maxGSOPayload/mss)
 	if n < 2 {
 		return 0
 	}
-	return uint32(n*mss + gsoReserve)
+	return uint32(n*mss + gsoHeaderReserve)
 }
 
-// configure sets up the fresh gVisor stack.
-func (s *Stack) configure() error {
+// configureGVisor sets options, interfaces and routes of the new gVisor stack.
+func (s *Stack) configureGVisor() error {
 	sack := tcpip.TCPSACKEnabled(true)
-	// gVisor's RACK is left out: when a timeout finds many segments lost, it takes the others for still on their way, so
-	// that one segment goes out for each further timeout. The price is its tail loss probe, which finds the loss of the
-	// last segments of a flight, if they are in small packets, before a timeout does.
+	// RACK is off: when a timeout finds that many segments are lost, gVisor's
+	// RACK counts the others as still in flight, so that each further timeout
+	// resends a single segment. The cost is its tail loss probe, which finds the
+	// loss of the last segments of a flight before a timeout does, if they are in
+	// small packets.
 	recovery := tcpip.TCPRecovery(0)
 	moderate := tcpip.TCPModerateReceiveBufferOption(true)
 	receive := tcpip.TCPReceiveBufferSizeRangeOption{Min: tcp.MinBufferSize, Default: tcpDefaultBuffer, Max: tcpMaxReceive}
@@ -190,88 +179,92 @@ func (s *Stack) configure() error {
 	wait := tcpip.TCPTimeWaitTimeoutOption(timeWait)
 	reuse := tcpip.TCPTimeWaitReuseGlobal
 	for _, opt := range []tcpip.SettableTransportProtocolOption{&sack, &recovery, &moderate, &receive, &send, &wait, &reuse} {
-		if err := s.gv.SetTransportProtocolOption(tcp.ProtocolNumber, opt); err != nil {
+		if err := s.gvisor.SetTransportProtocolOption(tcp.ProtocolNumber, opt); err != nil {
 			return fmt.Errorf("TCP option %T: %v", opt, err)
 		}
 	}
-	if err := s.gv.SetOption(tcpip.ReceiveBufferSizeOption{Min: 4096, Default: udpBuffer, Max: tcpMaxReceive}); err != nil {
+	if err := s.gvisor.SetOption(tcpip.ReceiveBufferSizeOption{Min: 4096, Default: udpBuffer, Max: tcpMaxReceive}); err != nil {
 		return fmt.Errorf("receive buffer: %v", err)
 	}
-	if err := s.gv.SetOption(tcpip.SendBufferSizeOption{Min: 4096, Default: udpBuffer, Max: tcpMaxSend}); err != nil {
+	if err := s.gvisor.SetOption(tcpip.SendBufferSizeOption{Min: 4096, Default: udpBuffer, Max: tcpMaxSend}); err != nil {
 		return fmt.Errorf("send buffer: %v", err)
 	}
 
-	s.forward.init(s)
-	s.handlers.Store(&s.forward)
-	handlers := s.handlers
-	s.gv.SetTransportProtocolHandler(tcp.ProtocolNumber, func(id gstack.TransportEndpointID, pb *gstack.PacketBuffer) bool {
+	// gVisor keeps its handlers, and what they refer to, until its last timer has
+	// fired; see closeNow. Hence the indirection.
+	s.forwarder.initForwarder(s)
+	s.gvisorForwarder.Store(&s.forwarder)
+	handlers := s.gvisorForwarder
+	s.gvisor.SetTransportProtocolHandler(tcp.ProtocolNumber, func(id gstack.TransportEndpointID, pb *gstack.PacketBuffer) bool {
 		f := handlers.Load()
 		return f != nil && f.handleTCP(id, pb)
 	})
-	s.gv.SetTransportProtocolHandler(udp.ProtocolNumber, func(id gstack.TransportEndpointID, pb *gstack.PacketBuffer) bool {
+	s.gvisor.SetTransportProtocolHandler(udp.ProtocolNumber, func(id gstack.TransportEndpointID, pb *gstack.PacketBuffer) bool {
 		f := handlers.Load()
 		return f != nil && f.handleUDP(id, pb)
 	})
 
-	for id, l := range map[tcpip.NICID]*link{ownNIC: s.link, foreignNIC: s.foreign} {
-		if err := s.gv.CreateNIC(id, l); err != nil {
+	for id, l := range map[tcpip.NICID]*link{ownNIC: s.ownLink, foreignNIC: s.foreignLink} {
+		if err := s.gvisor.CreateNIC(id, l); err != nil {
 			return fmt.Errorf("interface: %v", err)
 		}
 	}
-	if err := s.gv.SetPromiscuousMode(foreignNIC, true); err != nil {
+	if err := s.gvisor.SetPromiscuousMode(foreignNIC, true); err != nil {
 		return fmt.Errorf("promiscuous mode: %v", err)
 	}
-	if err := s.gv.SetSpoofing(foreignNIC, true); err != nil {
+	if err := s.gvisor.SetSpoofing(foreignNIC, true); err != nil {
 		return fmt.Errorf("spoofing: %v", err)
 	}
-	s.gv.SetRouteTable([]tcpip.Route{
+	s.gvisor.SetRouteTable([]tcpip.Route{
 		{Destination: header.IPv4EmptySubnet, NIC: ownNIC},
 		{Destination: header.IPv6EmptySubnet, NIC: ownNIC},
 		{Destination: header.IPv4EmptySubnet, NIC: foreignNIC},
 		{Destination: header.IPv6EmptySubnet, NIC: foreignNIC},
 	})
 	for _, prefix := range s.cfg.Addresses {
-		if err := s.addAddress(prefix.Addr().Unmap().WithZone("")); err != nil {
+		if err := s.addAddress(prefix.Addr()); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
+// addAddress makes addr, a valid address, one of the stack's own.
 func (s *Stack) addAddress(addr netip.Addr) error {
-	if !addr.IsValid() || addr.IsUnspecified() || addr.IsMulticast() || addr.IsLoopback() {
-		return fmt.Errorf("address %v cannot be the stack's own", addr)
-	}
-	if s.own[addr] {
+	if s.ownAddrs[addr] {
 		return nil
 	}
-	err := s.gv.AddProtocolAddress(ownNIC, tcpip.ProtocolAddress{
-		Protocol: protocolOf(addr),
-		// A host prefix: a tunnel has no broadcast address.
-		AddressWithPrefix: addressOf(addr).WithPrefix(),
+	err := s.gvisor.AddProtocolAddress(ownNIC, tcpip.ProtocolAddress{
+		Protocol: networkProtocol(addr),
+		// A prefix of one host, as a tunnel has no broadcast address.
+		AddressWithPrefix: tcpipAddress(addr).WithPrefix(),
 	}, gstack.AddressProperties{})
 	if err != nil {
 		return fmt.Errorf("address %v: %v", addr, err)
 	}
-	s.own[addr] = true
+	s.ownAddrs[addr] = true
 	switch {
-	case addr.Is4() && !s.ip4.IsValid():
-		s.ip4 = addr
-	case addr.Is6() && !s.ip6.IsValid():
-		s.ip6 = addr
+	case addr.Is4() && !s.firstIPv4.IsValid():
+		s.firstIPv4 = addr
+	case addr.Is6() && !s.firstIPv6.IsValid():
+		s.firstIPv6 = addr
 	}
 	return nil
 }
 
-// Close ends the stack and everything in it: connections are reset, and every call in progress returns an error for
-// which errors.Is(err, net.ErrClosed) holds. It returns when no goroutine of the stack is left, except those in which
-// handlers of HandleTCP and HandleUDP run. Closing again does nothing.
+// Close ends the stack: it resets all TCP connections, and every call in
+// progress returns an error that wraps [net.ErrClosed]. When it returns, no
+// goroutine of the stack is left, except those in which handlers of
+// [Stack.HandleTCP] and [Stack.HandleUDP] run. Further calls wait for the first
+// one and do nothing else. The error is always nil.
 func (s *Stack) Close() error {
-	s.closing.Do(s.close)
+	s.closeOnce.Do(s.closeNow)
 	return nil
 }
 
-func (s *Stack) close() {
+// closeNow marks the stack closed first, so that calls that fail meanwhile
+// report net.ErrClosed, and no socket is added to those that it aborts.
+func (s *Stack) closeNow() {
 	s.closed.Store(true)
 	s.mu.Lock()
 	sockets := s.sockets
@@ -281,21 +274,23 @@ func (s *Stack) close() {
 	for socket := range sockets {
 		socket.abort()
 	}
-	s.forward.close()
-	s.destroy()
-	// Timers of the gVisor stack, such as those of packets half put together, outlive it by up to a minute, and would
-	// keep all that s leads to in memory.
-	s.handlers.Store(nil)
-	s.wg.Wait()
+	s.forwarder.dropUndecided()
+	s.destroyGVisor()
+	// Timers of gVisor, such as those of reassembly, outlive its stack by up to a
+	// minute. They must not keep all that s refers to in memory.
+	s.gvisorForwarder.Store(nil)
+	s.injectorDone.Wait()
 }
 
-// destroy ends the gVisor stack and takes its interfaces away. Waiting for that also waits for endpoints that came into
-// being after the others were aborted, and those would take minutes to give up on their own.
-func (s *Stack) destroy() {
-	s.gv.Close()
+// destroyGVisor ends the gVisor stack and removes its interfaces. Endpoints
+// that appear after the others were aborted, for example of a handshake that
+// has just completed, would take minutes to time out. So it aborts what it
+// finds until nothing is left.
+func (s *Stack) destroyGVisor() {
+	s.gvisor.Close()
 	over := make(chan struct{})
 	go func() {
-		s.gv.Wait()
+		s.gvisor.Wait()
 		close(over)
 	}()
 	again := time.NewTicker(5 * time.Millisecond)
@@ -306,14 +301,15 @@ func (s *Stack) destroy() {
 			waiting = false
 		case <-again.C:
 		}
-		for _, ep := range append(s.gv.RegisteredEndpoints(), s.gv.CleanupEndpoints()...) {
+		for _, ep := range append(s.gvisor.RegisteredEndpoints(), s.gvisor.CleanupEndpoints()...) {
 			ep.Abort()
 		}
 	}
 }
 
-// track makes Close end socket. It reports false if the stack is closed.
-func (s *Stack) track(socket aborter) bool {
+// trackSocket registers a socket that Close ends. It reports false if the stack
+// is closed already; the caller then ends the socket itself.
+func (s *Stack) trackSocket(socket aborter) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.sockets == nil {
@@ -323,42 +319,9 @@ func (s *Stack) track(socket aborter) bool {
 	return true
 }
 
-func (s *Stack) forget(socket aborter) {
+// forgetSocket undoes trackSocket when the socket is closed.
+func (s *Stack) forgetSocket(socket aborter) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.sockets, socket)
-}
-
-func addressOf(addr netip.Addr) tcpip.Address {
-	switch {
-	case !addr.IsValid():
-		return tcpip.Address{}
-	case addr.Is4():
-		return tcpip.AddrFrom4(addr.As4())
-	}
-	return tcpip.AddrFrom16(addr.As16())
-}
-
-func protocolOf(addr netip.Addr) tcpip.NetworkProtocolNumber {
-	if addr.Is4() {
-		return ipv4.ProtocolNumber
-	}
-	return ipv6.ProtocolNumber
-}
-
-// full returns ap as an address reached through, or bound on, the interface of the stack's own sockets.
-func full(ap netip.AddrPort) tcpip.FullAddress {
-	return tcpip.FullAddress{NIC: ownNIC, Addr: addressOf(ap.Addr()), Port: ap.Port()}
-}
-
-// addrPortOf is the inverse of full; an address of no family yields an invalid one.
-func addrPortOf(a tcpip.FullAddress) netip.AddrPort {
-	var addr netip.Addr
-	switch a.Addr.Len() {
-	case 4:
-		addr = netip.AddrFrom4(a.Addr.As4())
-	case 16:
-		addr = netip.AddrFrom16(a.Addr.As16()).Unmap()
-	}
-	return netip.AddrPortFrom(addr, a.Port)
 }

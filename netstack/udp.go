@@ -11,63 +11,62 @@ import (
 	"gvisor.dev/gvisor/pkg/waiter"
 )
 
-// A udpConn is a UDP socket. It behaves as a *net.UDPConn, connected or not.
+// UDP sockets, connected or not.
+
+// A udpConn is a UDP socket. It behaves as a *net.UDPConn. As in tcpConn,
+// readInto, writeFrom and destination are arguments for gVisor.
 type udpConn struct {
 	socket
-	v4, v6 bool // the families it can send to; constant
+	sendsIPv4, sendsIPv6 bool // constant: the families that it can send to
 
-	reader tcpip.SliceWriter // guarded by readMu
-	writer bytes.Reader      // guarded by writeMu
-	to     tcpip.FullAddress // guarded by writeMu
+	readInto    tcpip.SliceWriter // guarded by readMu
+	writeFrom   bytes.Reader      // guarded by writeMu
+	destination tcpip.FullAddress // guarded by writeMu
 
-	unreachable chan error // the latest ICMP error that gVisor does not report
-	unwatch     func()     // may be nil
+	icmpErrors   chan error // the latest ICMP error that gVisor does not report
+	stopWatching func()     // may be nil
 }
 
-// newUDPConn takes over ep, which is bound or connected. It fails, and closes ep, if the stack is closed.
+// newUDPConn makes a socket of ep, which is bound or connected. It fails, and
+// closes ep, if the stack is closed. Only a connected socket is told of ICMP
+// errors, as on Linux.
 func (s *Stack) newUDPConn(ep tcpip.Endpoint, wq *waiter.Queue, v4, v6 bool) (*udpConn, error) {
-	c := &udpConn{v4: v4, v6: v6, unreachable: make(chan error, 1)}
-	c.init(s, "udp", ep, wq)
+	c := &udpConn{sendsIPv4: v4, sendsIPv6: v6, icmpErrors: make(chan error, 1)}
+	c.initSocket(s, "udp", ep, wq)
 	local := c.localAddrPort()
 	if !local.Addr().IsValid() {
-		local = netip.AddrPortFrom(unspecified(v6), local.Port())
+		local = netip.AddrPortFrom(unspecifiedAddr(v6), local.Port())
 	}
 	c.local = net.UDPAddrFromAddrPort(local)
 	if a, err := ep.GetRemoteAddress(); err == nil {
-		remote := addrPortOf(a)
+		remote := addrPortFromFull(a)
 		c.remote = net.UDPAddrFromAddrPort(remote)
-		c.unwatch = s.watchers.watch(flow{protoUDP, local, remote}, c.observe)
+		c.stopWatching = s.watchers.watchFlow(flow{protoUDP, local, remote}, c.noteICMPError)
 	}
-	if !s.track(c) {
+	if !s.trackSocket(c) {
 		c.abort()
 		return nil, net.ErrClosed
 	}
 	return c, nil
 }
 
-func unspecified(v6 bool) netip.Addr {
-	if v6 {
-		return netip.IPv6Unspecified()
-	}
-	return netip.IPv4Unspecified()
-}
-
-// observe notes an ICMP error for the next call. gVisor reports a closed port by itself.
-func (c *udpConn) observe(_ netip.AddrPort, err error) {
+// noteICMPError keeps an ICMP error for the next call. It drops the error if
+// one is kept already, and ECONNREFUSED, which gVisor reports itself.
+func (c *udpConn) noteICMPError(_ netip.AddrPort, err error) {
 	if err == syscall.ECONNREFUSED {
 		return
 	}
 	select {
-	case c.unreachable <- err:
+	case c.icmpErrors <- err:
 	default:
 	}
 	c.readable.NotifyEvent(0)
 }
 
-// pending returns the ICMP error noted, if any.
-func (c *udpConn) pending() error {
+// takeICMPError returns the ICMP error that was kept, if any.
+func (c *udpConn) takeICMPError() error {
 	select {
-	case err := <-c.unreachable:
+	case err := <-c.icmpErrors:
 		return err
 	default:
 		return nil
@@ -90,7 +89,7 @@ func (c *udpConn) ReadFrom(b []byte) (int, net.Addr, error) {
 	return n, net.UDPAddrFromAddrPort(from), nil
 }
 
-// ReadFromUDPAddrPort is ReadFrom without the allocation.
+// ReadFromUDPAddrPort is ReadFrom without the allocation of an address.
 func (c *udpConn) ReadFromUDPAddrPort(b []byte) (int, netip.AddrPort, error) {
 	n, from, err := c.read(b)
 	if err != nil {
@@ -99,29 +98,30 @@ func (c *udpConn) ReadFromUDPAddrPort(b []byte) (int, netip.AddrPort, error) {
 	return n, from, err
 }
 
+// read reads one datagram. What does not fit into b is lost.
 func (c *udpConn) read(b []byte) (int, netip.AddrPort, error) {
 	c.readMu.Lock()
 	defer c.readMu.Unlock()
-	passed := c.readDeadline.wait()
-	if err := c.begin(passed); err != nil {
+	passed := c.readDeadline.passedChannel()
+	if err := c.checkStart(passed); err != nil {
 		return 0, netip.AddrPort{}, err
 	}
-	defer func() { c.reader = nil }()
+	defer func() { c.readInto = nil }()
 	for {
-		c.reader = b
-		res, err := c.ep.Read(&c.reader, tcpip.ReadOptions{NeedRemoteAddr: true})
+		c.readInto = b
+		res, err := c.endpoint.Read(&c.readInto, tcpip.ReadOptions{NeedRemoteAddr: true})
 		switch err.(type) {
 		case nil, *tcpip.ErrBadBuffer: // the latter: b is empty
-			return res.Count, addrPortOf(res.RemoteAddr), nil
+			return res.Count, addrPortFromFull(res.RemoteAddr), nil
 		case *tcpip.ErrWouldBlock:
-			if err := c.pending(); err != nil {
-				return 0, netip.AddrPort{}, callError("read", err)
+			if err := c.takeICMPError(); err != nil {
+				return 0, netip.AddrPort{}, wrapErrno("read", err)
 			}
-			if err := c.block(c.readable, passed); err != nil {
+			if err := c.waitForEvent(c.readable, passed); err != nil {
 				return 0, netip.AddrPort{}, err
 			}
 		default:
-			return 0, netip.AddrPort{}, c.fail("read", err)
+			return 0, netip.AddrPort{}, c.endpointError("read", err)
 		}
 	}
 }
@@ -145,7 +145,7 @@ func (c *udpConn) WriteTo(b []byte, addr net.Addr) (int, error) {
 	return c.WriteToUDPAddrPort(b, ua.AddrPort())
 }
 
-// WriteToUDPAddrPort is WriteTo without the allocation.
+// WriteToUDPAddrPort is WriteTo without the allocation of an address.
 func (c *udpConn) WriteToUDPAddrPort(b []byte, to netip.AddrPort) (int, error) {
 	addr := to.Addr().Unmap().WithZone("")
 	to = netip.AddrPortFrom(addr, to.Port())
@@ -155,9 +155,9 @@ func (c *udpConn) WriteToUDPAddrPort(b []byte, to netip.AddrPort) (int, error) {
 		err = net.ErrWriteToConnected
 	case !addr.IsValid():
 		err = errors.New("missing address")
-	case addr.Is4() && !c.v4:
+	case addr.Is4() && !c.sendsIPv4:
 		err = &net.AddrError{Err: "non-IPv6 address", Addr: addr.String()}
-	case addr.Is6() && !c.v6:
+	case addr.Is6() && !c.sendsIPv6:
 		err = &net.AddrError{Err: "non-IPv4 address", Addr: addr.String()}
 	default:
 		n, err = c.write(b, to)
@@ -168,52 +168,54 @@ func (c *udpConn) WriteToUDPAddrPort(b []byte, to netip.AddrPort) (int, error) {
 	return n, err
 }
 
-// write sends b to an address, or where the socket is connected to if that is not valid.
+// write sends b to an address, or to the address that the socket is connected
+// to if to is not valid.
 func (c *udpConn) write(b []byte, to netip.AddrPort) (int, error) {
 	c.writeMu.Lock()
 	defer c.writeMu.Unlock()
 	var opts tcpip.WriteOptions
 	if to.IsValid() {
-		c.to = full(to)
-		opts.To = &c.to
+		c.destination = fullAddress(to)
+		opts.To = &c.destination
 	}
-	passed := c.writeDeadline.wait()
-	defer c.writer.Reset(nil)
+	passed := c.writeDeadline.passedChannel()
+	defer c.writeFrom.Reset(nil)
 	for {
-		if err := c.begin(passed); err != nil {
+		if err := c.checkStart(passed); err != nil {
 			return 0, err
 		}
-		if err := c.pending(); err != nil {
-			return 0, callError("write", err)
+		if err := c.takeICMPError(); err != nil {
+			return 0, wrapErrno("write", err)
 		}
-		c.writer.Reset(b)
-		n, err := c.ep.Write(&c.writer, opts)
+		c.writeFrom.Reset(b)
+		n, err := c.endpoint.Write(&c.writeFrom, opts)
 		switch err.(type) {
 		case nil:
 			return int(n), nil
 		case *tcpip.ErrWouldBlock:
-			if err := c.block(c.writable, passed); err != nil {
+			if err := c.waitForEvent(c.writable, passed); err != nil {
 				return 0, err
 			}
 		default:
-			return 0, c.fail("write", err)
+			return 0, c.endpointError("write", err)
 		}
 	}
 }
 
 func (c *udpConn) Close() error {
-	if !c.shut(c.end) {
+	if !c.closeWith(c.closeEndpoint) {
 		return c.opError("close", net.ErrClosed)
 	}
-	c.stack.forget(c)
+	c.stack.forgetSocket(c)
 	return nil
 }
 
-func (c *udpConn) abort() { c.shut(c.end) }
+func (c *udpConn) abort() { c.closeWith(c.closeEndpoint) }
 
-func (c *udpConn) end() {
-	if c.unwatch != nil {
-		c.unwatch()
+// closeEndpoint stops the delivery of ICMP errors before the port is free.
+func (c *udpConn) closeEndpoint() {
+	if c.stopWatching != nil {
+		c.stopWatching()
 	}
-	c.ep.Close()
+	c.endpoint.Close()
 }

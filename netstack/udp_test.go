@@ -11,17 +11,6 @@ import (
 	"time"
 )
 
-func listenPacket(t testing.TB, s *Stack, network, address string) net.PacketConn {
-	t.Helper()
-	c, err := s.ListenPacket(testContext(t), network, address)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { c.Close() })
-	c.SetDeadline(time.Now().Add(10 * time.Second))
-	return c
-}
-
 func TestPacketConn(t *testing.T) {
 	p := join(t, nil)
 	server := listenPacket(t, p.b, "udp", ":53")

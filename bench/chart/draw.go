@@ -7,19 +7,19 @@ import (
 	"math"
 )
 
-// Measures of the drawing, in pixels.
+// Dimensions of the drawing, in pixels.
 const (
 	chartWidth  = 960
 	margin      = 24
 	labelWidth  = 300 // of the scenarios
 	plotLeft    = margin + labelWidth + 12
-	plotRight   = chartWidth - margin - 250 // what follows is for the value of the longest bar
+	plotRight   = chartWidth - margin - 250 // the rest is for the label of the longest bar
 	barHeight   = 14
 	rowGap      = 9
 	groupHeight = 30
 )
 
-// colors of this library and of the others, on white.
+// Colors on a white background.
 const (
 	ownColor   = "#1f6feb"
 	otherColor = "#b8bec6"
@@ -30,12 +30,12 @@ const (
 
 const title = "Times better than wireguard-go"
 
-// ticks are the ratios that may be on the axis.
+// ticks are the ratios that the axis may show.
 var ticks = []float64{0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000}
 
-// draw returns an SVG that shows how many times better than its rival this
-// library is, and others are: bars on a logarithmic scale that begin at 1, to
-// the right for better, to the left for worse.
+// draw returns an SVG that shows how many times better than the rival this
+// library and the others are: bars on a logarithmic scale that begin at 1 and
+// extend to the right for better, to the left for worse.
 func draw(rows []row, cpu string) []byte {
 	low, high := 1.0, 2.0
 	for _, r := range rows {
@@ -65,11 +65,11 @@ func draw(rows []row, cpu string) []byte {
 			c.text(margin, y-10, textColor, `font-weight="bold"`, group)
 		}
 		c.text(margin+labelWidth, y+barHeight-3, textColor, `text-anchor="end"`, r.label)
-		c.bar(y, r.ratio, ownColor, textColor, fmt.Sprintf("%s   %s vs %s", times(r.ratio), r.format(r.own), r.format(r.rival)))
-		c.description += fmt.Sprintf(" %s: %s (%s vs %s).", r.label, times(r.ratio), r.format(r.own), r.format(r.rival))
+		c.bar(y, r.ratio, ownColor, textColor, fmt.Sprintf("%s   %s vs %s", formatRatio(r.ratio), r.format(r.own), r.format(r.rival)))
+		c.description += fmt.Sprintf(" %s: %s (%s vs %s).", r.label, formatRatio(r.ratio), r.format(r.own), r.format(r.rival))
 		y += barHeight
 		for _, o := range r.others {
-			c.bar(y+2, o.ratio, otherColor, mutedColor, fmt.Sprintf("%s   %s, %s", times(o.ratio), o.impl, r.format(o.value)))
+			c.bar(y+2, o.ratio, otherColor, mutedColor, fmt.Sprintf("%s   %s, %s", formatRatio(o.ratio), o.impl, r.format(o.value)))
 			y += barHeight + 2
 		}
 		y += rowGap
@@ -98,14 +98,14 @@ func draw(rows []row, cpu string) []byte {
 	return out.Bytes()
 }
 
-// canvas is a drawing in progress.
+// A canvas is a drawing in progress.
 type canvas struct {
 	body        bytes.Buffer
 	description string
-	low, scale  float64 // of the logarithm of ratios
+	low, scale  float64 // on the logarithmic scale
 }
 
-// x is where a ratio is.
+// x returns the horizontal position of a ratio.
 func (c *canvas) x(ratio float64) float64 { return plotLeft + (math.Log(ratio)-c.low)*c.scale }
 
 func (c *canvas) text(x float64, y int, color, attributes, s string) {
@@ -115,7 +115,7 @@ func (c *canvas) text(x float64, y int, color, attributes, s string) {
 	fmt.Fprintf(&c.body, `<text x="%.1f" y="%d" fill="%s"%s xml:space="preserve">%s</text>`+"\n", x, y, color, attributes, html.EscapeString(s))
 }
 
-// bar draws from 1 to a ratio and writes what it is behind it.
+// bar draws a bar from 1 to a ratio, and a label after it.
 func (c *canvas) bar(y int, ratio float64, color, label, s string) {
 	from, to := c.x(min(1, ratio)), c.x(max(1, ratio))
 	fmt.Fprintf(&c.body, `<rect x="%.1f" y="%d" width="%.1f" height="%d" rx="2" fill="%s"/>`+"\n", from, y, max(1, to-from), barHeight, color)

@@ -6,13 +6,13 @@ import (
 	"strings"
 )
 
-// A scenario is a metric of a benchmark to show.
+// A scenario is a metric of a benchmark that is shown.
 type scenario struct {
 	group string
 	name  string // of the benchmark
 	label string
 	unit  string
-	less  bool // is better
+	less  bool // smaller values are better
 }
 
 const (
@@ -46,15 +46,15 @@ var scenarios = []scenario{
 	{cost, "Memory/connection", "Heap of a TCP connection, both ends", "heap-B", true},
 }
 
-// charted reports whether a metric is that of a scenario.
+// charted reports whether a metric belongs to a scenario.
 func charted(name, unit string) bool {
 	return slices.ContainsFunc(scenarios, func(s scenario) bool { return s.name == name && s.unit == unit })
 }
 
-// otherImpls are shown beside this library and its rival.
+// otherImpls are the implementations shown beside this library and its rival.
 var otherImpls = []string{"tailscale"}
 
-// rival is the implementation that counts as 1.
+// rival returns the implementation whose ratio is 1.
 func (s scenario) rival() string {
 	if strings.HasPrefix(s.name, "TUN/") {
 		return "wireguard-go-tun"
@@ -62,7 +62,7 @@ func (s scenario) rival() string {
 	return "wireguard-go"
 }
 
-// ratioUnit is the unit of the benchmark's own ratios to the rival.
+// ratioUnit returns the unit of the benchmark's own ratios to the rival.
 func (s scenario) ratioUnit() string {
 	if s.rival() == "wireguard-go-tun" {
 		return "x-tun-" + s.unit
@@ -70,7 +70,8 @@ func (s scenario) ratioUnit() string {
 	return "x-" + s.unit
 }
 
-// better turns a ratio of values into how many times better the first is.
+// better converts a ratio of values into how many times better the first value
+// is.
 func (s scenario) better(ratio float64) float64 {
 	if s.less {
 		return 1 / ratio
@@ -78,39 +79,40 @@ func (s scenario) better(ratio float64) float64 {
 	return ratio
 }
 
-// format writes a value with its unit.
+// format formats a value with its unit.
 func (s scenario) format(v float64) string {
 	switch s.unit {
 	case "MB/s":
-		return si(v*1e6, "B/s")
+		return formatSI(v*1e6, "B/s")
 	case "p50-us", "p99-us":
-		return si(v/1e6, "s")
+		return formatSI(v/1e6, "s")
 	case "heap-B":
-		return si(v, "B")
+		return formatSI(v, "B")
 	case "CPU-s/GB":
-		return si(v, "s/GB")
+		return formatSI(v, "s/GB")
 	case "allocs/packet":
-		return digits(v)
+		return formatDigits(v)
 	}
-	return si(v, "/s")
+	return formatSI(v, "/s")
 }
 
-// si writes a value in the multiple of the unit that makes it short.
-func si(v float64, unit string) string {
+// formatSI formats a value with the SI prefix that suits it.
+func formatSI(v float64, unit string) string {
 	prefixes := []struct {
 		factor float64
 		prefix string
 	}{{1e9, "G"}, {1e6, "M"}, {1e3, "k"}, {1, ""}, {1e-3, "m"}, {1e-6, "µ"}}
 	for i, p := range prefixes {
 		if v >= 0.9995*p.factor || i == len(prefixes)-1 {
-			return digits(v/p.factor) + " " + p.prefix + unit
+			return formatDigits(v/p.factor) + " " + p.prefix + unit
 		}
 	}
 	panic("unreachable")
 }
 
-// digits writes three digits, more only before the point.
-func digits(v float64) string {
+// formatDigits formats three significant digits, or all digits before the
+// point.
+func formatDigits(v float64) string {
 	switch {
 	case v >= 99.95:
 		return fmt.Sprintf("%.0f", v)
@@ -120,8 +122,8 @@ func digits(v float64) string {
 	return fmt.Sprintf("%.2f", v)
 }
 
-// times writes a ratio.
-func times(ratio float64) string {
+// formatRatio formats a ratio.
+func formatRatio(ratio float64) string {
 	if ratio >= 9.95 {
 		return fmt.Sprintf("%.0f×", ratio)
 	}

@@ -1,37 +1,58 @@
-// Exit is the far end of tunnels whose peers get out to the network of the
-// host: what a router with NAT does, without root, routes or rules. Each flow
-// of a peer becomes a socket of this process.
+// Exit is the far end of tunnels whose peers reach the host's network through
+// it: what a router with NAT does, without root, routes or rules. Each TCP
+// connection of a peer becomes a connection of this process, and each UDP
+// socket of a peer a socket of this process.
 //
 //	exit -config wg0.conf
 package main
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"io"
-	"net"
+	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/wgstack/wireguard"
 	"github.com/wgstack/wireguard/examples/internal/cli"
-	"github.com/wgstack/wireguard/examples/internal/relay"
-)
-
-const (
-	dialTimeout = 30 * time.Second
-	udpIdle     = 2 * time.Minute // as RFC 4787 asks of a NAT
-
-	maxTCP = 2048
-	maxUDP = 1024
+	"github.com/wgstack/wireguard/examples/internal/limit"
+	"github.com/wgstack/wireguard/examples/internal/memory"
+	"github.com/wgstack/wireguard/examples/internal/warn"
 )
 
 func main() { cli.Main(run) }
 
+// options are the flags that exit uses.
+type options struct {
+	allowLocal            bool
+	dialTimeout           time.Duration
+	life                  lifetimes
+	maxTCP, maxTCPPerPeer int
+	maxUDP, maxUDPPerPeer int
+	memory                memory.Size
+}
+
+func (o *options) register(fs *flag.FlagSet) {
+	fs.BoolVar(&o.allowLocal, "allow-local", false, "let peers reach this host: its addresses, and its loopback under the tunnel's own address")
+	fs.DurationVar(&o.dialTimeout, "dial-timeout", 30*time.Second, "`time` for connecting to a target")
+	fs.DurationVar(&o.life.idle, "udp-idle", 2*time.Minute, "`time` after which idle UDP is forgotten")
+	fs.DurationVar(&o.life.once, "udp-once-idle", 30*time.Second, "the same `time` for a destination with one datagram each way at most")
+	fs.DurationVar(&o.life.dns, "dns-idle", 5*time.Second, "the same `time` for port 53")
+	fs.IntVar(&o.maxTCP, "max-tcp", 4096, "TCP connections at a time; one more ends the longest idle; 0: no limit")
+	fs.IntVar(&o.maxTCPPerPeer, "max-tcp-per-peer", 2048, "the same for each peer")
+	fs.IntVar(&o.maxUDP, "max-udp", 2048, "UDP flows at a time; one more ends the longest idle; 0: no limit")
+	fs.IntVar(&o.maxUDPPerPeer, "max-udp-per-peer", 1024, "the same for each peer")
+	fs.Var(&o.memory, "memory", "end the longest idle connections when more `bytes` are in use (512M, 2G); 0: no limit")
+}
+
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	fs := cli.Flags("exit", stderr)
 	config := fs.String("config", "wg0.conf", "configuration of the tunnel, a `file` as for wg-quick")
-	allowLocal := fs.Bool("allow-local", false, "let peers reach this host: its addresses, and its loopback as the tunnel's own address")
 	verbose := fs.Bool("v", false, "log what happens")
+	var o options
+	o.register(fs)
 	if err := cli.Parse(fs, args, 0); err != nil {
 		return err
 	}
@@ -46,87 +67,74 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	}
 	defer dev.Close()
 
-	var (
-		dialer net.Dialer
-		policy = newPolicy(cfg.Address, *allowLocal)
-		tcp    = make(flows, maxTCP)
-		udp    = make(flows, maxUDP)
-	)
-	// These are called for every flow to an address and port where nobody in
-	// the tunnel listens, each time in a goroutine of its own. To return
-	// without accepting is to refuse.
-	dev.HandleTCP(func(flow *wireguard.TCPFlow) {
-		to, ok := policy.target(flow.Destination)
-		if !ok || !tcp.begin() {
-			log.Info("refused", "from", flow.Source, "to", flow.Destination)
-			return
-		}
-		defer tcp.end()
-		// Out first: if the other side refuses, so do we.
-		dialCtx, cancel := context.WithTimeout(ctx, dialTimeout)
-		out, err := dialer.DialContext(dialCtx, "tcp", to.String())
-		cancel()
-		if err != nil {
-			log.Info("unreachable", "from", flow.Source, "err", err)
-			return
-		}
-		defer out.Close()
-		in, err := flow.Accept()
-		if err != nil {
-			return
-		}
-		defer context.AfterFunc(ctx, func() { in.Close(); out.Close() })()
-		err = relay.Streams(in, out)
-		log.Debug("connection ended", "from", flow.Source, "to", to, "err", err)
-	})
-	dev.HandleUDP(func(flow *wireguard.UDPFlow) {
-		to, ok := policy.target(flow.Destination)
-		if !ok || !udp.begin() {
-			log.Info("refused", "from", flow.Source, "to", flow.Destination)
-			return
-		}
-		defer udp.end()
-		out, err := dialer.DialContext(ctx, "udp", to.String())
-		if err != nil {
-			log.Info("unreachable", "from", flow.Source, "err", err)
-			return
-		}
-		defer out.Close()
-		in, err := flow.Accept()
-		if err != nil {
-			return
-		}
-		defer context.AfterFunc(ctx, func() { in.Close(); out.Close() })()
-		err = relay.Datagrams(in, out, udpIdle)
-		log.Debug("exchange ended", "from", flow.Source, "to", to, "err", err)
-	})
+	e := newExit(ctx, dev, cfg, o, log)
+	defer e.close()
+	// The handlers are called for every flow to an address and port on which
+	// nobody in the tunnel listens, each time in a goroutine of its own.
+	dev.HandleTCP(e.handleTCP)
+	dev.HandleUDP(e.handleUDP)
 
 	stats := dev.Stats()
 	fmt.Fprintf(stdout, "peer %s, UDP port %d\n", stats.PublicKey, stats.ListenPort)
 	<-ctx.Done()
-	tcp.wait()
-	udp.wait()
 	return nil
 }
 
-// flows limits how many flows there are at a time.
-type flows chan struct{}
+// An exit forwards the flows of peers.
+type exit struct {
+	ctx      context.Context // ends with the program
+	options  options
+	dev      *wireguard.Device
+	peers    *peerTable
+	policy   *policy
+	log      *slog.Logger
+	warnings *warn.Log
 
-// begin reports whether one more is within the limit.
-func (f flows) begin() bool {
-	select {
-	case f <- struct{}{}:
-		return true
-	default:
-		return false
-	}
+	tcp, udp    limit.Table
+	mappings    mappings
+	unreachable unreachables
+
+	mu      sync.Mutex
+	closed  bool // guarded by mu
+	running sync.WaitGroup
 }
 
-func (f flows) end() { <-f }
-
-// wait waits until no flow is left, for good: none can begin any more.
-func (f flows) wait() {
-	for range cap(f) {
-		f <- struct{}{}
+func newExit(ctx context.Context, dev *wireguard.Device, cfg wireguard.Config, o options, log *slog.Logger) *exit {
+	warnings := warn.New(log)
+	peers := newPeerTable(cfg.Peers)
+	e := &exit{
+		ctx:      ctx,
+		options:  o,
+		dev:      dev,
+		peers:    peers,
+		policy:   newPolicy(cfg.Address, peers, o.allowLocal, newHostAddrs()),
+		log:      log,
+		warnings: warnings,
+		tcp:      limit.Table{Name: "TCP connections", Max: o.maxTCP, MaxPerOwner: o.maxTCPPerPeer, Log: warnings},
+		udp:      limit.Table{Name: "UDP flows", Max: o.maxUDP, MaxPerOwner: o.maxUDPPerPeer, Log: warnings},
 	}
+	e.mappings.device = dev
+	e.running.Go(func() { e.policy.host.follow(ctx) })
+	e.running.Go(func() { memory.Guard(ctx, o.memory, warnings, &e.tcp, &e.udp) })
+	return e
+}
+
+// begin reports whether a handler may run. If it does it must end by
+// e.running.Done.
+func (e *exit) begin() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closed {
+		return false
+	}
+	e.running.Add(1)
+	return true
+}
+
+// close waits until all handlers have returned, which they do when e.ctx ends.
+func (e *exit) close() {
+	e.mu.Lock()
+	e.closed = true
+	e.mu.Unlock()
+	e.running.Wait()
 }

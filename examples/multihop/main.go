@@ -1,5 +1,6 @@
 // Multihop fetches a URL through a tunnel inside a tunnel: the first hop knows
-// who we are and not what we do, the second what we do and not who we are.
+// the client's address but not its traffic, the second its traffic but not its
+// address.
 //
 //	multihop -outer first.conf -inner second.conf http://intranet.example/
 package main
@@ -40,8 +41,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	}
 	defer outer.Close()
 
-	// This is all: the inner device sends its packets by a socket of the outer
-	// one instead of the host's.
+	// The inner device sends its packets by a socket of the outer one instead
+	// of one of the host. Nothing else is needed.
 	innerConfig.ListenPacket = outer.ListenPacket
 	if innerConfig.MTU == 0 {
 		innerConfig.MTU = mtu(outerConfig) - overhead
@@ -50,7 +51,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	defer inner.Close() // before the device that carries it
+	defer inner.Close() // must end before the device that carries it
 
 	client := http.Client{Transport: &http.Transport{DialContext: inner.DialContext}}
 	defer client.CloseIdleConnections()
@@ -72,9 +73,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	return nil
 }
 
-// overhead is what a tunnel adds to a packet at most: an IPv6, a UDP and a data
-// header, and the tag. A packet of the inner tunnel must fit into one of the
-// outer.
+// overhead is the most that a tunnel adds to a packet: an IPv6, a UDP and a
+// data message header, and the tag. A packet of the inner tunnel must fit into
+// one of the outer tunnel.
 const overhead = 40 + 8 + 16 + 16
 
 func mtu(cfg wireguard.Config) int {

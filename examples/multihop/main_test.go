@@ -13,8 +13,8 @@ import (
 	"github.com/wgstack/wireguard/examples/internal/clitest"
 )
 
-// TestMultihop goes from this host to first, and through that to second, which
-// is nowhere but in the network of first.
+// TestMultihop connects to first, and through its tunnel to second, which can
+// be reached only there.
 //
 // Covers N08.
 func TestMultihop(t *testing.T) {

@@ -2,19 +2,13 @@ package main
 
 import (
 	"context"
-	"encoding/binary"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"net/http"
 	"net/netip"
-	"strings"
 	"sync"
 	"time"
-
-	"golang.org/x/net/dns/dnsmessage"
 
 	"github.com/wgstack/wireguard"
 )
@@ -28,10 +22,10 @@ var (
 	nearAddr6 = netip.MustParseAddr("fd66:de:30::2")
 )
 
-// A farEnd is the other end of the demonstration's tunnel: a device of its own,
-// reached by UDP over loopback, with a name server and a web server inside.
+// A farEnd is the other end of the demonstration's tunnel: a device reached by
+// UDP over loopback, with a name server and a web server in its tunnel.
 type farEnd struct {
-	near wireguard.Config // what the near end needs
+	near wireguard.Config // of the near end
 
 	dev     *wireguard.Device
 	web     http.Server
@@ -43,10 +37,10 @@ func startFarEnd(log *slog.Logger) (_ *farEnd, err error) {
 	nearKey, farKey := wireguard.NewPrivateKey(), wireguard.NewPrivateKey()
 	dev, err := wireguard.New(wireguard.Config{
 		PrivateKey: farKey,
-		Address:    []netip.Prefix{host(farAddr4), host(farAddr6)},
+		Address:    []netip.Prefix{hostPrefix(farAddr4), hostPrefix(farAddr6)},
 		Peers: []wireguard.PeerConfig{{
 			PublicKey:  nearKey.PublicKey(),
-			AllowedIPs: []netip.Prefix{host(nearAddr4), host(nearAddr6)},
+			AllowedIPs: []netip.Prefix{hostPrefix(nearAddr4), hostPrefix(nearAddr6)},
 		}},
 		Logger: log.With("device", "far"),
 	})
@@ -85,22 +79,22 @@ func startFarEnd(log *slog.Logger) (_ *farEnd, err error) {
 
 	f.near = wireguard.Config{
 		PrivateKey: nearKey,
-		Address:    []netip.Prefix{host(nearAddr4), host(nearAddr6)},
+		Address:    []netip.Prefix{hostPrefix(nearAddr4), hostPrefix(nearAddr6)},
 		DNS:        []netip.Addr{farAddr4, farAddr6},
 		Peers: []wireguard.PeerConfig{{
 			PublicKey:  farKey.PublicKey(),
 			Endpoint:   fmt.Sprintf("127.0.0.1:%d", dev.Stats().ListenPort),
-			AllowedIPs: []netip.Prefix{host(farAddr4), host(farAddr6)},
+			AllowedIPs: []netip.Prefix{hostPrefix(farAddr4), hostPrefix(farAddr6)},
 		}},
 		Logger: log.With("device", "near"),
 	}
 	return f, nil
 }
 
-// host returns the prefix of one address.
-func host(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }
+// hostPrefix returns the prefix of one address.
+func hostPrefix(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }
 
-// Close ends the device, and with it the connections of the servers.
+// Close closes the device, and with it the connections of the servers.
 func (f *farEnd) Close() {
 	f.cancel()
 	f.web.Close()
@@ -108,109 +102,22 @@ func (f *farEnd) Close() {
 	f.servers.Wait()
 }
 
-const maxUDPAnswer = 512
+// printDemo prints commands to try.
+func printDemo(w io.Writer, at netip.AddrPort, user string) {
+	curl := "curl --socks5-hostname " + at.String()
+	if at.Addr().IsUnspecified() {
+		curl = fmt.Sprintf("curl --socks5-hostname localhost:%d", at.Port())
+	}
+	if user != "" {
+		curl += fmt.Sprintf(` --proxy-user "%s:$SOCKS_PASSWORD"`, user)
+	}
+	fmt.Fprintf(w, `
+Try, in another terminal:
 
-// serveNames is a name server by UDP.
-func serveNames(pc net.PacketConn) {
-	buf := make([]byte, 4096)
-	for {
-		n, from, err := pc.ReadFrom(buf)
-		if errors.Is(err, net.ErrClosed) {
-			return
-		}
-		if err != nil {
-			continue
-		}
-		if answer, err := answerName(buf[:n]); err == nil && len(answer) <= maxUDPAnswer {
-			pc.WriteTo(answer, from)
-		}
-	}
-}
+  %[1]s http://%[2]s/
+  %[1]s 'http://[%[3]s]/'
+  %[1]s http://%[4]s/
+  %[1]s -D- -o 1g http://%[2]s/bytes/1073741824 && sha256sum 1g
 
-// serveNamesTCP is the same by TCP, where a length precedes each message.
-func serveNamesTCP(l net.Listener, conns *sync.WaitGroup) {
-	for {
-		c, err := l.Accept()
-		if err != nil {
-			return
-		}
-		conns.Go(func() {
-			defer c.Close()
-			for {
-				c.SetDeadline(time.Now().Add(10 * time.Second))
-				var length [2]byte
-				if _, err := io.ReadFull(c, length[:]); err != nil {
-					return
-				}
-				query := make([]byte, binary.BigEndian.Uint16(length[:]))
-				if _, err := io.ReadFull(c, query); err != nil {
-					return
-				}
-				answer, err := answerName(query)
-				if err != nil {
-					return
-				}
-				answer = append(binary.BigEndian.AppendUint16(nil, uint16(len(answer))), answer...)
-				if _, err := c.Write(answer); err != nil {
-					return
-				}
-			}
-		})
-	}
-}
-
-// answerName answers a query to a name server that knows one name.
-func answerName(query []byte) ([]byte, error) {
-	var p dnsmessage.Parser
-	h, err := p.Start(query)
-	if err != nil {
-		return nil, err
-	}
-	if h.Response {
-		return nil, errors.New("not a query")
-	}
-	q, err := p.Question()
-	if err != nil {
-		return nil, err
-	}
-	answer := dnsmessage.Header{
-		ID:               h.ID,
-		Response:         true,
-		OpCode:           h.OpCode,
-		Authoritative:    true,
-		RecursionDesired: h.RecursionDesired,
-	}
-	known := strings.EqualFold(q.Name.String(), demoName+".")
-	switch {
-	case h.OpCode != 0:
-		answer.RCode = dnsmessage.RCodeNotImplemented
-	case q.Class != dnsmessage.ClassINET:
-		answer.RCode = dnsmessage.RCodeRefused
-	case !known:
-		answer.RCode = dnsmessage.RCodeNameError
-	}
-	b := dnsmessage.NewBuilder(nil, answer)
-	b.EnableCompression()
-	if err := b.StartQuestions(); err != nil {
-		return nil, err
-	}
-	if err := b.Question(q); err != nil {
-		return nil, err
-	}
-	if err := b.StartAnswers(); err != nil {
-		return nil, err
-	}
-	if answer.RCode == dnsmessage.RCodeSuccess {
-		rh := dnsmessage.ResourceHeader{Name: q.Name, Class: q.Class, TTL: 60}
-		switch q.Type {
-		case dnsmessage.TypeA:
-			err = b.AResource(rh, dnsmessage.AResource{A: farAddr4.As4()})
-		case dnsmessage.TypeAAAA:
-			err = b.AAAAResource(rh, dnsmessage.AAAAResource{AAAA: farAddr6.As16()})
-		}
-		if err != nil {
-			return nil, err
-		}
-	}
-	return b.Finish()
+`, curl, demoName, farAddr6, farAddr4)
 }

@@ -2,14 +2,11 @@ package main
 
 import (
 	"bufio"
-	"bytes"
-	"crypto/sha256"
-	"encoding/binary"
-	"fmt"
+	"errors"
 	"io"
+	"log"
 	"net"
 	"net/http"
-	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -19,22 +16,24 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/net/dns/dnsmessage"
 	"golang.org/x/net/proxy"
 
 	"github.com/wgstack/wireguard/examples/internal/clitest"
 )
 
-// TestMain makes the test binary the program itself where a test asks for it.
+// TestMain makes the test binary the program itself if a test asks for it.
 func TestMain(m *testing.M) {
 	if os.Getenv("PROXY_TEST_MAIN") != "" {
 		main()
 	}
+	if keys := os.Getenv("PROXY_TEST_FAR"); keys != "" {
+		log.Fatal(serveFar(keys))
+	}
 	os.Exit(m.Run())
 }
 
-// gateway runs the program and returns the address that it serves on, and a
-// function that ends it, which the end of the test does too.
+// gateway runs the program and returns the address on which it serves, and a
+// function that ends it; the end of the test does so too.
 func gateway(t *testing.T, args ...string) (addr string, end func()) {
 	t.Helper()
 	m, end := clitest.Start(t, run, `^SOCKS 5 on (\S+)$`, append([]string{"-socks", "127.0.0.1:0"}, args...)...)
@@ -70,185 +69,6 @@ func get(t *testing.T, c *http.Client, url string) []byte {
 	return body
 }
 
-func TestDemo(t *testing.T) {
-	addr, _ := gateway(t, "-demo")
-	c := httpClient(t, addr, nil)
-
-	for url, from := range map[string][]netip.Addr{
-		"http://demo.wg/":                     {nearAddr4, nearAddr6},
-		"http://DEMO.wg/":                     {nearAddr4, nearAddr6},
-		fmt.Sprintf("http://%s/", farAddr4):   {nearAddr4},
-		fmt.Sprintf("http://[%s]/", farAddr6): {nearAddr6},
-	} {
-		page := string(get(t, c, url))
-		ok := false
-		for _, a := range from {
-			ok = ok || strings.Contains(page, a.String())
-		}
-		if !ok {
-			t.Errorf("GET %s: %q, want one of %v in it", url, page, from)
-		}
-	}
-
-	const n = 5<<20 + 3
-	resp, err := c.Get(fmt.Sprintf("http://demo.wg/bytes/%d", n))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	got, err := io.ReadAll(resp.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	sum := fmt.Sprintf("%x", sha256.Sum256(got))
-	if want := resp.Header.Get(checksumHeader); len(got) != n || sum != want {
-		t.Errorf("%d bytes of checksum %q, want %d of %q", len(got), sum, n, want)
-	}
-
-	for _, url := range []string{
-		"http://nowhere.wg/",                   // no such name
-		fmt.Sprintf("http://%s:81/", farAddr4), // refused
-		"http://192.0.2.1/",                    // no such peer
-	} {
-		if resp, err := c.Get(url); err == nil {
-			resp.Body.Close()
-			t.Errorf("GET %s: %s", url, resp.Status)
-		}
-	}
-}
-
-// TestSum checks the bytes of the demonstration against a digest from another
-// implementation: openssl enc -aes-128-ctr.
-func TestSum(t *testing.T) {
-	var b bytes.Buffer
-	if err := writeBytes(&b, 1000003); err != nil {
-		t.Fatal(err)
-	}
-	const want = "bc1be9b86f5d9bd4bd68c3b5415edd5721272d436418518b9795f721f86bf18d"
-	if got := fmt.Sprintf("%x", sha256.Sum256(b.Bytes())); b.Len() != 1000003 || got != want {
-		t.Errorf("%d bytes of digest %s, want %s", b.Len(), got, want)
-	}
-}
-
-func TestBytesErrors(t *testing.T) {
-	addr, _ := gateway(t, "-demo")
-	c := httpClient(t, addr, nil)
-	for path, want := range map[string]int{
-		"/bytes/x":    http.StatusBadRequest,
-		"/bytes/-1":   http.StatusBadRequest,
-		"/bytes/0":    http.StatusOK,
-		"/else":       http.StatusNotFound,
-		"/bytes/1e10": http.StatusBadRequest,
-	} {
-		resp, err := c.Get("http://demo.wg" + path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		resp.Body.Close()
-		if resp.StatusCode != want {
-			t.Errorf("GET %s: %s, want %d", path, resp.Status, want)
-		}
-	}
-}
-
-// TestDemoUDP asks the name server of the far end through UDP ASSOCIATE, by its
-// addresses and by its name.
-func TestDemoUDP(t *testing.T) {
-	addr, _ := gateway(t, "-demo")
-	control, err := net.Dial("tcp", addr)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer control.Close()
-	control.SetDeadline(time.Now().Add(20 * time.Second))
-	io.WriteString(control, "\x05\x01\x00\x05\x03\x00\x01\x00\x00\x00\x00\x00\x00")
-	var answer [2 + 10]byte
-	if _, err := io.ReadFull(control, answer[:]); err != nil || string(answer[:10]) != "\x05\x00\x05\x00\x00\x01\x7f\x00\x00\x01" {
-		t.Fatalf("answer %x, %v", answer, err)
-	}
-	relay := &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1), Port: int(binary.BigEndian.Uint16(answer[10:]))}
-	udp, err := net.DialUDP("udp", nil, relay)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer udp.Close()
-	udp.SetDeadline(time.Now().Add(20 * time.Second))
-
-	ip4 := "\x01" + string(farAddr4.AsSlice()) + "\x00\x35"
-	ip6 := "\x04" + string(farAddr6.AsSlice()) + "\x00\x35"
-	for id, test := range []struct {
-		to, from string
-		typ      dnsmessage.Type
-		want     []byte
-	}{
-		{ip4, ip4, dnsmessage.TypeA, farAddr4.AsSlice()},
-		{ip6, ip6, dnsmessage.TypeAAAA, farAddr6.AsSlice()},
-		{"\x03\x07demo.wg\x00\x35", "", dnsmessage.TypeA, farAddr4.AsSlice()},
-	} {
-		query := dnsmessage.Message{
-			Header:    dnsmessage.Header{ID: uint16(id), RecursionDesired: true},
-			Questions: []dnsmessage.Question{{Name: dnsmessage.MustNewName("demo.wg."), Type: test.typ, Class: dnsmessage.ClassINET}},
-		}
-		b, err := query.Pack()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := udp.Write(append([]byte("\x00\x00\x00"+test.to), b...)); err != nil {
-			t.Fatal(err)
-		}
-		buf := make([]byte, 2048)
-		n, err := udp.Read(buf)
-		if err != nil {
-			t.Fatal(err)
-		}
-		got := buf[:n]
-		if header := "\x00\x00\x00" + test.from; !bytes.HasPrefix(got, []byte(header)) {
-			t.Fatalf("answer %x, want it to begin with %x", got, header)
-		}
-		headerLen := len("\x00\x00\x00") + len(ip4)
-		if got[3] == 4 {
-			headerLen = len("\x00\x00\x00") + len(ip6)
-		}
-		var m dnsmessage.Message
-		if err := m.Unpack(got[headerLen:]); err != nil || m.ID != uint16(id) || len(m.Answers) != 1 {
-			t.Fatalf("answer %+v, %v", m, err)
-		}
-		switch r := m.Answers[0].Body.(type) {
-		case *dnsmessage.AResource:
-			if !bytes.Equal(r.A[:], test.want) {
-				t.Errorf("A %v", r.A)
-			}
-		case *dnsmessage.AAAAResource:
-			if !bytes.Equal(r.AAAA[:], test.want) {
-				t.Errorf("AAAA %v", r.AAAA)
-			}
-		}
-	}
-}
-
-func TestAuthentication(t *testing.T) {
-	t.Setenv("SOCKS_PASSWORD", "secret")
-	addr, _ := gateway(t, "-demo", "-user", "me")
-	get(t, httpClient(t, addr, &proxy.Auth{User: "me", Password: "secret"}), "http://demo.wg/")
-	for _, auth := range []*proxy.Auth{nil, {User: "me", Password: "guess"}, {User: "you", Password: "secret"}, {User: "me", Password: "secret2"}} {
-		if resp, err := httpClient(t, addr, auth).Get("http://demo.wg/"); err == nil {
-			resp.Body.Close()
-			t.Errorf("%+v got in", auth)
-		}
-	}
-}
-
-func TestPasswordFile(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "password")
-	if err := os.WriteFile(file, []byte("from a file\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	check, err := credentials("me", file)
-	if err != nil || !check("me", "from a file") || check("me", "from a file\n") {
-		t.Errorf("the password of the file does not do: %v", err)
-	}
-}
-
 func TestMistakes(t *testing.T) {
 	dir := t.TempDir()
 	bad := filepath.Join(dir, "bad.conf")
@@ -264,6 +84,7 @@ func TestMistakes(t *testing.T) {
 		{},
 		{"-demo", "-config", bad},
 		{"-demo", "argument"},
+		{"-demo", "-memory", "plenty"},
 		{"-colour", "blue"},
 		{"-config", bad},
 		{"-config", filepath.Join(dir, "missing.conf")},
@@ -278,8 +99,8 @@ func TestMistakes(t *testing.T) {
 	}
 }
 
-// TestEnd checks that nothing is left when the program ends in the middle of
-// everything.
+// TestEnd checks that the program ends while it serves, that it resets the
+// connections that it cuts off, and that no goroutine is left.
 func TestEnd(t *testing.T) {
 	before := runtime.NumGoroutine()
 	addr, end := gateway(t, "-demo")
@@ -292,14 +113,14 @@ func TestEnd(t *testing.T) {
 		t.Fatal(err)
 	}
 	end()
-	if _, err := io.Copy(io.Discard, resp.Body); err == nil {
-		t.Error("the transfer came to its end")
+	if _, err := io.Copy(io.Discard, resp.Body); !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("the transfer ended with %v, want ECONNRESET", err)
 	}
 	resp.Body.Close()
 	transport.CloseIdleConnections()
 	if c, err := net.Dial("tcp", addr); err == nil {
 		c.Close()
-		t.Error("the gateway is still there")
+		t.Error("the gateway still accepts connections")
 	}
 	deadline := time.Now().Add(10 * time.Second)
 	for runtime.NumGoroutine() > before {
@@ -311,7 +132,7 @@ func TestEnd(t *testing.T) {
 	}
 }
 
-// TestSignals checks the program as such: a signal ends it with status 0.
+// TestSignals checks that a signal ends the program with status 0.
 func TestSignals(t *testing.T) {
 	if runtime.GOOS == "windows" {
 		t.Skip("no signals")

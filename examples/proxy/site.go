@@ -16,7 +16,7 @@ const checksumHeader = "X-Checksum-Sha256"
 // demoSite is the web site of the demonstration:
 //
 //	/          a page
-//	/bytes/N   N bytes, the same each time, with their checksum in the header
+//	/bytes/N   N bytes, always the same, with their checksum in the header
 //
 // The checksum is computed before the first byte is sent, which takes about a
 // second for each gigabyte.
@@ -46,7 +46,7 @@ func demoSite() http.Handler {
 	return mux
 }
 
-// contextWriter fails once the client of a request is gone.
+// contextWriter fails once the client of a request has disconnected.
 type contextWriter struct {
 	io.Writer
 	request *http.Request
@@ -60,9 +60,9 @@ func (w contextWriter) Write(b []byte) (int, error) {
 }
 
 // writeBytes writes the first n bytes of the AES-128-CTR key stream of the zero
-// key and the zero counter: fast to make, the same everywhere, and without
-// repetition, so that a piece that is lost, doubled or in the wrong place
-// shows.
+// key and the zero counter: they are computed quickly, are the same everywhere,
+// and never repeat, so that a checksum detects data that is lost, duplicated or
+// reordered.
 func writeBytes(w io.Writer, n int64) error {
 	block, err := aes.NewCipher(make([]byte, 16))
 	if err != nil {

@@ -1,6 +1,5 @@
-// Web serves HTTP inside a WireGuard tunnel: peers reach the server, nobody
-// else does. A listener of the tunnel is a net.Listener, so the rest is
-// net/http as ever.
+// Web serves HTTP inside a WireGuard tunnel, where only peers reach it. A
+// listener of the tunnel is a net.Listener, so the rest is ordinary net/http.
 //
 //	web -config wg0.conf
 package main
@@ -31,15 +30,15 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return err
 	}
 
-	// The tunnel is up when New returns; no interface, no route, no root.
+	// The device runs when New returns, without an interface, a route or root.
 	dev, err := wireguard.New(cfg)
 	if err != nil {
 		return err
 	}
 	defer dev.Close()
 
-	// Without a host this listens on every address of the tunnel, on none of
-	// the host. Port 80 is free for everyone in there.
+	// Without a host this listens on all addresses of the tunnel, and on none
+	// of the host. Ports below 1024 require no privilege in the tunnel.
 	l, err := dev.Listen(ctx, "tcp", ":80")
 	if err != nil {
 		return err
@@ -47,8 +46,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 
 	mux := http.NewServeMux()
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		// The tunnel authenticates: nobody but the peer whose AllowedIPs has
-		// this address can have sent the request.
+		// The address is authenticated: only the peer with this address in its
+		// AllowedIPs can have sent the request.
 		fmt.Fprintf(w, "Hello, %s.\n", r.RemoteAddr)
 	})
 	srv := http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
@@ -68,6 +67,6 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if err := srv.Serve(l); err != http.ErrServerClosed {
 		return err
 	}
-	<-idle // requests under way have been answered
+	<-idle // until the requests in progress have been answered
 	return nil
 }

@@ -21,13 +21,13 @@ func TestWeb(t *testing.T) {
 		"PublicKey = "+near.PublicKey().String(),
 		"AllowedIPs = 10.8.0.2/32, fd08::2/128",
 	)
-	m, _ := clitest.Start(t, run, `^peer (\S+), UDP port (\d+)$`, "-config", file)
+	match, _ := clitest.Start(t, run, `^peer (\S+), UDP port (\d+)$`, "-config", file)
 	dev := clitest.Device(t, wireguard.Config{
 		PrivateKey: near,
 		Address:    clitest.Prefixes("10.8.0.2/32", "fd08::2/128"),
 		Peers: []wireguard.PeerConfig{{
 			PublicKey:  far.PublicKey(),
-			Endpoint:   "127.0.0.1:" + m[2],
+			Endpoint:   "127.0.0.1:" + match[2],
 			AllowedIPs: clitest.Prefixes("10.8.0.0/24", "fd08::/64"),
 		}},
 	})

@@ -3,9 +3,10 @@ package main
 import (
 	"bytes"
 	"cmp"
+	"errors"
 	"fmt"
 	"go/ast"
-	gobuild "go/build"
+	"go/build"
 	"go/parser"
 	"go/token"
 	"os"
@@ -14,184 +15,147 @@ import (
 	"strings"
 )
 
-// A source is a file of a package.
-type source struct {
-	name string // path of the file
-	text []byte
-	file *ast.File
-	base token.Pos // of text
+// A goPackage holds the functions of a package as built for one system,
+// without its tests.
+type goPackage struct {
+	name         string
+	declarations map[string]declaration // by name as in function.name
 }
 
-// sources are the files of a package that are compiled on this system.
-type sources []*source
+// A declaration is a function with the file that it is in.
+type declaration struct {
+	*ast.FuncDecl
+	file *sourceFile
+}
 
-// readSources reads the files of the package in dir, tests excepted.
-func readSources(dir string) (sources, error) {
+// A sourceFile is a Go file with its syntax tree.
+type sourceFile struct {
+	name string
+	text []byte
+	base token.Pos // position of text
+}
+
+func (f *sourceFile) offset(p token.Pos) int { return int(p - f.base) }
+
+// readPackage parses the package in dir as built for goos.
+func readPackage(dir, goos string) (*goPackage, error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return nil, err
 	}
-	var files sources
-	for _, e := range entries {
-		if !strings.HasSuffix(e.Name(), ".go") || strings.HasSuffix(e.Name(), "_test.go") {
+	target := build.Default
+	target.GOOS = goos
+	p := &goPackage{declarations: make(map[string]declaration)}
+	for _, entry := range entries {
+		name := entry.Name()
+		if !strings.HasSuffix(name, ".go") || strings.HasSuffix(name, "_test.go") {
 			continue
 		}
-		if built, err := gobuild.Default.MatchFile(dir, e.Name()); err != nil || !built {
-			continue
-		}
-		s, err := readSource(filepath.Join(dir, e.Name()))
+		built, err := target.MatchFile(dir, name)
 		if err != nil {
 			return nil, err
 		}
-		files = append(files, s)
-	}
-	return files, nil
-}
-
-// find returns the function that m changes, and the offset of the changed text
-// in its source.
-func (files sources) find(m *mutation) (s *source, fn *ast.FuncDecl, at int, err error) {
-	for _, s = range files {
-		for _, d := range s.file.Decls {
-			if f, ok := d.(*ast.FuncDecl); ok && f.Body != nil && functionName(f) == m.name() {
-				fn = f
-			}
+		if !built {
+			continue
 		}
-		if fn != nil {
-			break
+		if err := p.parseFile(filepath.Join(dir, name)); err != nil {
+			return nil, err
 		}
 	}
-	if fn == nil {
-		return nil, nil, 0, m.errorf("no function %s in %s", m.name(), m.pkg())
-	}
-	from, to := s.offset(fn.Body.Lbrace), s.offset(fn.Body.End())
-	body := s.text[from:to]
-	if n := bytes.Count(body, []byte(m.old)); n != 1 {
-		return nil, nil, 0, m.errorf("the text is %d times in %s, not once", n, m.function)
-	}
-	return s, fn, from + bytes.Index(body, []byte(m.old)), nil
+	return p, nil
 }
 
-// functionName returns the name of a function as mutations.txt writes it.
-func functionName(fn *ast.FuncDecl) string {
+// parseFile adds the functions of a file to p.
+func (p *goPackage) parseFile(name string) error {
+	text, err := os.ReadFile(name)
+	if err != nil {
+		return err
+	}
+	tree, err := parser.ParseFile(token.NewFileSet(), name, text, parser.SkipObjectResolution)
+	if err != nil {
+		return err
+	}
+	p.name = tree.Name.Name
+	file := &sourceFile{name, text, tree.FileStart}
+	for _, d := range tree.Decls {
+		if fn, ok := d.(*ast.FuncDecl); ok && fn.Body != nil {
+			p.declarations[declaredName(fn)] = declaration{fn, file}
+		}
+	}
+	return nil
+}
+
+// declaredName returns the name of a function, or Type.method.
+func declaredName(fn *ast.FuncDecl) string {
 	if fn.Recv == nil {
 		return fn.Name.Name
 	}
-	t := fn.Recv.List[0].Type
-	if star, ok := t.(*ast.StarExpr); ok {
-		t = star.X
+	receiver := fn.Recv.List[0].Type
+	for {
+		switch t := receiver.(type) {
+		case *ast.StarExpr:
+			receiver = t.X
+		case *ast.IndexExpr: // of a generic type
+			receiver = t.X
+		case *ast.IndexListExpr:
+			receiver = t.X
+		case *ast.Ident:
+			return t.Name + "." + fn.Name.Name
+		default:
+			return fn.Name.Name
+		}
 	}
-	switch generic := t.(type) {
-	case *ast.IndexExpr:
-		t = generic.X
-	case *ast.IndexListExpr:
-		t = generic.X
-	}
-	if id, ok := t.(*ast.Ident); ok {
-		return id.Name + "." + fn.Name.Name
-	}
-	return fn.Name.Name
 }
 
-func readSource(name string) (*source, error) {
-	text, err := os.ReadFile(name)
+// An edit is what a mutation changes in a file.
+type edit struct {
+	fn     declaration
+	offset int    // of the text to replace
+	call   string // statement that does the work of fn by calling its mutated copy
+}
+
+// locate finds the text that m replaces.
+func (p *goPackage) locate(m *mutation) (edit, error) {
+	fn, ok := p.declarations[m.function.name]
+	if !ok {
+		return edit{}, m.errorf("function %s not found", m.function)
+	}
+	start := fn.file.offset(fn.Body.Lbrace)
+	body := fn.file.text[start:fn.file.offset(fn.Body.End())]
+	switch n := bytes.Count(body, []byte(m.old)); {
+	case n == 0:
+		return edit{}, m.errorf("text not found in %s: %q", m.function, m.old)
+	case n > 1:
+		return edit{}, m.errorf("text occurs %d times in %s: %q", n, m.function, m.old)
+	}
+	call, err := callOfCopy(fn.FuncDecl, m.line)
 	if err != nil {
-		return nil, err
+		return edit{}, m.errorf("%s has %w", m.function, err)
 	}
-	fset := token.NewFileSet()
-	f, err := parser.ParseFile(fset, name, text, parser.SkipObjectResolution)
-	if err != nil {
-		return nil, err
-	}
-	return &source{name, text, f, f.FileStart}, nil
+	return edit{fn, start + bytes.Index(body, []byte(m.old)), call}, nil
 }
 
-func (s *source) offset(p token.Pos) int { return int(p - s.base) }
+var errUnnamedParameter = errors.New("a parameter without a name, which a call of its copy needs")
 
-// mutated returns the text of each file that mutations change, by its path: with a
-// copy of the function for each mutation, whose name ends in the mutation's line.
-func (files sources) mutated(mutations []mutation) (map[string][]byte, error) {
-	bySource := make(map[*source][]mutation)
-	for i := range mutations {
-		s, _, _, err := files.find(&mutations[i])
-		if err != nil {
-			return nil, err
-		}
-		bySource[s] = append(bySource[s], mutations[i])
-	}
-	texts := make(map[string][]byte)
-	for s, ms := range bySource {
-		text, err := s.mutated(ms)
-		if err != nil {
-			return nil, err
-		}
-		texts[s.name] = text
-	}
-	return texts, nil
-}
-
-// mutated returns the text of the file with mutations, all of which lie in it.
-func (s *source) mutated(mutations []mutation) ([]byte, error) {
-	type insertion struct {
-		at   int
-		text string
-	}
-	var heads []insertion
-	var copies bytes.Buffer
-	for i := range mutations {
-		m := &mutations[i]
-		_, fn, at, err := sources{s}.find(m)
-		if err != nil {
-			return nil, err
-		}
-		call, err := s.callOf(fn, m)
-		if err != nil {
-			return nil, err
-		}
-		heads = append(heads, insertion{s.offset(fn.Body.Lbrace) + 1, fmt.Sprintf(" if mutation == %d { %s };", m.line, call)})
-
-		name, end := s.offset(fn.Name.End()), s.offset(fn.End())
-		// The compiler then reports errors at the line of the list.
-		fmt.Fprintf(&copies, "\n//line mutations.txt:%d\n", m.line)
-		copies.Write(s.text[s.offset(fn.Pos()):name])
-		fmt.Fprintf(&copies, "Mutated%d", m.line)
-		copies.Write(s.text[name:at])
-		copies.WriteString(m.new)
-		copies.Write(s.text[at+len(m.old) : end])
-		copies.WriteByte('\n')
-	}
-	slices.SortStableFunc(heads, func(a, b insertion) int { return cmp.Compare(a.at, b.at) })
-	var b bytes.Buffer
-	from := 0
-	for _, h := range heads {
-		b.Write(s.text[from:h.at])
-		b.WriteString(h.text)
-		from = h.at
-	}
-	b.Write(s.text[from:])
-	b.Write(copies.Bytes())
-	return b.Bytes(), nil
-}
-
-// callOf returns the statement that calls the copy of fn in place of its body.
-func (s *source) callOf(fn *ast.FuncDecl, m *mutation) (string, error) {
+// callOfCopy returns the statement that does the work of fn by calling its
+// copy with the mutation of that line.
+func callOfCopy(fn *ast.FuncDecl, line int) (string, error) {
 	var call strings.Builder
-	unnamed := m.errorf("%s has parameters without name", m.function)
 	if fn.Recv != nil {
 		names := fn.Recv.List[0].Names
-		if len(names) == 0 {
-			return "", unnamed
+		if len(names) == 0 || names[0].Name == "_" {
+			return "", errUnnamedParameter
 		}
 		call.WriteString(names[0].Name + ".")
 	}
-	fmt.Fprintf(&call, "%sMutated%d(", fn.Name, m.line)
+	fmt.Fprintf(&call, "%sMutated%d(", fn.Name, line)
 	for _, p := range fn.Type.Params.List {
 		if len(p.Names) == 0 {
-			return "", unnamed
+			return "", errUnnamedParameter
 		}
 		for _, name := range p.Names {
 			if name.Name == "_" {
-				return "", unnamed
+				return "", errUnnamedParameter
 			}
 			call.WriteString(name.Name)
 			if _, ok := p.Type.(*ast.Ellipsis); ok {
@@ -205,4 +169,62 @@ func (s *source) callOf(fn *ast.FuncDecl, m *mutation) (string, error) {
 		return "return " + call.String(), nil
 	}
 	return call.String() + "; return", nil
+}
+
+// mutateFiles returns the text of each file that the mutations change, by the
+// name of the file. A mutated function keeps its body, and starts with the
+// choice of calling one of its copies, each of which has one mutation.
+func (p *goPackage) mutateFiles(mutations []mutation) (map[string][]byte, error) {
+	type insertion struct {
+		offset int
+		text   string
+	}
+	choices := make(map[*sourceFile][]insertion)
+	copies := make(map[*sourceFile]*bytes.Buffer)
+	for i := range mutations {
+		m := &mutations[i]
+		e, err := p.locate(m)
+		if err != nil {
+			return nil, err
+		}
+		file := e.fn.file
+		if copies[file] == nil {
+			copies[file] = new(bytes.Buffer)
+		}
+		choices[file] = append(choices[file], insertion{
+			file.offset(e.fn.Body.Lbrace) + 1,
+			fmt.Sprintf(" if mutation == %d { %s };", m.line, e.call),
+		})
+		e.writeCopy(copies[file], m)
+	}
+
+	texts := make(map[string][]byte)
+	for file, insertions := range choices {
+		slices.SortStableFunc(insertions, func(a, b insertion) int { return cmp.Compare(a.offset, b.offset) })
+		var b bytes.Buffer
+		written := 0
+		for _, in := range insertions {
+			b.Write(file.text[written:in.offset])
+			b.WriteString(in.text)
+			written = in.offset
+		}
+		b.Write(file.text[written:])
+		b.Write(copies[file].Bytes())
+		texts[file.name] = b.Bytes()
+	}
+	return texts, nil
+}
+
+// writeCopy writes the function of e with the mutation m.
+func (e *edit) writeCopy(b *bytes.Buffer, m *mutation) {
+	file := e.fn.file
+	nameEnd := file.offset(e.fn.Name.End())
+	// A compiler error in the copy is reported at the mutation's line.
+	fmt.Fprintf(b, "\n//line mutations.txt:%d\n", m.line)
+	b.Write(file.text[file.offset(e.fn.Pos()):nameEnd])
+	fmt.Fprintf(b, "Mutated%d", m.line)
+	b.Write(file.text[nameEnd:e.offset])
+	b.WriteString(m.new)
+	b.Write(file.text[e.offset+len(m.old) : file.offset(e.fn.End())])
+	b.WriteByte('\n')
 }

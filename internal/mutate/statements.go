@@ -8,7 +8,6 @@ import (
 	"go/token"
 	"io/fs"
 	"os"
-	"path"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -16,36 +15,37 @@ import (
 	"strings"
 )
 
-// The statements that this project makes about the protocol are numbered: B
-// says what an implementation must do, C how it is configured, D what it does
-// in real networks, and E is a list of mistakes that others made.
+// A statement is a requirement that must have a test. Its number is a letter,
+// which names the list, and at least two digits: P is for the protocol, C for
+// the configuration, N for real networks, and M for mistakes that other
+// implementations made.
 //
-// A test says what it is for in its name, TestP07GreatestTimestampSurvives, or
-// in its comment: Covers M12, N06.
-
-// A statement is what something has to be tested for.
+// A test names its statement in its own name, TestP07GreatestTimestampSurvives,
+// or in its comment: Covers M12, N06.
 type statement struct {
-	number  string // a letter and at least two digits
+	number  string
 	summary string
 	tests   []string
 }
 
 var (
-	testName        = regexp.MustCompile(`^Test([PCNM])([0-9]+)`)
-	covers          = regexp.MustCompile(`\bCovers ((?:[PCNM][0-9]+(?:,\s+|\.)?)+)`)
-	statementNumber = regexp.MustCompile(`([PCNM])([0-9]+)`)
-	runByTest       = regexp.MustCompile(`^(Test|Fuzz)[^a-z]`)
+	testName    = regexp.MustCompile(`^Test([PCNM])([0-9]+)`)
+	covers      = regexp.MustCompile(`\bCovers ((?:[PCNM][0-9]+(?:,\s+|\.)?)+)`)
+	numberParts = regexp.MustCompile(`([PCNM])([0-9]+)`)
+	runByTest   = regexp.MustCompile(`^(Test|Fuzz)[^a-z]`)
 )
 
 const (
-	lists    = "PCNM"
+	statementLists = "PCNM"
+
 	testdata = "internal/mutate/testdata/" // from the root of the repository
 )
 
-// listed is how many statements each list has, of which none may be lost.
-var listed = map[byte]int{'P': 104, 'C': 15, 'N': 15, 'M': 41}
+// statementCount is the number of statements in each list: none may be lost.
+var statementCount = map[byte]int{'P': 104, 'C': 15, 'N': 15, 'M': 41}
 
-// readStatements returns the lists, with the tests of each statement.
+// readStatements reads statements.txt of the repository at root, and finds the
+// tests of each statement.
 func readStatements(root string) (statements []statement, err error) {
 	text, err := os.ReadFile(filepath.Join(root, testdata+"statements.txt"))
 	if err != nil {
@@ -55,22 +55,22 @@ func readStatements(root string) (statements []statement, err error) {
 	for line := range strings.Lines(string(text)) {
 		number, summary, _ := strings.Cut(strings.TrimSpace(line), " ")
 		counts[line[0]]++
-		if want := canonical(line[:1], strconv.Itoa(counts[line[0]])); number != want || summary == "" {
-			return nil, fmt.Errorf("statements.txt has %q where %s should be", line, want)
+		if want := statementNumber(line[:1], strconv.Itoa(counts[line[0]])); number != want || summary == "" {
+			return nil, fmt.Errorf("statements.txt: got %q, want %s and a summary", line, want)
 		}
 		statements = append(statements, statement{number: number, summary: summary})
 	}
-	for letter, n := range listed {
+	for letter, n := range statementCount {
 		if counts[letter] != n {
-			return nil, fmt.Errorf("%d statements of list %c, want %d", counts[letter], letter, n)
+			return nil, fmt.Errorf("statements.txt: %d statements of list %c, want %d", counts[letter], letter, n)
 		}
 	}
 	return statements, findTests(root, statements)
 }
 
-// canonical is how the list numbers a statement, whose number a test may have
-// written without the leading zero.
-func canonical(letter, digits string) string {
+// statementNumber returns the number of a statement with a leading zero, which
+// the name of a test may omit.
+func statementNumber(letter, digits string) string {
 	n, err := strconv.Atoi(digits)
 	if err != nil {
 		return letter + digits
@@ -78,7 +78,7 @@ func canonical(letter, digits string) string {
 	return fmt.Sprintf("%s%02d", letter, n)
 }
 
-// findTests adds to statements their tests in all modules of the repository.
+// findTests adds the tests in all modules of the repository to statements.
 func findTests(root string, statements []statement) error {
 	byNumber := make(map[string]*statement)
 	for i := range statements {
@@ -100,22 +100,22 @@ func findTests(root string, statements []statement) error {
 		if err != nil {
 			return err
 		}
-		tests, err := testsOf(name)
+		tests, err := namedStatements(name)
 		if err != nil {
 			return err
 		}
 		for test, numbers := range tests {
 			if !runByTest.MatchString(test) {
-				wrong = append(wrong, fmt.Errorf("%s: %s says what it covers, but is no test", name, test))
+				wrong = append(wrong, fmt.Errorf("%s: %s names a statement, but is not a test", name, test))
 			}
 			if rel != "." {
-				test = path.Join(filepath.ToSlash(rel)) + "." + test
+				test = filepath.ToSlash(rel) + "." + test
 			}
 			for _, n := range numbers {
 				if s := byNumber[n]; s != nil {
 					s.tests = append(s.tests, test)
 				} else {
-					wrong = append(wrong, fmt.Errorf("%s: %s is for %s, which does not exist", name, test, n))
+					wrong = append(wrong, fmt.Errorf("%s: %s names %s, which does not exist", name, test, n))
 				}
 			}
 		}
@@ -129,9 +129,9 @@ func findTests(root string, statements []statement) error {
 	return errors.Join(append(wrong, err)...)
 }
 
-// testsOf returns the functions of a file that say which statements they are
-// for, with the numbers of those.
-func testsOf(file string) (map[string][]string, error) {
+// namedStatements returns the functions of a file that name statements, with
+// the numbers of those statements.
+func namedStatements(file string) (map[string][]string, error) {
 	f, err := parser.ParseFile(token.NewFileSet(), file, nil, parser.ParseComments|parser.SkipObjectResolution)
 	if err != nil {
 		return nil, err
@@ -145,11 +145,11 @@ func testsOf(file string) (map[string][]string, error) {
 		name := fn.Name.Name
 		var numbers []string
 		if m := testName.FindStringSubmatch(name); m != nil {
-			numbers = append(numbers, canonical(m[1], m[2]))
+			numbers = append(numbers, statementNumber(m[1], m[2]))
 		}
 		for _, list := range covers.FindAllString(fn.Doc.Text(), -1) {
-			for _, m := range statementNumber.FindAllStringSubmatch(list, -1) {
-				numbers = append(numbers, canonical(m[1], m[2]))
+			for _, m := range numberParts.FindAllStringSubmatch(list, -1) {
+				numbers = append(numbers, statementNumber(m[1], m[2]))
 			}
 		}
 		if len(numbers) > 0 {
@@ -159,9 +159,9 @@ func testsOf(file string) (map[string][]string, error) {
 	return tests, nil
 }
 
-// printStatements prints statements with their tests, and returns how many
-// have none.
-func printStatements(statements []statement) (gaps int) {
+// printStatements prints statements with their tests, and returns the number
+// of statements without test.
+func printStatements(statements []statement) (untested int) {
 	tested := make(map[byte]int)
 	for _, s := range statements {
 		tests := "NO TEST"
@@ -172,9 +172,9 @@ func printStatements(statements []statement) (gaps int) {
 		fmt.Printf("%-5s %s\n      %s\n", s.number, s.summary, tests)
 	}
 	fmt.Println()
-	for _, letter := range []byte(lists) {
-		gaps += listed[letter] - tested[letter]
-		fmt.Printf("%c: %d of %d statements tested\n", letter, tested[letter], listed[letter])
+	for _, letter := range []byte(statementLists) {
+		untested += statementCount[letter] - tested[letter]
+		fmt.Printf("%c: %d of %d statements tested\n", letter, tested[letter], statementCount[letter])
 	}
-	return gaps
+	return untested
 }

@@ -1,4 +1,4 @@
-// Package cli is what the examples share as programs: signals, the
+// Package cli has what the examples share as programs: signals, the
 // configuration file, logging.
 package cli
 
@@ -18,11 +18,12 @@ import (
 	"github.com/wgstack/wireguard"
 )
 
-// errUsage is an error that was reported already.
+// errUsage stands for an error that has been reported.
 var errUsage = errors.New("usage")
 
-// Main runs a program until it is done or a signal asks it to end, and exits
-// with status 0 if run returns nil, also after a signal. A second signal kills.
+// Main runs a program until it ends or a signal tells it to, and exits with
+// status 0 if run returns nil, after a signal too. A second signal kills the
+// process.
 func Main(run func(ctx context.Context, args []string, stdout, stderr io.Writer) error) {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop)
@@ -37,15 +38,15 @@ func Main(run func(ctx context.Context, args []string, stdout, stderr io.Writer)
 	os.Exit(1)
 }
 
-// Flags returns a set of flags that reports to stderr.
+// Flags returns a flag set that reports errors to stderr.
 func Flags(name string, stderr io.Writer) *flag.FlagSet {
 	fs := flag.NewFlagSet(name, flag.ContinueOnError)
 	fs.SetOutput(stderr)
 	return fs
 }
 
-// Parse parses args, of which narg must remain. It has reported the error that
-// it returns.
+// Parse parses args, after which narg arguments must remain. It reports the
+// error that it returns.
 func Parse(fs *flag.FlagSet, args []string, narg int) error {
 	if err := fs.Parse(args); errors.Is(err, flag.ErrHelp) {
 		return err
@@ -58,15 +59,15 @@ func Parse(fs *flag.FlagSet, args []string, narg int) error {
 	return nil
 }
 
-// Usage reports a mistake in the command line.
+// Usage reports an error in the command line.
 func Usage(fs *flag.FlagSet, format string, args ...any) error {
 	fmt.Fprintf(fs.Output(), format+"\n", args...)
 	fs.Usage()
 	return errUsage
 }
 
-// Logger returns a logger to w: of everything if verbose, else of warnings and
-// errors.
+// Logger returns a logger that writes everything to w if verbose, otherwise
+// warnings and errors.
 func Logger(w io.Writer, verbose bool) *slog.Logger {
 	level := slog.LevelWarn
 	if verbose {
@@ -75,9 +76,9 @@ func Logger(w io.Writer, verbose bool) *slog.Logger {
 	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: level}))
 }
 
-// Load reads a file in the format of wg-quick(8). Its hooks are commands that
-// belong to a network interface; there is none here, so they are not run, which
-// is logged.
+// Load reads a file in the format of wg-quick(8). The commands in it are for a
+// network interface, which does not exist here, so they are not run; a warning
+// says so.
 func Load(path string, log *slog.Logger) (wireguard.Config, error) {
 	f, err := os.Open(path)
 	if err != nil {

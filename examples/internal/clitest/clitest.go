@@ -1,4 +1,4 @@
-// Package clitest is what the tests of the examples share.
+// Package clitest has what the tests of the examples share.
 package clitest
 
 import (
@@ -20,10 +20,11 @@ import (
 // A Main is the main function of an example.
 type Main func(ctx context.Context, args []string, stdout, stderr io.Writer) error
 
-// Start runs a program until it has printed a line that matches the pattern, and
-// returns the submatches. The program is ended by calling end, or else with the
-// test, and fails the test if it does not end then, or with an error.
-func Start(t *testing.T, run Main, pattern string, args ...string) (match []string, end func()) {
+// Start runs a program until it has printed a line that matches the pattern,
+// and returns the submatches. The function end, or else the end of the test,
+// ends the program, and fails the test if the program does not end or returns
+// an error.
+func Start(t testing.TB, run Main, pattern string, args ...string) (match []string, end func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	r, w := io.Pipe()
@@ -56,8 +57,8 @@ func Start(t *testing.T, run Main, pattern string, args ...string) (match []stri
 	return nil, nil
 }
 
-// File writes a file for the time of the test.
-func File(t *testing.T, lines ...string) (path string) {
+// File writes a temporary file, which the end of the test deletes.
+func File(t testing.TB, lines ...string) (path string) {
 	t.Helper()
 	path = filepath.Join(t.TempDir(), "wg.conf")
 	if err := os.WriteFile(path, []byte(strings.Join(lines, "\n")+"\n"), 0o600); err != nil {
@@ -66,8 +67,8 @@ func File(t *testing.T, lines ...string) (path string) {
 	return path
 }
 
-// Private returns a key as a configuration file has it.
-func Private(t *testing.T, k wireguard.PrivateKey) string {
+// Private returns a private key in the form of configuration files.
+func Private(t testing.TB, k wireguard.PrivateKey) string {
 	t.Helper()
 	text, err := k.MarshalText()
 	if err != nil {
@@ -76,8 +77,8 @@ func Private(t *testing.T, k wireguard.PrivateKey) string {
 	return string(text)
 }
 
-// Device makes a device that lasts as long as the test.
-func Device(t *testing.T, cfg wireguard.Config) *wireguard.Device {
+// Device returns a device, which the end of the test closes.
+func Device(t testing.TB, cfg wireguard.Config) *wireguard.Device {
 	t.Helper()
 	d, err := wireguard.New(cfg)
 	if err != nil {

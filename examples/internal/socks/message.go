@@ -21,7 +21,6 @@ const (
 	methodRefused  = 0xff
 
 	cmdConnect   = 1
-	cmdBind      = 2
 	cmdAssociate = 3
 
 	atypIPv4 = 1

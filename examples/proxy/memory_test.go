@@ -1,0 +1,181 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/wgstack/wireguard"
+	"github.com/wgstack/wireguard/examples/internal/clitest"
+)
+
+// serveFar is a far end in a process of its own, so that measurements do not
+// include it. It sends to each connection as many bytes as that asks for.
+func serveFar(keys string) error {
+	var private wireguard.PrivateKey
+	var peer wireguard.PublicKey
+	privateText, peerText, _ := strings.Cut(keys, " ")
+	if err := private.UnmarshalText([]byte(privateText)); err != nil {
+		return err
+	}
+	if err := peer.UnmarshalText([]byte(peerText)); err != nil {
+		return err
+	}
+	dev, err := wireguard.New(wireguard.Config{
+		PrivateKey: private,
+		Address:    []netip.Prefix{hostPrefix(farAddr4)},
+		Peers:      []wireguard.PeerConfig{{PublicKey: peer, AllowedIPs: []netip.Prefix{hostPrefix(nearAddr4)}}},
+	})
+	if err != nil {
+		return err
+	}
+	l, err := dev.Listen(context.Background(), "tcp", ":80")
+	if err != nil {
+		return err
+	}
+	fmt.Println(dev.Stats().ListenPort)
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return err
+		}
+		go func() {
+			defer c.Close()
+			var n int64
+			if _, err := fmt.Fscanln(c, &n); err == nil && writeBytes(c, n) == nil {
+				io.Copy(io.Discard, c)
+			}
+		}()
+	}
+}
+
+// startWithFar runs the gateway with a far end in another process.
+func startWithFar(t testing.TB, args ...string) (addr string) {
+	t.Helper()
+	near, far := wireguard.NewPrivateKey(), wireguard.NewPrivateKey()
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), "PROXY_TEST_FAR="+clitest.Private(t, far)+" "+near.PublicKey().String())
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
+	port, err := bufio.NewReader(out).ReadString('\n')
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := clitest.File(t,
+		"[Interface]",
+		"PrivateKey = "+clitest.Private(t, near),
+		"Address = "+nearAddr4.String(),
+		"[Peer]",
+		"PublicKey = "+far.PublicKey().String(),
+		"AllowedIPs = "+farAddr4.String()+"/32",
+		"Endpoint = 127.0.0.1:"+strings.TrimSpace(port),
+	)
+	match, _ := clitest.Start(t, run, `^SOCKS 5 on (\S+)$`, append([]string{"-socks", "127.0.0.1:0", "-config", file}, args...)...)
+	return match[1]
+}
+
+// fetch connects through the gateway and asks the far end for n bytes.
+func fetch(t testing.TB, addr string, n int64) net.Conn {
+	t.Helper()
+	c, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	c.SetDeadline(time.Now().Add(time.Minute))
+	fmt.Fprintf(c, "\x05\x01\x00\x05\x01\x00\x01%s\x00\x50%d\n", farAddr4.AsSlice(), n)
+	if _, err := io.ReadFull(c, make([]byte, 2+10)); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// heap returns the memory of live objects and of stacks.
+func heap() float64 {
+	runtime.GC()
+	runtime.GC() // pools survive one collection
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return float64(m.HeapAlloc + m.StackInuse)
+}
+
+// BenchmarkMemory measures what the gateway holds for a connection that has
+// fetched 256 KiB and is idle, and for a download of which the client reads
+// nothing.
+func BenchmarkMemory(b *testing.B) {
+	for _, test := range []struct {
+		name        string
+		connections int
+		size        int64
+		read        bool
+	}{
+		{"idle", 1000, 256 << 10, true},
+		{"paused", 100, 1 << 40, false},
+	} {
+		b.Run(test.name, func(b *testing.B) {
+			addr := startWithFar(b)
+			io.CopyN(io.Discard, fetch(b, addr, 1<<20), 1<<20) // establishes the session
+			before := heap()
+			for range test.connections {
+				c := fetch(b, addr, test.size)
+				if !test.read {
+					c.(*net.TCPConn).SetReadBuffer(64 << 10)
+					continue
+				}
+				if _, err := io.CopyN(io.Discard, c, test.size); err != nil {
+					b.Fatal(err)
+				}
+			}
+			time.Sleep(3 * time.Second) // until buffers are full, or released
+			b.ReportMetric(0, "ns/op")
+			b.ReportMetric((heap()-before)/float64(test.connections)/1024, "KiB/connection")
+		})
+	}
+}
+
+// TestMemoryLimit has clients that read nothing hold more than the limit, and
+// checks that an honest client is served, and that memory stays near the limit.
+func TestMemoryLimit(t *testing.T) {
+	const limit = 64 << 20
+	before := heap()
+	addr := startWithFar(t, "-memory", fmt.Sprint(int64(before)+limit))
+	var paused []net.Conn
+	for range 60 {
+		paused = append(paused, fetch(t, addr, 1<<40))
+	}
+	deadline := time.Now().Add(30 * time.Second)
+	for ended := 0; ended == 0; {
+		if time.Now().After(deadline) {
+			t.Fatalf("no connection ended, with %.0f MiB in use", (heap()-before)/(1<<20))
+		}
+		time.Sleep(50 * time.Millisecond)
+		for _, c := range paused {
+			// A write fails when the gateway has reset the connection.
+			if _, err := c.Write([]byte("x")); err != nil {
+				ended++
+			}
+		}
+	}
+	const n = 1 << 20
+	if got, err := io.CopyN(io.Discard, fetch(t, addr, n), n); err != nil {
+		t.Errorf("an honest client received %d bytes: %v", got, err)
+	}
+	if used := heap() - before; used > 1.5*limit {
+		t.Errorf("%.0f MiB in use, limit %d", used/(1<<20), limit>>20)
+	}
+}

@@ -1,0 +1,148 @@
+package netstack
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+
+	"golang.org/x/net/dns/dnsmessage"
+)
+
+// A DNS query and its reply on the way, by UDP or TCP.
+
+// exchange asks one server once: by UDP, then by TCP if the reply was
+// truncated, then without EDNS(0) if the server does not know that.
+func (s *Stack) exchange(ctx context.Context, server netip.AddrPort, name string, typ dnsmessage.Type) ([]netip.Addr, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.dnsTimeout)
+	defer cancel()
+	for _, edns := range []bool{true, false} {
+		q, err := newQuery(name, typ, edns)
+		if err != nil {
+			return nil, err
+		}
+		reply, err := s.queryUDP(ctx, server, q)
+		if err == nil && reply.truncated {
+			reply, err = s.queryTCP(ctx, server, q)
+		}
+		if err != nil {
+			return nil, err
+		}
+		switch reply.code {
+		case dnsmessage.RCodeSuccess:
+			if len(reply.addrs) == 0 {
+				return nil, errNoSuchHost
+			}
+			return reply.addrs, nil
+		case dnsmessage.RCodeNameError:
+			return nil, errNoSuchHost
+		case dnsmessage.RCodeFormatError, dnsmessage.RCodeNotImplemented:
+			continue
+		}
+		break
+	}
+	return nil, errMisbehaving
+}
+
+// queryUDP sends q by UDP. Config.Reach runs beside it, as no ICMP error may
+// come.
+func (s *Stack) queryUDP(ctx context.Context, server netip.AddrPort, q *query) (r reply, err error) {
+	c, err := s.newDialedUDP(server)
+	if err != nil {
+		return r, err
+	}
+	defer c.Close()
+	failed, stop := s.startReach(ctx, server.Addr())
+	defer stop()
+	err = s.runQuery(ctx, c, failed, func() error {
+		if _, err := c.Write(q.message); err != nil {
+			return err
+		}
+		b := make([]byte, 65535)
+		for {
+			n, err := c.Read(b)
+			if err != nil {
+				return err
+			}
+			// Anything but the answer may be forged: keep waiting for it.
+			var ok bool
+			if r, ok = q.parseReply(b[:n]); ok {
+				return nil
+			}
+		}
+	})
+	if ctx.Err() != nil && err != nil {
+		stop()
+		err = endReason(ctx, failed)
+	}
+	return r, err
+}
+
+// queryTCP sends q by TCP, with the length before the message (RFC 1035,
+// section 4.2.2).
+func (s *Stack) queryTCP(ctx context.Context, server netip.AddrPort, q *query) (r reply, err error) {
+	c, err := s.dialTCP(ctx, server)
+	if err != nil {
+		return r, err
+	}
+	defer c.Close()
+	err = s.runQuery(ctx, c, nil, func() error {
+		if _, err := c.Write(append(binary.BigEndian.AppendUint16(nil, uint16(len(q.message))), q.message...)); err != nil {
+			return err
+		}
+		var size [2]byte
+		if _, err := io.ReadFull(c, size[:]); err != nil {
+			return err
+		}
+		b := make([]byte, binary.BigEndian.Uint16(size[:]))
+		if _, err := io.ReadFull(c, b); err != nil {
+			return err
+		}
+		var ok bool
+		if r, ok = q.parseReply(b); !ok || r.truncated {
+			return errMisbehaving
+		}
+		return nil
+	})
+	return r, err
+}
+
+// runQuery runs talk, which uses c. When ctx ends or failed receives an error,
+// it closes c, which ends talk. It always waits for talk to return.
+func (s *Stack) runQuery(ctx context.Context, c net.Conn, failed <-chan error, talk func() error) error {
+	over := make(chan error, 1)
+	go func() { over <- talk() }()
+	select {
+	case err := <-over:
+		return s.closedError(err)
+	case err := <-failed:
+		c.Close()
+		<-over
+		return err
+	case <-ctx.Done():
+		c.Close()
+		<-over
+		return contextError(ctx)
+	}
+}
+
+// dnsError returns err as package net reports it.
+func dnsError(err error, server netip.Addr) *net.DNSError {
+	e := &net.DNSError{Err: err.Error(), Server: server.String(), UnwrapErr: err}
+	var ne net.Error
+	switch {
+	case err == errNoSuchHost:
+		e.IsNotFound, e.UnwrapErr = true, nil
+	case err == errMisbehaving:
+		e.IsTemporary, e.UnwrapErr = true, nil
+	case errors.As(err, &ne) && ne.Timeout():
+		e.IsTimeout, e.IsTemporary = true, true
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			e.Err = "i/o timeout"
+		}
+	}
+	return e
+}

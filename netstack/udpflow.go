@@ -1,0 +1,140 @@
+package netstack
+
+import (
+	"net"
+	"net/netip"
+
+	gstack "gvisor.dev/gvisor/pkg/tcpip/stack"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
+	"gvisor.dev/gvisor/pkg/waiter"
+)
+
+// UDP flows that no socket receives.
+
+// handleUDP is called for every datagram that no socket receives. It reports
+// false if gVisor must answer with a port unreachable error.
+func (f *forwarder) handleUDP(id gstack.TransportEndpointID, pb *gstack.PacketBuffer) bool {
+	h := f.udpHandler.Load()
+	if h == nil || *h == nil {
+		return pb.NICID == foreignNIC
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.stack.closed.Load() {
+		return true
+	}
+	if u := f.undecided[id]; u != nil {
+		if len(u.packets) < maxUndecidedDatagrams {
+			u.packets = append(u.packets, pb.Clone())
+		}
+		return true
+	}
+	if len(f.undecided) == maxUndecidedUDP {
+		return true
+	}
+	u := &UDPFlow{
+		Source:      addrPortFromSlice(id.RemoteAddress.AsSlice(), id.RemotePort),
+		Destination: addrPortFromSlice(id.LocalAddress.AsSlice(), id.LocalPort),
+		stack:       f.stack,
+		id:          id,
+		packets:     []*gstack.PacketBuffer{pb.Clone()},
+	}
+	f.undecided[id] = u
+	go func() {
+		defer u.Reject()
+		(*h)(u)
+	}()
+	return true
+}
+
+// A UDPFlow is the beginning of an exchange of datagrams with a host on the
+// link; see [Stack.HandleUDP]. Its methods may be called concurrently.
+type UDPFlow struct {
+	Source      netip.AddrPort // of the other end
+	Destination netip.AddrPort // that it sends to
+
+	stack   *Stack
+	id      gstack.TransportEndpointID
+	packets []*gstack.PacketBuffer // guarded by forwarder.mu: received so far; nil once decided
+}
+
+// takePackets returns the datagrams received so far, at least one, and marks
+// the flow as decided; nil if it was decided before. forwarder.mu is held.
+func (u *UDPFlow) takePackets() []*gstack.PacketBuffer {
+	f := &u.stack.forwarder
+	if f.undecided[u.id] != u {
+		return nil
+	}
+	delete(f.undecided, u.id)
+	packets := u.packets
+	u.packets = nil
+	return packets
+}
+
+// releasePackets releases the datagrams received so far. forwarder.mu is held.
+func (u *UDPFlow) releasePackets() {
+	for _, pb := range u.packets {
+		pb.DecRef()
+	}
+	u.packets = nil
+}
+
+// Accept returns a connection from Destination to Source, with the datagrams
+// received so far queued for reading. UDP has no end of a flow: set deadlines,
+// and close the connection when it is no longer used. An error is a
+// *net.OpError. It wraps [net.ErrClosed] if the flow was accepted or rejected
+// before or the stack is closed.
+func (u *UDPFlow) Accept() (net.Conn, error) {
+	c, err := u.accept()
+	if err != nil {
+		return nil, &net.OpError{Op: "accept", Net: "udp", Source: net.UDPAddrFromAddrPort(u.Source),
+			Addr: net.UDPAddrFromAddrPort(u.Destination), Err: err}
+	}
+	return c, nil
+}
+
+// accept is Accept with bare errors. It holds the lock until the socket exists:
+// datagrams that arrive before find the flow in undecided or wait, and those
+// that arrive later find the socket.
+func (u *UDPFlow) accept() (*udpConn, error) {
+	f := &u.stack.forwarder
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	packets := u.takePackets()
+	if packets == nil {
+		return nil, net.ErrClosed
+	}
+	defer func() {
+		for _, pb := range packets {
+			pb.DecRef()
+		}
+	}()
+	wq := new(waiter.Queue)
+	ep, err := udp.NewForwarderRequest(u.stack.gvisor, u.id, packets[0]).CreateEndpoint(wq)
+	if err != nil {
+		return nil, u.stack.closedError(syscallError("accept", err))
+	}
+	for _, pb := range packets[1:] {
+		ep.(gstack.TransportEndpoint).HandlePacket(u.id, pb)
+	}
+	return u.stack.newUDPConn(ep, wq, u.Source.Addr().Is4(), u.Source.Addr().Is6())
+}
+
+// Reject drops the datagrams received so far and answers the first with a port
+// unreachable error. It does nothing if the flow was accepted or rejected
+// before.
+func (u *UDPFlow) Reject() {
+	f := &u.stack.forwarder
+	f.mu.Lock()
+	packets := u.takePackets()
+	f.mu.Unlock()
+	if packets == nil {
+		return
+	}
+	first := packets[0].ToView()
+	for _, pb := range packets {
+		pb.DecRef()
+	}
+	u.stack.answerPortUnreachable(first.AsSlice())
+	first.Release()
+}
