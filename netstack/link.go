@@ -43,6 +43,7 @@ func (l *link) WritePackets(list gstack.PacketBufferList) (int, tcpip.Error) {
 			case dst.IsLoopback() || dst.IsUnspecified():
 				s.postUnreachable(p, ErrNoRoute)
 			default:
+				s.syns.noteSYN(p)
 				if err := s.cfg.Output(p); errors.Is(err, ErrNoRoute) {
 					s.postUnreachable(p, err)
 				}

@@ -30,9 +30,12 @@ func RouteTo(s Socket, to netip.Addr) (Route, error) {
 }
 
 // RecheckSources makes s check at its next write whether each Local is still a
-// right source. Without the call it notices a changed route within a second.
-func RecheckSources(s Socket) {
-	if r, ok := s.(router); ok {
+// right source. Without the call it notices a changed route within a second. It
+// reports false if s never checks that.
+func RecheckSources(s Socket) (checked bool) {
+	r, ok := s.(router)
+	if ok {
 		r.recheckSources()
 	}
+	return ok
 }

@@ -14,7 +14,9 @@ func TestRouteOfOtherTransportsIsUnknown(t *testing.T) {
 	}
 	s := Wrap(struct{ net.PacketConn }{pc})
 	defer s.Close()
-	RecheckSources(s)
+	if RecheckSources(s) {
+		t.Error("it claims to check sources")
+	}
 	if r, err := RouteTo(s, netip.MustParseAddr("127.0.0.1")); !errors.Is(err, errors.ErrUnsupported) {
 		t.Errorf("route %+v, error %v", r, err)
 	}
