@@ -107,7 +107,7 @@ func (p *peer) refreshPath(b *binding, certain, checked bool) {
 	if p.stopped || !moved {
 		return
 	}
-	p.pathFailure = nil
+	p.pathFailure, p.wakeFlowsNext = nil, true
 	p.allowRefusedAgain()
 	if !p.mayInitiate(now) && p.keys.current.usable(now) {
 		p.sendKeepalive(now) // tells the peer our new address meanwhile
@@ -254,7 +254,8 @@ func (p *peer) noteHeard(now time.Time) {
 	silent := now.Sub(p.lastHeard)
 	p.lastHeard = now
 	p.pathFailure = nil
-	if silent >= wakeAfter {
+	if silent >= wakeAfter || p.wakeFlowsNext {
+		p.wakeFlowsNext = false
 		p.device.background.Go(p.wakeFlows)
 	}
 }

@@ -288,6 +288,13 @@ func TestFlowsAreWokenAfterSilence(t *testing.T) {
 		if woken := b.stack.takeWoken(); len(woken) != 1 {
 			t.Errorf("woken after silence: %v", woken)
 		}
+		b.changeNetwork()
+		for want := 1; want >= 0; want-- {
+			b.far.sendKeepalive(s)
+			if woken := b.stack.takeWoken(); len(woken) != want {
+				t.Errorf("woken after a change of the network: %v, want %d", woken, want)
+			}
+		}
 	})
 }
 

@@ -55,7 +55,8 @@ type peer struct {
 	sessionChanged         chan struct{} // closed at the next change; nil: nothing waits for it
 	lastHeard              time.Time     // the latest message under session keys, or response; zero: none
 
-	route udp.Route // to the endpoint when the network changed last; zero: unknown
+	route         udp.Route // to the endpoint when the network changed last; zero: unknown
+	wakeFlowsNext bool      // wake flows to the peer when it is heard, even without a silence
 
 	// Packets on their way to the outbound lane.
 	gathering     gathering

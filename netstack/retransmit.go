@@ -12,9 +12,9 @@ import (
 
 const (
 	maxUnansweredSYNs = 4096
-	// unansweredAfter is how old a SYN must be to be sent again. gVisor's timer
-	// is sooner for younger ones.
-	unansweredAfter = 250 * time.Millisecond
+	// unansweredAfter is how old a SYN must be to be sent again. A younger one may
+	// still be answered.
+	unansweredAfter = 50 * time.Millisecond
 )
 
 // unansweredSYNs are copies of the SYNs of connection attempts in progress.
