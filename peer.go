@@ -23,6 +23,10 @@ type peer struct {
 
 	outbound lane[*sendBatch]
 	inbound  lane[*recvBatch]
+	order    inboundOrder // used by the drain of inbound only
+
+	path      pathMTU
+	roundTrip atomic.Int64 // of the latest handshake, a time.Duration; 0: unknown
 
 	mu      sync.Mutex // guards the rest
 	stopped bool
@@ -38,6 +42,7 @@ type peer struct {
 	initiating             bool       // a handshake job makes an initiation
 	lastHandshakeSent      time.Time  // our latest initiation or response; zero: none
 	handshakeRefused       bool       // the system refused to send it
+	lastInitiationSent     time.Time
 	lastInitiationAccepted time.Time
 	greatestTimestamp      tai64n      // of the accepted initiations
 	timestamps             timestamper // of our initiations
@@ -74,6 +79,7 @@ func newPeer(d *Device, public PublicKey) *peer {
 	p := &peer{device: d, public: public}
 	p.outbound.init(p.transmitBatches)
 	p.inbound.init(p.receiveBatches)
+	p.path.init(d.mtu)
 	return p
 }
 
@@ -158,4 +164,5 @@ func (p *peer) stop() {
 	p.mu.Unlock()
 	p.outbound.close()
 	p.inbound.close()
+	p.wakeInbound() // discards what is held
 }
