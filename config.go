@@ -98,7 +98,8 @@ type PeerConfig struct {
 
 	// Endpoint is the initial address of the peer: host:port, with an IPv6
 	// address and its zone, if any, in brackets. A host name is looked up in the
-	// host's network when a handshake is due, and again when handshakes fail.
+	// host's network when a handshake is due, and again when handshakes fail or
+	// the network has changed.
 	// Empty means that the peer must send the first message.
 	Endpoint string
 

@@ -100,7 +100,9 @@ func (e *unreachableError) Timeout() bool { return true }
 //
 // An error wraps [ErrNoPeer], [ErrNoEndpoint] or [net.ErrClosed], or
 // [ErrNoHandshake] if the peer has not answered for 15 seconds (5 if it was
-// silent before) or when ctx ends, and then the error of ctx too.
+// silent before), if the host has been unable to send to it for a second, and
+// then the error of the system too, or when ctx ends, and then the error of ctx
+// too.
 func (d *Device) Handshake(ctx context.Context, public PublicKey) error {
 	p, err := d.requirePeer(public)
 	if err != nil {
