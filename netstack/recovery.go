@@ -718,6 +718,21 @@ func (t *tracker) expired(now time.Duration) *verdict {
 	return v
 }
 
+// wake sends the first segment again after an interruption, and begins the
+// back-off of probes anew. It does nothing if something was sent or acknowledged
+// within least. The verdict is valid until the next call.
+func (t *tracker) wake(now, least time.Duration) *verdict {
+	v := &t.out
+	v.before, v.after, v.resends, v.strip = v.before[:0], v.after[:0], v.resends[:0], false
+	if !t.inFlight() || now-t.progress < least {
+		return v
+	}
+	f, i := t.first()
+	t.again(now, f, i)
+	t.progress, t.backoff = now, 0
+	return v
+}
+
 // sendProbe sends the first segment again if it is known to be missing, else the
 // last one; and both if the probe before was in vain (RFC 9002, section 6.2.4).
 func (t *tracker) sendProbe(now time.Duration) {

@@ -3,6 +3,7 @@ package netstack
 import (
 	"crypto/rand"
 	"encoding/binary"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -275,6 +276,27 @@ func (f *tcpFlow) expired() {
 	for _, p := range pending {
 		f.resend(p, &latest, now)
 		p.packet.DecRef()
+	}
+}
+
+// wake has each flow to an address that match accepts send again what is not
+// acknowledged.
+func (r *recovery) wake(match func(netip.Addr) bool) {
+	if r.count.Load() == 0 {
+		return
+	}
+	for i := range r.buckets {
+		bucket := &r.buckets[i]
+		bucket.mu.Lock()
+		now := r.now()
+		for f := bucket.first; f != nil; f = f.next {
+			if f.tracker.inFlight() && match(f.key.remoteAddr()) {
+				f.take(f.tracker.wake(now, unansweredAfter))
+				f.armed = 0 // the deadline may now be sooner
+				f.arm(now)
+			}
+		}
+		bucket.mu.Unlock()
 	}
 }
 

@@ -12,8 +12,8 @@ import (
 
 const (
 	maxUnansweredSYNs = 4096
-	// unansweredAfter is how old a SYN must be to be sent again. A younger one may
-	// still be answered.
+	// unansweredAfter is how old a SYN or segment must be to be sent again. A
+	// younger one may still be answered.
 	unansweredAfter = 50 * time.Millisecond
 )
 
@@ -106,8 +106,9 @@ func (p *Packet) synFlow() (f flow, ok bool) {
 // Retransmit sends again what awaits an acknowledgement from the addresses that
 // match accepts: call it when they can be reached after an interruption. Without
 // it each connection waits for its retransmission timer, which by then may wait
-// as long as the interruption has lasted. It covers connection attempts.
+// as long as the interruption has lasted.
 func (s *Stack) Retransmit(match func(netip.Addr) bool) {
+	s.recovery.wake(match)
 	for _, b := range s.syns.takeDue(time.Now(), match) {
 		if p := NewPacket(b); p != nil && !s.closed.Load() {
 			s.cfg.Output(p)

@@ -1,6 +1,7 @@
 package netstack
 
 import (
+	"io"
 	"net"
 	"net/netip"
 	"sync/atomic"
@@ -70,6 +71,75 @@ func TestRetransmitForgetsAttemptsThatAreOver(t *testing.T) {
 	defer p.a.syns.mu.Unlock()
 	if n := len(p.a.syns.syns); n != 0 {
 		t.Errorf("%d SYNs are remembered", n)
+	}
+}
+
+// A stream whose packets are lost goes on soon after it is woken, though the
+// timers wait for seconds.
+func TestRetransmitStream(t *testing.T) {
+	for _, host := range []netip.Addr{b4, b6} {
+		p := join(t, nil)
+		a, b := p.connect(t, host)
+		transfer(t, a, b, 1000)
+		p.fromA.setFilter(func([]byte) bool { return false })
+		if _, err := a.Write([]byte("late")); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(1800 * time.Millisecond) // gVisor's timer expires after 0.2, 0.6, 1.4 and 3 s
+		var carried atomic.Int32
+		p.fromA.setFilter(func([]byte) bool { carried.Add(1); return true })
+		p.a.Retransmit(func(a netip.Addr) bool { return a != host })
+		if n := carried.Load(); n != 0 {
+			t.Errorf("%v: woken for another address", host)
+		}
+		start := time.Now()
+		p.a.Retransmit(func(a netip.Addr) bool { return a == host })
+		buf := make([]byte, 4)
+		b.SetReadDeadline(start.Add(20 * time.Second))
+		if _, err := io.ReadFull(b, buf); err != nil || string(buf) != "late" {
+			t.Fatalf("%v: %q, %v", host, buf, err)
+		}
+		if took := time.Since(start); took > time.Second {
+			t.Errorf("%v: only after %v", host, took)
+		}
+	}
+}
+
+func TestTrackerWakes(t *testing.T) {
+	const least = 50 * time.Millisecond
+	s := newScript(t)
+	resends := func() (at []uint32) {
+		for _, r := range s.tr.wake(s.now, least).resends {
+			at = append(at, r.seq)
+		}
+		return at
+	}
+	if r := resends(); len(r) > 0 {
+		t.Errorf("resent %v of nothing", r)
+	}
+	s.at(0).send(0, 3)
+	s.at(least - 1)
+	if r := resends(); len(r) > 0 {
+		t.Errorf("resent %v too early", r)
+	}
+	s.tr.backoff = 5
+	s.at(least)
+	if r := resends(); len(r) != 1 || r[0] != seqOf(0) || s.tr.backoff != 0 {
+		t.Errorf("resent %v, back-off %d", r, s.tr.backoff)
+	}
+	if r := resends(); len(r) > 0 {
+		t.Errorf("resent %v at once again", r)
+	}
+}
+
+func TestRemoteAddrOfFlow(t *testing.T) {
+	for _, v6 := range []bool{false, true} {
+		p := NewPacket(largeTCP(v6, 0, 0, 10, flagACK))
+		h, _ := readTCP(p.parts[0])
+		k := h.key()
+		if a := k.remoteAddr(); a != p.Destination() {
+			t.Errorf("%v, want %v", a, p.Destination())
+		}
 	}
 }
 

@@ -2,6 +2,7 @@ package netstack
 
 import (
 	"encoding/binary"
+	"net/netip"
 	"time"
 
 	"gvisor.dev/gvisor/pkg/buffer"
@@ -56,6 +57,15 @@ func (h *tcpHeaders) reverseKey() flowKey {
 	k := h.key()
 	k.local, k.remote, k.ports = k.remote, k.local, k.ports<<16|k.ports>>16
 	return k
+}
+
+// remoteAddr returns the destination address of outbound packets.
+func (k *flowKey) remoteAddr() netip.Addr {
+	if k.local[0]|k.remote[0]|k.local[1]>>32|k.remote[1]>>32 == 0 {
+		return netip.AddrFrom4([4]byte(binary.BigEndian.AppendUint32(nil, uint32(k.remote[1]))))
+	}
+	b := binary.BigEndian.AppendUint64(make([]byte, 0, 16), k.remote[0])
+	return netip.AddrFrom16([16]byte(binary.BigEndian.AppendUint64(b, k.remote[1])))
 }
 
 // id returns the identification of the flow in gVisor.
