@@ -44,6 +44,7 @@ func (l *link) WritePackets(list gstack.PacketBufferList) (int, tcpip.Error) {
 			case dst.IsLoopback() || dst.IsUnspecified():
 				s.postUnreachable(p, ErrNoRoute)
 			default:
+				s.syns.noteSYN(p)
 				if err := l.output(p, pb); errors.Is(err, ErrNoRoute) {
 					s.postUnreachable(p, err)
 				}

@@ -98,6 +98,7 @@ type Stack struct {
 	forwarder       forwarder
 	gvisorForwarder *atomic.Pointer[forwarder] // forwarder for gVisor's handlers; nil once closed
 	watchers        watchers
+	syns            unansweredSYNs
 
 	recovery recovery
 
