@@ -740,6 +740,16 @@ func (t *tracker) sendProbe(now time.Duration) {
 	}
 }
 
+// reachable has a probe sent if what is in flight has been silent, as the other end
+// can be reached again.
+func (t *tracker) reachable(now time.Duration) {
+	t.out.resends = t.out.resends[:0]
+	if t.inFlight() && now-t.heard >= t.probeWait() {
+		t.backoff = 0
+		t.sendProbe(now)
+	}
+}
+
 // reset forgets what is in flight.
 func (t *tracker) reset() {
 	for i := t.head; i < len(t.flights); i++ {

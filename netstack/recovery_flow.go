@@ -3,6 +3,7 @@ package netstack
 import (
 	"crypto/rand"
 	"encoding/binary"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -254,7 +255,7 @@ func (f *tcpFlow) expired() {
 	var shown []*gstack.PacketBuffer
 	if due := f.tracker.deadline(); due != 0 && due <= now {
 		v := f.tracker.expired(now)
-		f.take(v)
+		f.queueResends(v)
 		for i := range v.after {
 			if h, ok := readTCP(f.template); ok {
 				shown = append(shown, h.duplicate(&v.after[i], 0))
@@ -278,8 +279,8 @@ func (f *tcpFlow) expired() {
 	}
 }
 
-// take queues what is to be sent again. bucket.mu is held.
-func (f *tcpFlow) take(v *verdict) {
+// queueResends queues what is to be sent again. bucket.mu is held.
+func (f *tcpFlow) queueResends(v *verdict) {
 	for _, p := range v.resends {
 		p.packet.(*gstack.PacketBuffer).IncRef()
 		f.pending = append(f.pending, p)
@@ -390,7 +391,7 @@ func (r *recovery) beforeDeliver(b []byte, length int) (e inboundEdit) {
 	for i := range v.after {
 		e.after = append(e.after, h.duplicate(&v.after[i], ahead))
 	}
-	f.take(v)
+	f.queueResends(v)
 	if f.tracker.wantsReno() {
 		r.wg.Go(func() { f.useReno(h.ipLen == ipv6HeaderLen) })
 	}
@@ -400,6 +401,23 @@ func (r *recovery) beforeDeliver(b []byte, length int) (e inboundEdit) {
 		f.arm(now)
 	}
 	return e
+}
+
+// reachable has the flows probe whose remote address match accepts.
+func (r *recovery) reachable(match func(netip.Addr) bool) {
+	for i := range r.buckets {
+		bucket := &r.buckets[i]
+		bucket.mu.Lock()
+		now := r.now()
+		for f := bucket.first; f != nil; f = f.next {
+			if match(f.key.remoteAddr()) {
+				f.tracker.reachable(now)
+				f.queueResends(&f.tracker.out)
+				f.arm(now)
+			}
+		}
+		bucket.mu.Unlock()
+	}
 }
 
 // useReno has the sender of f use Reno in place of CUBIC.

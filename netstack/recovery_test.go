@@ -220,6 +220,28 @@ func TestTrackerProbesInVain(t *testing.T) {
 	}
 }
 
+// TestTrackerProbesWhenReachable ends a silence for which all probes were sent.
+func TestTrackerProbesWhenReachable(t *testing.T) {
+	s := newScript(t)
+	s.at(0).send(0, 10)
+	s.tr.reachable(s.at(10 * ms).now)
+	if n := len(s.tr.out.resends); n != 0 {
+		t.Errorf("%d resends of what is on its way", n)
+	}
+	for s.tr.deadline() != 0 {
+		s.now = s.tr.deadline()
+		s.tr.expired(s.now)
+	}
+	s.now += time.Minute
+	s.tr.reachable(s.now)
+	if got := s.describe(&s.tr.out); got != "resend 0, resend 9" {
+		t.Error(got)
+	}
+	if s.tr.deadline() == 0 {
+		t.Error("no other probe will follow")
+	}
+}
+
 // TestTrackerLearnsOfDelay has the acknowledgements of single segments delayed.
 // Their timestamps say that they are not for the probes.
 func TestTrackerLearnsOfDelay(t *testing.T) {

@@ -106,11 +106,13 @@ func (p *Packet) synFlow() (f flow, ok bool) {
 // Retransmit sends again what awaits an acknowledgement from the addresses that
 // match accepts: call it when they can be reached after an interruption. Without
 // it each connection waits for its retransmission timer, which by then may wait
-// as long as the interruption has lasted. It covers connection attempts.
+// as long as the interruption has lasted. It covers connection attempts and TCP
+// connections.
 func (s *Stack) Retransmit(match func(netip.Addr) bool) {
 	for _, b := range s.syns.takeDue(time.Now(), match) {
 		if p := NewPacket(b); p != nil && !s.closed.Load() {
 			s.cfg.Output(p)
 		}
 	}
+	s.recovery.reachable(match)
 }

@@ -2,6 +2,7 @@ package netstack
 
 import (
 	"encoding/binary"
+	"net/netip"
 	"time"
 
 	"gvisor.dev/gvisor/pkg/buffer"
@@ -56,6 +57,18 @@ func (h *tcpHeaders) reverseKey() flowKey {
 	k := h.key()
 	k.local, k.remote, k.ports = k.remote, k.local, k.ports<<16|k.ports>>16
 	return k
+}
+
+// remoteAddr returns the remote address. IPv6 addresses in use do not begin with 64
+// zero bits on both ends.
+func (k *flowKey) remoteAddr() netip.Addr {
+	var b [16]byte
+	binary.BigEndian.PutUint64(b[:], k.remote[0])
+	binary.BigEndian.PutUint64(b[8:], k.remote[1])
+	if k.remote[0] == 0 && k.local[0] == 0 {
+		return netip.AddrFrom4([4]byte(b[12:]))
+	}
+	return netip.AddrFrom16(b)
 }
 
 // id returns the identification of the flow in gVisor.
