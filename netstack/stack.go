@@ -18,12 +18,20 @@
 //   - Inbound, Deliver gets segments, a batch at a time, and makes coalesced
 //     packets of the TCP segments that follow each other. gVisor gets those.
 //
-// # Goroutines and locks
+// # Goroutines
 //
 // Outbound packets leave in the goroutine that wrote to a socket, that delivered
 // the packet they answer, or of a gVisor timer. One goroutine per stack delivers
 // the ICMP errors that the stack itself makes: their cause is often found while
 // gVisor holds the lock of the socket that must get them.
+//
+// # Log
+//
+// The log of gVisor, which has one target for the whole process, is discarded
+// when this package is initialised; by default it goes to standard error. A
+// program that wants it calls SetTarget of gvisor.dev/gvisor/pkg/log in main.
+//
+// # Locks
 //
 // Stack.listenMu is taken before Stack.mu, and both before the locks of gVisor.
 // Output is called with locks of gVisor held.
