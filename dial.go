@@ -15,8 +15,13 @@ import (
 // port a number. The addresses of a name are tried as in RFC 8305. The method
 // fits http.Transport and most clients that take a dialer.
 //
-// A TCP connection has the methods CloseRead, CloseWrite and SetLinger of
-// *net.TCPConn besides those of net.Conn.
+// Besides those of net.Conn, a TCP connection, dialled or accepted, has these
+// methods of *net.TCPConn: CloseRead, CloseWrite, ReadFrom, WriteTo, SetNoDelay,
+// SetLinger, SetKeepAlive, SetKeepAlivePeriod, SetKeepAliveConfig, SetReadBuffer
+// and SetWriteBuffer. A UDP connection has those of *net.UDPConn that
+// [Device.ListenPacket] lists. Neither has SyscallConn or File, as the system
+// knows no such socket. The buffers are limited to 8 MiB for reading and 6 MiB
+// for writing; see [netstack.Stack.DialContext].
 //
 // ctx limits the lookup, the handshake with the peer and the connection attempt;
 // it has no effect on a connection that was made.
@@ -44,7 +49,13 @@ func (d *Device) Listen(ctx context.Context, network, address string) (net.Liste
 // ListenPacket opens a UDP socket inside the tunnel. The network is "udp", "udp4"
 // or "udp6". An empty host in address means every address of the device, of both
 // families with network "udp". Port 0 means any free port. Errors are those of
-// [Device.Listen]. The signature is that of [Config.ListenPacket], so that the
+// [Device.Listen].
+//
+// The socket also has these methods of *net.UDPConn: ReadFromUDP, WriteToUDP,
+// ReadFromUDPAddrPort, WriteToUDPAddrPort, ReadMsgUDPAddrPort,
+// WriteMsgUDPAddrPort, SetReadBuffer and SetWriteBuffer. A server on all
+// addresses answers from the address that was asked if it passes the control
+// message of the question on; see [netstack.Stack.ListenPacket]. The signature is that of [Config.ListenPacket], so that the
 // tunnel of one device can carry another.
 func (d *Device) ListenPacket(ctx context.Context, network, address string) (net.PacketConn, error) {
 	return d.network.ListenPacket(ctx, network, address)

@@ -25,9 +25,20 @@ import (
 // ctx limits the lookup and the attempt to connect. It has no effect on a
 // connection that was made.
 //
-// A TCP connection has the methods CloseRead, CloseWrite and SetLinger of
-// *net.TCPConn, sends small writes without delay, and keeps idle connections
-// alive as package net does.
+// A TCP connection, dialled or accepted, sends small writes without delay, and
+// keeps idle connections alive as package net does. It has the methods of
+// *net.TCPConn: CloseRead, CloseWrite, ReadFrom, WriteTo, SetNoDelay, SetLinger,
+// SetKeepAlive, SetKeepAlivePeriod, SetKeepAliveConfig, SetReadBuffer and
+// SetWriteBuffer. A UDP connection has those of *net.UDPConn that
+// [Stack.ListenPacket] lists. Neither has SyscallConn or File, as there is no
+// file descriptor. All methods may be called concurrently.
+//
+//   - ReadFrom and WriteTo, which io.Copy calls, copy data once if the other end
+//     is a TCP connection of a stack too, and through a pooled buffer otherwise.
+//   - SetReadBuffer and SetWriteBuffer set the nearest size that the stack
+//     allows: at most 8 MiB and 6 MiB. Without them TCP buffers begin with 1 or
+//     2 MiB and grow as needed; a size that was set stays. Only payload counts.
+//     Data already in a buffer stays there.
 //
 // An error is a *net.OpError that wraps one of
 //
