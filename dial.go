@@ -35,6 +35,12 @@ func (d *Device) DialContext(ctx context.Context, network, address string) (net.
 	return d.network.DialContext(ctx, network, address)
 }
 
+// Dial is [Device.DialContext] without a context. With it a Device is a Dialer of
+// golang.org/x/net/proxy, which other packages ask for too.
+func (d *Device) Dial(network, address string) (net.Conn, error) {
+	return d.DialContext(context.Background(), network, address)
+}
+
 // Listen accepts TCP connections from peers. The network is "tcp", "tcp4" or
 // "tcp6". An empty host in address means every address of the device, of both
 // families with network "tcp". Port 0 means any free port.
@@ -66,6 +72,31 @@ func (d *Device) ListenPacket(ctx context.Context, network, address string) (net
 func (d *Device) LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error) {
 	return d.network.LookupNetIP(ctx, network, host)
 }
+
+// LookupHost is [Device.LookupNetIP] for addresses of both families, as strings.
+// It has the signature of the method of net.Resolver, for packages that look up
+// a name before they dial.
+func (d *Device) LookupHost(ctx context.Context, host string) ([]string, error) {
+	ips, err := d.LookupNetIP(ctx, "ip", host)
+	if err != nil {
+		return nil, err
+	}
+	addrs := make([]string, 0, len(ips))
+	for _, ip := range ips {
+		addrs = append(addrs, ip.String())
+	}
+	return addrs, nil
+}
+
+// Resolver returns a resolver for records of every type, such as SRV, MX and
+// TXT, which asks the servers of [Config.DNS] through the tunnel. Its errors are
+// a *net.DNSError. Its methods may be called concurrently.
+//
+// The resolver is that of package net, and reads two files of the host: names in
+// the hosts file are not asked for, and names without a final dot are tried with
+// the search domains of resolv.conf. [Device.LookupNetIP] and
+// [Device.LookupHost] read neither.
+func (d *Device) Resolver() *net.Resolver { return d.network.Resolver() }
 
 // Ping sends an ICMP echo request to an address inside the tunnel and returns the
 // round-trip time. It waits until ctx ends: give it a deadline. An error is a

@@ -5,11 +5,14 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
 	"github.com/wgstack/wireguard/internal/simnet"
+	"golang.org/x/net/dns/dnsmessage"
 	"golang.org/x/net/nettest"
+	"golang.org/x/net/proxy"
 )
 
 // TestConnections runs nettest's conformance tests for net.Conn on TCP
@@ -33,6 +36,83 @@ func TestConnections(t *testing.T) {
 			return c1, c2, func() { c1.Close(); c2.Close() }, nil
 		})
 	}
+}
+
+var (
+	_ proxy.Dialer        = (*Device)(nil)
+	_ proxy.ContextDialer = (*Device)(nil)
+)
+
+// TestNames looks up names with a DNS server inside the tunnel.
+func TestNames(t *testing.T) {
+	near, far := newDevicePair(t)
+	serveNames(t, far, map[dnsmessage.Type]dnsmessage.ResourceBody{
+		dnsmessage.TypeA:    &dnsmessage.AResource{A: [4]byte{10, 0, 0, 2}},
+		dnsmessage.TypeAAAA: &dnsmessage.AAAAResource{AAAA: netip.MustParseAddr("fd00::2").As16()},
+		dnsmessage.TypeTXT:  &dnsmessage.TXTResource{TXT: []string{"hello"}},
+		dnsmessage.TypeSRV:  &dnsmessage.SRVResource{Port: 80, Target: dnsmessage.MustNewName("host.example.")},
+	})
+	ctx := contextWithTimeout(t, 20*time.Second)
+	if got, err := near.LookupHost(ctx, "host.example"); err != nil || !slices.Equal(got, []string{"10.0.0.2", "fd00::2"}) {
+		t.Errorf("LookupHost = %q, %v", got, err)
+	}
+	if got, err := near.Resolver().LookupTXT(ctx, "host.example."); err != nil || !slices.Equal(got, []string{"hello"}) {
+		t.Errorf("LookupTXT = %q, %v", got, err)
+	}
+	if _, got, err := near.Resolver().LookupSRV(ctx, "http", "tcp", "example."); err != nil || len(got) != 1 || got[0].Target != "host.example." {
+		t.Errorf("LookupSRV = %v, %v", got, err)
+	}
+	l, err := far.Listen(ctx, "tcp", ":0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	_, port, _ := net.SplitHostPort(l.Addr().String())
+	c, err := near.Dial("tcp", "host.example:"+port)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Close()
+
+	var de *net.DNSError
+	if got, err := far.LookupHost(ctx, "host.example"); !errors.As(err, &de) {
+		t.Errorf("LookupHost without servers = %q, %v; want a *net.DNSError", got, err)
+	}
+	if got, err := far.Resolver().LookupTXT(ctx, "host.example."); !errors.As(err, &de) {
+		t.Errorf("LookupTXT without servers = %q, %v; want a *net.DNSError", got, err)
+	}
+}
+
+// serveNames answers questions for any name with a record of the type that is
+// asked for.
+func serveNames(t *testing.T, d *Device, records map[dnsmessage.Type]dnsmessage.ResourceBody) {
+	t.Helper()
+	c, err := d.ListenPacket(background, "udp", ":53")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	go func() {
+		b := make([]byte, 2000)
+		for {
+			n, from, err := c.ReadFrom(b)
+			if err != nil {
+				return
+			}
+			var m dnsmessage.Message
+			if m.Unpack(b[:n]) != nil || len(m.Questions) != 1 {
+				continue
+			}
+			q := m.Questions[0]
+			m.Response, m.RecursionAvailable, m.Additionals = true, true, nil
+			if body := records[q.Type]; body != nil {
+				m.Answers = []dnsmessage.Resource{{Header: dnsmessage.ResourceHeader{Name: q.Name, Class: q.Class}, Body: body}}
+			}
+			if answer, err := m.Pack(); err == nil {
+				c.WriteTo(answer, from)
+			}
+		}
+	}()
 }
 
 // TestSilentPeer dials an address of a peer that never answers.

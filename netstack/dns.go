@@ -138,7 +138,7 @@ func (s *Stack) lookupName(ctx context.Context, name string, types []dnsmessage.
 	for i, typ := range types {
 		answers[i] = make(chan answer, 1)
 		go func() {
-			addrs, err := s.askServers(ctx, name, typ)
+			addrs, err := s.lookupType(ctx, name, typ)
 			answers[i] <- answer{addrs, err}
 		}()
 	}
@@ -157,24 +157,42 @@ func (s *Stack) lookupName(ctx context.Context, name string, types []dnsmessage.
 	return nil, failure
 }
 
+// lookupType asks for the addresses of one type.
+func (s *Stack) lookupType(ctx context.Context, name string, typ dnsmessage.Type) ([]netip.Addr, *net.DNSError) {
+	n, err := dnsmessage.NewName(name)
+	if err != nil {
+		return nil, dnsError(errNoSuchHost, "")
+	}
+	r, server, failure := s.askServers(ctx, dnsmessage.Question{Name: n, Type: typ, Class: dnsmessage.ClassINET})
+	if failure != nil {
+		return nil, failure
+	}
+	addrs := r.addresses()
+	if len(addrs) == 0 {
+		return nil, dnsError(errNoSuchHost, server.String())
+	}
+	return addrs, nil
+}
+
 // askServers asks the servers in turn until one answers, or says that the name
-// does not exist.
-func (s *Stack) askServers(ctx context.Context, name string, typ dnsmessage.Type) ([]netip.Addr, *net.DNSError) {
+// does not exist. It returns that server too.
+func (s *Stack) askServers(ctx context.Context, question dnsmessage.Question) (reply, netip.Addr, *net.DNSError) {
 	if len(s.cfg.DNS) == 0 {
-		return nil, &net.DNSError{Err: errNoServers.Error(), UnwrapErr: errNoServers}
+		return reply{}, netip.Addr{}, &net.DNSError{Err: errNoServers.Error(), UnwrapErr: errNoServers}
 	}
 	var failure *net.DNSError
 	for range dnsRounds {
 		for _, server := range s.cfg.DNS {
-			addrs, err := s.exchange(ctx, netip.AddrPortFrom(server.Unmap().WithZone(""), dnsPort), name, typ)
+			server = server.Unmap().WithZone("")
+			r, err := s.exchange(ctx, netip.AddrPortFrom(server, dnsPort), question)
 			if err == nil {
-				return addrs, nil
+				return r, server, nil
 			}
-			failure = dnsError(err, server)
-			if failure.IsNotFound || ctx.Err() != nil || s.closed.Load() {
-				return nil, failure
+			failure = dnsError(err, server.String())
+			if ctx.Err() != nil || s.closed.Load() {
+				return reply{}, server, failure
 			}
 		}
 	}
-	return nil, failure
+	return reply{}, netip.Addr{}, failure
 }

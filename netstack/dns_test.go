@@ -96,11 +96,26 @@ func (n *nameServer) addRecords(r *dnsmessage.Message, name string, typ dnsmessa
 			r.Answers = append(r.Answers, dnsmessage.Resource{Header: h, Body: body})
 			continue
 		}
-		_, v4 := body.(*dnsmessage.AResource)
-		if v4 == (typ == dnsmessage.TypeA) {
+		if typeOf(body) == typ {
 			r.Answers = append(r.Answers, dnsmessage.Resource{Header: h, Body: body})
 		}
 	}
+}
+
+func typeOf(body dnsmessage.ResourceBody) dnsmessage.Type {
+	switch body.(type) {
+	case *dnsmessage.AResource:
+		return dnsmessage.TypeA
+	case *dnsmessage.AAAAResource:
+		return dnsmessage.TypeAAAA
+	case *dnsmessage.SRVResource:
+		return dnsmessage.TypeSRV
+	case *dnsmessage.MXResource:
+		return dnsmessage.TypeMX
+	case *dnsmessage.TXTResource:
+		return dnsmessage.TypeTXT
+	}
+	return 0
 }
 
 func record(addr string) dnsmessage.ResourceBody {

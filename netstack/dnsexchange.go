@@ -15,36 +15,32 @@ import (
 // A DNS query and its reply on the way, by UDP or TCP.
 
 // exchange asks one server once: by UDP, then by TCP if the reply was
-// truncated, then without EDNS(0) if the server does not know that.
-func (s *Stack) exchange(ctx context.Context, server netip.AddrPort, name string, typ dnsmessage.Type) ([]netip.Addr, error) {
+// truncated, then without EDNS(0) if the server does not know that. It succeeds
+// if the reply has an answer, or says that there is none.
+func (s *Stack) exchange(ctx context.Context, server netip.AddrPort, question dnsmessage.Question) (reply, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.dnsTimeout)
 	defer cancel()
 	for _, edns := range []bool{true, false} {
-		q, err := newQuery(name, typ, edns)
+		q, err := newQuery(question, edns)
 		if err != nil {
-			return nil, err
+			return reply{}, err
 		}
-		reply, err := s.queryUDP(ctx, server, q)
-		if err == nil && reply.truncated {
-			reply, err = s.queryTCP(ctx, server, q)
+		r, err := s.queryUDP(ctx, server, q)
+		if err == nil && r.truncated {
+			r, err = s.queryTCP(ctx, server, q)
 		}
 		if err != nil {
-			return nil, err
+			return reply{}, err
 		}
-		switch reply.code {
-		case dnsmessage.RCodeSuccess:
-			if len(reply.addrs) == 0 {
-				return nil, errNoSuchHost
-			}
-			return reply.addrs, nil
-		case dnsmessage.RCodeNameError:
-			return nil, errNoSuchHost
+		switch r.code {
+		case dnsmessage.RCodeSuccess, dnsmessage.RCodeNameError:
+			return r, nil
 		case dnsmessage.RCodeFormatError, dnsmessage.RCodeNotImplemented:
 			continue
 		}
 		break
 	}
-	return nil, errMisbehaving
+	return reply{}, errMisbehaving
 }
 
 // queryUDP sends q by UDP. Config.Reach runs beside it, as no ICMP error may
@@ -130,8 +126,8 @@ func (s *Stack) runQuery(ctx context.Context, c net.Conn, failed <-chan error, t
 }
 
 // dnsError returns err as package net reports it.
-func dnsError(err error, server netip.Addr) *net.DNSError {
-	e := &net.DNSError{Err: err.Error(), Server: server.String(), UnwrapErr: err}
+func dnsError(err error, server string) *net.DNSError {
+	e := &net.DNSError{Err: err.Error(), Server: server, UnwrapErr: err}
 	var ne net.Error
 	switch {
 	case err == errNoSuchHost:

@@ -59,7 +59,7 @@ func TestRelayToItself(t *testing.T) {
 	a.Write([]byte("hello"))
 	a.(halfCloser).CloseWrite()
 	if got, err := io.ReadAll(a); string(got) != "hello" || err != nil {
-		t.Errorf("got %q, %v", got, err)
+		t.Errorf("got %.20q, %v", got, err)
 	}
 }
 
