@@ -134,7 +134,7 @@ func (s *Stack) dialTCP(ctx context.Context, remote netip.AddrPort) (net.Conn, e
 		ep.Abort()
 		return nil, s.closedError(err)
 	}
-	c, err := s.newTCPConn(ep, wq)
+	c, err := s.newTCPConn(ep, wq, remote)
 	if err != nil {
 		return nil, err
 	}

@@ -240,10 +240,11 @@ func (l *listener) accept() (*tcpConn, error) {
 		if err := l.checkStart(passed); err != nil {
 			return nil, err
 		}
-		ep, wq, err := l.endpoint.Accept(nil)
+		var remote tcpip.FullAddress
+		ep, wq, err := l.endpoint.Accept(&remote)
 		switch err.(type) {
 		case nil:
-			return l.stack.newTCPConn(ep, wq)
+			return l.stack.newTCPConn(ep, wq, addrPortFromFull(remote))
 		case *tcpip.ErrWouldBlock:
 			if err := l.waitForEvent(l.readable, passed); err != nil {
 				return nil, err

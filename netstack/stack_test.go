@@ -200,7 +200,7 @@ func TestCloseLate(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.Close()
-	if _, err := s.newTCPConn(stream, wq); err != net.ErrClosed {
+	if _, err := s.newTCPConn(stream, wq, netip.AddrPort{}); err != net.ErrClosed {
 		t.Errorf("TCP: %v, want net.ErrClosed", err)
 	}
 	if state := tcp.EndpointState(stream.State()); state != tcp.StateClose {

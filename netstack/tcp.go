@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"io"
 	"net"
+	"net/netip"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
@@ -21,17 +22,15 @@ type tcpConn struct {
 	writeFrom bytes.Reader      // guarded by writeMu
 }
 
-// newTCPConn makes a connection of ep, a connected endpoint, with the options
-// of package net. It fails, and aborts ep, if the stack is closed.
-func (s *Stack) newTCPConn(ep tcpip.Endpoint, wq *waiter.Queue) (*tcpConn, error) {
+// newTCPConn makes a connection of ep, an endpoint that was connected, with the
+// options of package net. gVisor forgets the remote address when the connection
+// is reset, which may be before it is accepted. newTCPConn fails, and aborts ep,
+// if the stack is closed.
+func (s *Stack) newTCPConn(ep tcpip.Endpoint, wq *waiter.Queue, remote netip.AddrPort) (*tcpConn, error) {
 	c := &tcpConn{}
 	c.initSocket(s, "tcp", ep, wq)
 	c.local = net.TCPAddrFromAddrPort(c.localAddrPort())
-	if a, err := ep.GetRemoteAddress(); err == nil {
-		c.remote = net.TCPAddrFromAddrPort(addrPortFromFull(a))
-	} else {
-		c.remote = &net.TCPAddr{} // reset in the meantime
-	}
+	c.remote = net.TCPAddrFromAddrPort(remote)
 	ep.SocketOptions().SetDelayOption(false)
 	c.setKeepAliveParameters(net.KeepAliveConfig{})
 	ep.SocketOptions().SetKeepAlive(true)
