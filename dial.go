@@ -12,8 +12,9 @@ import (
 // DialContext connects to an address inside the tunnel. The network is "tcp",
 // "tcp4", "tcp6", "udp", "udp4" or "udp6", and the address is host:port, where
 // host is an IP address or a name that the servers of [Config.DNS] know, and
-// port a number. The addresses of a name are tried as in RFC 8305. The method
-// fits http.Transport and most clients that take a dialer.
+// port a number. TCP tries the addresses of a name as in RFC 8305, and UDP uses
+// the first that a peer with a known endpoint owns. The method fits
+// http.Transport and most clients that take a dialer.
 //
 // Besides those of net.Conn, a TCP connection, dialled or accepted, has these
 // methods of *net.TCPConn: CloseRead, CloseWrite, ReadFrom, WriteTo, SetNoDelay,

@@ -160,14 +160,16 @@ func TestP101DialFailsPromptly(t *testing.T) {
 		"10.7.0.1:80": ErrNoEndpoint, "[fd07::1]:80": ErrNoEndpoint,
 	} {
 		for range 10 { // the cause must not race with the ICMP error
-			start := time.Now()
-			_, err := d.DialContext(background, "tcp", address)
-			var op *net.OpError
-			if !errors.Is(err, want) || !errors.As(err, &op) {
-				t.Fatalf("dial %s: error %v, want %v", address, err, want)
-			}
-			if took := time.Since(start); took > 2*time.Second {
-				t.Errorf("dial %s failed after %v", address, took)
+			for _, network := range []string{"tcp", "udp"} {
+				start := time.Now()
+				_, err := d.DialContext(background, network, address)
+				var op *net.OpError
+				if !errors.Is(err, want) || !errors.As(err, &op) {
+					t.Fatalf("dial %s %s: error %v, want %v", network, address, err, want)
+				}
+				if took := time.Since(start); took > 2*time.Second {
+					t.Errorf("dial %s %s failed after %v", network, address, took)
+				}
 			}
 		}
 	}

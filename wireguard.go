@@ -127,6 +127,7 @@ func New(cfg Config) (*Device, error) {
 		// A packet of the stack then fits into one batch.
 		MaxSegments: min(maxBatchSegments, maxBatchBytes/(dataOverhead+d.mtu)),
 		Output:      d.output,
+		Route:       d.checkRoute,
 		Reach:       d.reach,
 	})
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+	"syscall"
 	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
@@ -20,7 +21,7 @@ import (
 // address, or a name that [Stack.LookupNetIP] looks up; 4 and 6 restrict its
 // family. The port is a number or the name of a service, such as http. If a
 // name has several addresses, TCP connects to the first that answers, as in RFC
-// 8305 ("Happy Eyeballs"), and UDP uses the first.
+// 8305 ("Happy Eyeballs"), and UDP uses the first that [Config.Route] allows.
 //
 // ctx limits the lookup and the attempt to connect. It has no effect on a
 // connection that was made.
@@ -46,7 +47,7 @@ import (
 //   - *net.DNSError, if the lookup fails,
 //   - a syscall.Errno: ENETUNREACH without an own address of the family,
 //     ECONNREFUSED, EHOSTUNREACH, ETIMEDOUT and others,
-//   - the error of [Config.Reach] or [Config.Output],
+//   - the error of [Config.Reach], [Config.Route] or [Config.Output],
 //   - the error of ctx, whose deadline is also a timeout of net.Error,
 //   - [net.ErrClosed], if the stack is closed.
 func (s *Stack) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
@@ -100,7 +101,10 @@ func (s *Stack) dial(ctx context.Context, network, address string) (net.Conn, er
 		}
 		return addDialError(network, net.TCPAddrFromAddrPort(remote))(s.dialTCP(ctx, remote))
 	}
-	if len(addrs) == 1 || transport == "udp" {
+	if transport == "udp" {
+		return dialFirst(ctx, addrs, one)
+	}
+	if len(addrs) == 1 {
 		return one(ctx, addrs[0])
 	}
 	return raceDials(ctx, addrs, one)
@@ -207,9 +211,14 @@ func (s *Stack) connectEndpoint(ctx context.Context, ep tcpip.Endpoint, remote n
 	}
 }
 
-// dialUDP connects a UDP socket to remote. It returns no *udpConn, as a nil one
-// in a net.Conn would not be nil.
+// dialUDP connects a UDP socket to remote, if there is a route. It returns no
+// *udpConn, as a nil one in a net.Conn would not be nil.
 func (s *Stack) dialUDP(remote netip.AddrPort) (net.Conn, error) {
+	if addr := remote.Addr(); s.cfg.Route != nil && !s.ownAddrs[addr] {
+		if err := s.cfg.Route(addr); err != nil {
+			return nil, s.closedError(&unreachableError{syscall.EHOSTUNREACH, err})
+		}
+	}
 	c, err := s.newDialedUDP(remote)
 	if err != nil {
 		return nil, err
