@@ -3,6 +3,7 @@ package wireguard
 import (
 	"context"
 	"errors"
+	"io"
 	"net"
 	"net/netip"
 	"slices"
@@ -113,6 +114,46 @@ func serveNames(t *testing.T, d *Device, records map[dnsmessage.Type]dnsmessage.
 			}
 		}
 	}()
+}
+
+// TestCloseDelivers closes connections, and then the device that wrote to them.
+func TestCloseDelivers(t *testing.T) {
+	near, far := newDevicePair(t)
+	const size = 100 << 10
+	l, err := near.Listen(background, "tcp", ":0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, port, _ := net.SplitHostPort(l.Addr().String())
+	if err := near.Handshake(contextWithTimeout(t, 10*time.Second), far.Stats().PublicKey); err != nil {
+		t.Fatal(err)
+	}
+	var reading []net.Conn
+	for range 4 {
+		c, err := far.DialContext(contextWithTimeout(t, 10*time.Second), "tcp", net.JoinHostPort("10.0.0.1", port))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		reading = append(reading, c)
+	}
+	for range reading {
+		c, err := l.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.Write(make([]byte, size)); err != nil {
+			t.Fatal(err)
+		}
+		c.Close()
+	}
+	near.Close()
+	for _, c := range reading {
+		c.SetReadDeadline(time.Now().Add(10 * time.Second))
+		if n, err := io.Copy(io.Discard, c); n != size || err != nil {
+			t.Errorf("%d of %d bytes, %v", n, size, err)
+		}
+	}
 }
 
 // TestSilentPeer dials an address of a peer that never answers.
