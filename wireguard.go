@@ -175,6 +175,7 @@ func (d *Device) start(cfg Config, in inner) error {
 	}
 	d.binding.Store(b)
 	d.startReaders(b)
+	defer clear(cfg.PrivateKey[:])
 	u := update{privateKey: &cfg.PrivateKey, fwmark: &cfg.FwMark}
 	for _, p := range cfg.Peers {
 		u.peers = append(u.peers, p.update())
@@ -277,5 +278,8 @@ func (d *Device) close() {
 	for _, p := range peers {
 		delete(d.peers, p.public)
 		d.allowed.removeAll(p)
+	}
+	if id := d.identity.Load(); id != nil {
+		d.setIdentity(&identity{public: id.public}) // for Stats
 	}
 }
