@@ -80,6 +80,15 @@ func (q *query) parseReply(b []byte) (r reply, ok bool) {
 	return r, true
 }
 
+// refusesEDNS reports whether r may be due to the EDNS(0) of its query.
+func (r *reply) refusesEDNS() bool {
+	switch r.code {
+	case dnsmessage.RCodeFormatError, dnsmessage.RCodeNotImplemented, dnsmessage.RCodeRefused:
+		return true
+	}
+	return false
+}
+
 // addresses returns the addresses in an answer. Only records of the name that
 // was asked for, or of its aliases, count.
 func (r *reply) addresses() (addrs []netip.Addr) {

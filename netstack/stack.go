@@ -110,6 +110,7 @@ type Stack struct {
 	forwarder       forwarder
 	gvisorForwarder *atomic.Pointer[forwarder] // forwarder for gVisor's handlers; nil once closed
 	watchers        watchers
+	dnsServers      dnsServers
 
 	closeOnce sync.Once
 	closed    atomic.Bool   // set first in closing
