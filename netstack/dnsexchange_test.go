@@ -225,8 +225,9 @@ func TestLookupLateIPv6(t *testing.T) {
 	n.intercept = func(q dnsmessage.Message, _ func([]byte)) bool { return q.Questions[0].Type == dnsmessage.TypeA }
 	p := joinDNS(t, n, nil)
 	p.a.dnsTimeout = time.Minute
-	got, err := p.a.LookupNetIP(testContext(t), "ip", "host.example")
-	if err != nil || !slices.Equal(got, addrs("192.0.2.1")) {
-		t.Errorf("LookupNetIP = %v, %v", got, err)
+	ctx := testContext(t)
+	got, err := p.a.LookupNetIP(ctx, "ip", "host.example")
+	if err != nil || !slices.Equal(got, addrs("192.0.2.1")) || ctx.Err() != nil {
+		t.Errorf("LookupNetIP = %v, %v; the context: %v", got, err, ctx.Err())
 	}
 }
