@@ -20,10 +20,10 @@
 //
 // # Goroutines
 //
-// Outbound packets leave in the goroutine that wrote to a socket, that delivered
-// the packet they answer, or of a gVisor timer. One goroutine per stack delivers
-// the ICMP errors that the stack itself makes: their cause is often found while
-// gVisor holds the lock of the socket that must get them.
+// Outbound packets leave in the goroutine that wrote to a socket, that
+// delivered the packet they answer, or of a gVisor timer. One goroutine per
+// stack delivers the ICMP errors that the stack itself makes: their cause is
+// often found while gVisor holds the lock of the socket that must get them.
 //
 // # Log
 //
@@ -111,6 +111,9 @@ type Stack struct {
 	gvisorForwarder *atomic.Pointer[forwarder] // forwarder for gVisor's handlers; nil once closed
 	watchers        watchers
 	dnsServers      dnsServers
+	syns            unansweredSYNs
+
+	recovery recovery
 
 	closeOnce sync.Once
 	closed    atomic.Bool   // set first in closing
@@ -152,8 +155,9 @@ func New(cfg Config) (*Stack, error) {
 		gvisorForwarder: new(atomic.Pointer[forwarder]),
 	}
 	s.deliverFunc = s.deliverPacket
-	s.ownLink = &link{stack: s, mtu: uint32(cfg.MTU), gsoMaxSize: gsoSize(cfg.MTU, cfg.MaxSegments)}
-	s.foreignLink = &link{stack: s, mtu: uint32(cfg.MTU), gsoMaxSize: gsoSize(cfg.MTU, cfg.MaxSegments)}
+	s.recovery.init()
+	s.ownLink = &link{stack: s, nic: ownNIC, mtu: uint32(cfg.MTU), gsoMaxSize: gsoSize(cfg.MTU, cfg.MaxSegments)}
+	s.foreignLink = &link{stack: s, nic: foreignNIC, mtu: uint32(cfg.MTU), gsoMaxSize: gsoSize(cfg.MTU, cfg.MaxSegments)}
 	s.gvisor = gstack.New(gstack.Options{
 		NetworkProtocols:   []gstack.NetworkProtocolFactory{ipv4.NewProtocol, ipv6.NewProtocol},
 		TransportProtocols: []gstack.TransportProtocolFactory{tcp.NewProtocol, udp.NewProtocol, icmp.NewProtocol4, icmp.NewProtocol6},
@@ -294,6 +298,7 @@ func (s *Stack) closeNow() {
 	s.awaitDelivery()
 	s.deaf.Store(true)
 	s.destroyGVisor()
+	s.recovery.close()
 	// Timers of gVisor, such as those of reassembly, outlive its stack by up to a
 	// minute. They must not keep all that s refers to in memory.
 	s.gvisorForwarder.Store(nil)

@@ -163,7 +163,7 @@ func BenchmarkRelay(b *testing.B) {
 		{"direct", func(to, from net.Conn) { io.Copy(to, from) }},
 	} {
 		b.Run(test.name, func(b *testing.B) {
-			p := joinFast(b, 1420, 0)
+			p := joinFast(b, 1420)
 			client, near := p.connect(b, b4)
 			server, far := p.connect(b, b4)
 			go test.copy(far, near)
