@@ -16,21 +16,23 @@ import (
 // arrive at one time remain one message, as they were sent, so that the line
 // costs the machine little: see BenchmarkRelay.
 type line struct {
-	send func([]udp.Message) // constant; called with mu held, so that order is kept
+	send  func([]udp.Message) // constant; called with mu held, so that order is kept
+	alarm *alarm              // constant
 
 	mu      sync.Mutex // guards what follows
 	link    *link
 	parcels parcelHeap
 	number  uint64 // of the last parcel
 	armed   time.Time
-	timer   *time.Timer
 	closed  bool
 	batch   []udp.Message
 	free    [2][][]byte // buffers to use again, by class
 }
 
 func newLine(seed uint64, send func([]udp.Message)) *line {
-	return &line{link: newLink(seed), send: send}
+	l := &line{link: newLink(seed), send: send}
+	l.alarm = newAlarm(l.expire)
+	return l
 }
 
 // setCondition applies to datagrams that are sent from now on.
@@ -91,7 +93,7 @@ func (l *line) push(p parcel) {
 	heap.Push(&l.parcels, p)
 }
 
-// deliver sends what is due, and sets the timer to the next parcel.
+// deliver sends what is due, and sets the alarm to the next parcel.
 func (l *line) deliver(now time.Time) {
 	for len(l.parcels) > 0 && !l.parcels[0].due.After(now) {
 		p := heap.Pop(&l.parcels).(parcel)
@@ -105,11 +107,7 @@ func (l *line) deliver(now time.Time) {
 		return
 	}
 	l.armed = l.parcels[0].due
-	if wait := l.armed.Sub(now); l.timer == nil {
-		l.timer = time.AfterFunc(wait, l.expire)
-	} else {
-		l.timer.Reset(wait)
-	}
+	l.alarm.set(l.armed.Sub(now))
 }
 
 func (l *line) expire() {
@@ -138,9 +136,7 @@ func (l *line) close() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.closed = true
-	if l.timer != nil {
-		l.timer.Stop()
-	}
+	l.alarm.close()
 }
 
 // lineBatch is the largest number of messages in a system call.
@@ -237,7 +233,7 @@ func (s *transcript) want(t *testing.T, l *line, after time.Duration, want ...st
 	*s = nil
 }
 
-// epoch is far in the future, so that no timer of a test expires.
+// epoch is far in the future, so that no alarm goes off during a test.
 var epoch = time.Now().Add(24 * time.Hour)
 
 func TestLineKeepsMessages(t *testing.T) {
