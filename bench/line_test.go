@@ -85,9 +85,6 @@ func (l *line) pack(m *udp.Message, now time.Time) {
 }
 
 func (l *line) push(p parcel) {
-	if len(p.buf) <= p.segment {
-		p.segment = 0 // a single datagram
-	}
 	l.number++
 	p.number = l.number
 	heap.Push(&l.parcels, p)

@@ -157,6 +157,11 @@ func listenLoopback(t testing.TB) udp.Socket {
 // than they may.
 func TestRelay(t *testing.T) {
 	first, second := listenLoopback(t), listenLoopback(t)
+	stop := time.AfterFunc(30*time.Second, func() { // so that reading fails
+		first.Close()
+		second.Close()
+	})
+	defer stop.Stop()
 	r := newRelay(t, second.LocalAddr())
 	const delay = 20 * time.Millisecond
 	r.setCondition(condition{delay: delay})
