@@ -17,7 +17,7 @@ import (
 
 // DefaultMTU is the MTU of a tunnel whose [Config] has none, in bytes: the
 // largest that fits a 1500-byte link over IPv4 and over IPv6.
-const DefaultMTU = 1420
+const DefaultMTU = netstack.DefaultMTU
 
 // A Config describes a device: the interface and its peers. [ParseConfig]
 // reads one from a file in the format of wg-quick(8). The zero Config is a

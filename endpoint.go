@@ -88,6 +88,9 @@ func (p *peer) setEndpoint(e endpoint) {
 	if old := p.endpoint.Load(); old == nil || *old != e {
 		moved := e // a copy, so that e escapes only when the endpoint changes
 		p.endpoint.Store(&moved)
+		if old != nil && old.addr.Addr() != e.addr.Addr() {
+			p.path.noteMoved()
+		}
 	}
 }
 

@@ -174,7 +174,7 @@ func (p *peer) sendInitiation() {
 		return
 	}
 	p.setPendingHandshake(i)
-	p.lastHandshakeSent = now
+	p.lastHandshakeSent, p.lastInitiationSent = now, now
 	if p.namedEndpoint == nil || !p.namedEndpoint.stale {
 		p.handshakeFailure = nil
 	}
@@ -293,6 +293,7 @@ func (d *Device) receiveResponse(now time.Time, id *identity, msg []byte, from e
 		return
 	}
 	p.pendingHandshake = nil
+	p.noteRoundTrip(now.Sub(p.lastInitiationSent))
 	waiting.erase()
 	d.indices.assignKeypair(pair) // the index of the handshake becomes that of the key pair
 	removed := p.keys.installInitiated(pair)

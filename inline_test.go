@@ -34,6 +34,8 @@ func TestPacketPathIsInlined(t *testing.T) {
 		"(*keyring).contains",
 		"(*keypair).staleOnReceive",
 		"(*recvBatch).pinnedBytes",
+		"(*recvBatch).isWake",
+		"(*resequencer).isIdle",
 		// buffers and lanes
 		"(*buffer).retain",
 		"(*buffer).release",

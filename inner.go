@@ -41,3 +41,11 @@ func sourceAddress(pkt []byte) netip.Addr {
 	}
 	return netip.AddrFrom16([16]byte(pkt[8:24]))
 }
+
+// destinationAddress returns the destination address of a trimmed packet.
+func destinationAddress(pkt []byte) netip.Addr {
+	if pkt[0]>>4 == 4 {
+		return netip.AddrFrom4([4]byte(pkt[16:20]))
+	}
+	return netip.AddrFrom16([16]byte(pkt[24:40]))
+}

@@ -21,6 +21,10 @@ type keypair struct {
 	counter  uint64 // of the next message
 	retired  bool   // made under a former static key: receives, but does not send
 	received replay.Window
+
+	// nextReceived follows the greatest counter received. Only the drain of the
+	// peer's inbound lane uses it.
+	nextReceived uint64
 }
 
 func newKeypair(keys *transportKeys, now time.Time, initiator bool, local, remote uint32) *keypair {

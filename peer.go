@@ -20,6 +20,10 @@ type peer struct {
 
 	outbound lane[*sendBatch]
 	inbound  lane[*recvBatch]
+	order    inboundOrder // used by the drain of inbound only
+
+	path      pathMTU
+	roundTrip atomic.Int64 // of the latest handshake, a time.Duration; 0: unknown
 
 	mu      sync.Mutex // guards the rest
 	stopped bool
@@ -34,6 +38,7 @@ type peer struct {
 	pendingHandshake       *initiator // our latest initiation while it waits for a response
 	initiating             bool       // a handshake job makes an initiation
 	lastHandshakeSent      time.Time  // our latest initiation or response; zero: none
+	lastInitiationSent     time.Time
 	lastInitiationAccepted time.Time
 	greatestTimestamp      tai64n      // of the accepted initiations
 	timestamps             timestamper // of our initiations
@@ -65,6 +70,7 @@ func newPeer(d *Device, public PublicKey) *peer {
 	p := &peer{device: d, public: public}
 	p.outbound.init(p.transmitBatches)
 	p.inbound.init(p.receiveBatches)
+	p.path.init(d.mtu)
 	return p
 }
 
@@ -150,4 +156,5 @@ func (p *peer) stop() {
 	p.mu.Unlock()
 	p.outbound.close()
 	p.inbound.close()
+	p.wakeInbound() // discards what is held
 }

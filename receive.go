@@ -41,6 +41,7 @@ type recvBatch struct {
 	msgs     [][]byte // wire messages; once opened the plaintext of each, nil if not authentic
 	counters []uint64 // of each message
 	bytes    int      // of all messages
+	held     int      // number of packets that wait in the resequencer
 	nonce    [chacha20poly1305.NonceSize]byte
 }
 
@@ -250,22 +251,31 @@ func (d *Device) openBatch(b *recvBatch) {
 // the order of arrival. On a closed lane it delivers nothing.
 func (p *peer) receiveBatches(ready []*recvBatch, closed bool) {
 	for _, b := range ready {
-		if !closed && p.accountBatch(b, p.device.now()) {
-			p.deliverBatch(b)
+		now := p.device.now()
+		switch {
+		case closed:
+			p.discardHeld()
+			b.free()
+		case b.isWake():
+			p.handleWake(now)
+			b.free()
+		case p.accountBatch(b, now):
+			p.deliverInOrder(b, now)
+		default:
+			b.free()
 		}
-		b.free()
 	}
 }
 
-// accountBatch drops the replays in b. The rest confirms the session, updates
-// the endpoint and sets timers. It reports whether any packet has content.
-func (p *peer) accountBatch(b *recvBatch, now time.Time) (content bool) {
+// accountBatch drops the replays in b. The rest confirms the session, updates the
+// endpoint and sets timers. It reports whether any message is authentic.
+func (p *peer) accountBatch(b *recvBatch, now time.Time) (authentic bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.stopped || !p.keys.contains(b.pair) || b.pair.expired(now) {
 		return false
 	}
-	authentic := false
+	content := false
 	for i, plain := range b.msgs {
 		if plain == nil {
 			continue
@@ -287,6 +297,7 @@ func (p *peer) accountBatch(b *recvBatch, now time.Time) (content bool) {
 	p.noteAuthenticated(now, b.from)
 	if b.pair == p.keys.next {
 		p.keys.confirmNext()
+		p.noteRoundTrip(now.Sub(b.pair.createdAt))
 		p.noteSessionEstablished(now)
 		p.sendStaged(now)
 	}
@@ -298,30 +309,44 @@ func (p *peer) accountBatch(b *recvBatch, now time.Time) (content bool) {
 		p.startHandshake(now, false)
 	}
 	p.scheduleTimer(now)
-	return content
+	return true
 }
 
-// deliverBatch delivers the packets of b that are well formed and whose source
-// is in the peer's allowed IPs.
+// deliverBatch delivers the packets of b that acceptPacket accepts.
 func (p *peer) deliverBatch(b *recvBatch) {
-	d := p.device
 	packets, size := b.msgs[:0], 0
 	for _, plain := range b.msgs {
-		pkt, ok := trimPacket(plain)
-		if !ok || d.allowed.ownerOf(sourceAddress(pkt)) != p || !decapsulateECN(pkt, b.tos) {
-			continue
+		if pkt, ok := p.acceptPacket(plain, b.tos); ok {
+			packets = append(packets, pkt)
+			size += dataOverhead + len(plain)
 		}
-		packets = append(packets, pkt)
-		size += dataOverhead + len(plain)
 	}
+	p.deliverPackets(packets, size)
+}
+
+// deliverPackets delivers packets that came in messages of size bytes together.
+func (p *peer) deliverPackets(packets [][]byte, size int) {
 	if len(packets) > 0 {
 		p.rxBytes.Add(uint64(size))
-		d.inner.Deliver(packets)
+		p.device.inner.Deliver(packets)
 	}
 }
 
-// noteAuthenticated notes an authentic message of the peer, of any type, from
-// the given endpoint. p.mu is held.
+// acceptPacket returns the packet in a message, if it is well formed, its source
+// is in the peer's allowed IPs and the ECN marks allow it.
+func (p *peer) acceptPacket(plain []byte, tos uint8) (pkt []byte, ok bool) {
+	pkt, ok = trimPacket(plain)
+	if !ok || p.device.allowed.ownerOf(sourceAddress(pkt)) != p || !decapsulateECN(pkt, tos) {
+		return nil, false
+	}
+	if p.path.observesIn.Load() {
+		p.observeIncoming(pkt)
+	}
+	return pkt, true
+}
+
+// noteAuthenticated notes an authentic message of the peer, of any type, from the
+// given endpoint. p.mu is held.
 func (p *peer) noteAuthenticated(now time.Time, from endpoint) {
 	p.setEndpoint(from)
 	p.timers.authenticatedReceived(now)

@@ -104,6 +104,9 @@ func (d *Device) output(pkt *netstack.Packet) error {
 	if err != nil {
 		return err
 	}
+	if !p.fitToPath(pkt) {
+		return nil
+	}
 	growLimit := 0
 	if pkt.Segments() == 1 {
 		var appended bool
@@ -135,6 +138,9 @@ func (d *Device) outboundLaneLimit() int { return max(2, d.sealers.maxWorkers) *
 func (d *Device) layOutBatch(p *peer, pkt *netstack.Packet, from, growLimit int) *sendBatch {
 	stride := dataOverhead + padded(pkt.SegmentLen(from), d.mtu)
 	n := min(pkt.Segments()-from, maxBatchSegments, max(1, maxBatchBytes/stride))
+	if n > 2 && pkt.SegmentLen(from+1) < pkt.SegmentLen(from) {
+		n = 1 // the first is a probe of the path
+	}
 	last := dataOverhead + padded(pkt.SegmentLen(from+n-1), d.mtu)
 	size := (n-1)*stride + last
 	b := newSendBatch(p, max(size, growLimit))
@@ -154,7 +160,13 @@ func (d *Device) layOutBatch(p *peer, pkt *netstack.Packet, from, growLimit int)
 func (b *sendBatch) layOutMessage(i int, pkt *netstack.Packet, segment int) {
 	m := b.message(i)
 	plain := m[dataHeaderSize : len(m)-tagSize]
-	clear(plain[pkt.CopySegment(plain, segment):])
+	size := pkt.CopySegment(plain, segment)
+	clear(plain[size:])
+	if b.peer.path.limit.Load() != 0 {
+		if s, ok := parseTCP(plain[:size]); ok {
+			b.peer.clampMSS(&s)
+		}
+	}
 }
 
 // sendOrStage sends b now, or stages it until there is a session.

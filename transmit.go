@@ -7,7 +7,6 @@ import (
 	"syscall"
 
 	"github.com/wgstack/wireguard/internal/udp"
-	"github.com/wgstack/wireguard/netstack"
 )
 
 // The way of a batch from the lane to the socket, and what happens to a batch
@@ -102,10 +101,10 @@ func (b *sendBatch) keepLastMessage() bool {
 	return true
 }
 
-// reportTooBig tells the sender of the packets of b, in the inner stack, that the
-// path takes smaller packets only. The size is unknown, so it names the size that
-// every path of the family should take. b holds the only copy of the packets, and
-// it is sealed: the key that sealed the first packet opens it again.
+// reportTooBig has packets to the peer cut to what the path takes, since the
+// system refused those of b, and tells their sender in the inner stack. b holds the
+// only copy of the packets, and it is sealed: the key that sealed the first packet
+// opens it again.
 func (p *peer) reportTooBig(b *sendBatch) {
 	m := b.message(0)
 	binary.LittleEndian.PutUint64(b.nonce[4:], b.counter)
@@ -113,12 +112,42 @@ func (p *peer) reportTooBig(b *sendBatch) {
 	if err != nil {
 		return
 	}
+	limit, lowered := p.path.noteRefused(p.device.now(), len(plain), p.systemPathMTU())
+	if lowered {
+		p.logPathMTU(limit)
+	}
 	pkt, ok := trimPacket(plain)
-	switch {
-	case !ok:
-	case len(pkt) > netstack.MinMTUIPv6:
-		p.device.inner.TooBig(pkt, netstack.MinMTUIPv6)
-	case pkt[0]>>4 == 4 && len(pkt) > netstack.MinMTU:
-		p.device.inner.TooBig(pkt, netstack.MinMTU)
+	if !ok {
+		return
+	}
+	if limit = p.path.limitFor(pkt[0]>>4 == 6); len(pkt) > limit {
+		p.device.inner.TooBig(pkt, limit)
 	}
 }
+
+// systemPathMTU returns the size of the largest inner packet that the system takes
+// the path to carry, 0 if it does not know.
+func (p *peer) systemPathMTU() int {
+	e := p.endpoint.Load()
+	if e == nil {
+		return 0
+	}
+	s := p.device.binding.Load().socketFor(e.addr.Addr())
+	if s == nil {
+		return 0
+	}
+	mtu, err := udp.PathMTU(s, e.addr)
+	if err != nil {
+		return 0
+	}
+	if e.addr.Addr().Is4() {
+		return mtu - ipv4UDPHeaders - dataOverhead
+	}
+	return mtu - ipv6UDPHeaders - dataOverhead
+}
+
+// The sizes of the outer headers.
+const (
+	ipv4UDPHeaders = 20 + 8
+	ipv6UDPHeaders = 40 + 8
+)

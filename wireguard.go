@@ -27,7 +27,8 @@ package wireguard
 //
 // Goroutines. A device has one reader for each outer socket. Sealing, opening
 // and handshakes run on pools, whose goroutines exist only while there is work.
-// A peer has no goroutine, and at most one timer.
+// A peer has no goroutine, and at most one timer, besides one while received
+// packets wait for late ones.
 //
 // Locks are taken in this order:
 //
@@ -70,6 +71,8 @@ type Device struct {
 	inner        inner
 	ctx          context.Context // ends with the device
 	cancel       context.CancelFunc
+	// keepsArrivalOrder turns resequencing across batches off, in tests.
+	keepsArrivalOrder bool
 
 	identity atomic.Pointer[identity] // nil: no private key
 	binding  atomic.Pointer[binding]

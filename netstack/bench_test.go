@@ -129,7 +129,7 @@ func benchmarkTCP(b *testing.B, p *pair, streams int) {
 // BenchmarkLoss sends over TCP between two stacks joined in memory, where 1 % of the segments is lost, and says for which
 // part of the time the sender waited for a retransmission timeout.
 func BenchmarkLoss(b *testing.B) {
-	p := joinFast(b, defaultMTU, 0.01)
+	p := joinFast(b, DefaultMTU, 0.01)
 	timeouts := p.a.gvisor.Stats().TCP.Timeouts
 	before := timeouts.Value()
 	benchmarkTCP(b, p, 1)
@@ -139,7 +139,7 @@ func BenchmarkLoss(b *testing.B) {
 
 // BenchmarkRoundTrip sends one byte there and back.
 func BenchmarkRoundTrip(b *testing.B) {
-	p := joinFast(b, defaultMTU, 0)
+	p := joinFast(b, DefaultMTU, 0)
 	from, to := p.connect(b, b4)
 	go io.Copy(to, to)
 	data := []byte{1}
@@ -156,7 +156,7 @@ func BenchmarkRoundTrip(b *testing.B) {
 
 // BenchmarkDial connects, sends one byte each way and closes: what a short connection costs in the stacks alone.
 func BenchmarkDial(b *testing.B) {
-	p := joinFast(b, defaultMTU, 0)
+	p := joinFast(b, DefaultMTU, 0)
 	l, err := p.b.Listen(b.Context(), "tcp", "10.0.0.2:7")
 	if err != nil {
 		b.Fatal(err)

@@ -16,7 +16,7 @@ const (
 	MinMTUIPv6 = 1280  // the smallest MTU of an IPv6 link (RFC 8200)
 	MaxMTU     = 65535 // the largest IP packet
 
-	defaultMTU = 1420
+	DefaultMTU = 1420
 )
 
 // A Config describes a [Stack]. [New] copies it. All sizes are in bytes.
@@ -76,7 +76,7 @@ func (c Config) canonical() (Config, error) {
 		return c, errors.New("no Output")
 	}
 	if c.MTU == 0 {
-		c.MTU = defaultMTU
+		c.MTU = DefaultMTU
 	}
 	if c.MTU < MinMTU || c.MTU > MaxMTU {
 		return c, fmt.Errorf("MTU %d is not %d to %d", c.MTU, MinMTU, MaxMTU)

@@ -54,11 +54,11 @@ func (d *deadline) setTime(t time.Time) {
 		close(d.passed)
 		return
 	}
-	set := d.generation
+	generation := d.generation
 	d.timer = time.AfterFunc(left, func() {
 		d.mu.Lock()
 		defer d.mu.Unlock()
-		if d.generation == set {
+		if d.generation == generation {
 			close(d.passed)
 		}
 	})

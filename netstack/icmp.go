@@ -99,8 +99,8 @@ func (s *Stack) injectICMP() {
 // icmpError returns the ICMP error about packet, to its source. from is the
 // sender of the error; if it is not valid, the source is that too. icmpError
 // returns nil where the RFCs forbid an error: packet is not an IP packet, is an
-// ICMP error itself, is a fragment other than the first, or has no unicast source or
-// is a multicast packet.
+// ICMP error itself, is a fragment other than the first, or has no unicast
+// source or is a multicast packet.
 func icmpError(packet []byte, from netip.Addr, typ, code uint8, info uint32) []byte {
 	p := Packet{parts: [][]byte{packet}, length: len(packet)}
 	if !p.parseHeader() {

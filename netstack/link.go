@@ -96,8 +96,8 @@ func (l *link) SupportedGSO() gstack.SupportedGSO {
 
 // Capabilities promises only that inbound checksums need no check. If it also
 // promised to compute outbound ones, gVisor would leave them out of datagrams
-// that it fragments, and nothing can add them later. [Packet.CopySegment] computes
-// those of segments in any case.
+// that it fragments, and nothing can add them later. [Packet.CopySegment]
+// computes those of segments in any case.
 func (l *link) Capabilities() gstack.LinkEndpointCapabilities {
 	return gstack.CapabilityRXChecksumOffload
 }

@@ -52,6 +52,7 @@ type Packet struct {
 	ipHeaderLen int // length of the IP header
 	headersLen  int // length of the IP and TCP header
 	mss         int
+	extra       int // payload that the first segment has beyond mss
 	segments    int
 
 	src, dst netip.Addr
@@ -108,7 +109,7 @@ func (p *Packet) release() {
 // parseHeader reads addresses and traffic class from the IP header, which lies
 // in the first part. It reports false if there is none.
 func (p *Packet) parseHeader() bool {
-	p.mss, p.segments = 0, 1
+	p.mss, p.extra, p.segments = 0, 0, 1
 	p.nextSegment, p.partIndex, p.partOffset = 0, 0, 0
 	if len(p.parts) == 0 {
 		return false
@@ -137,8 +138,30 @@ func (p *Packet) parseHeader() bool {
 
 // cutIntoSegments makes p, a TCP packet without checksums, one of segments with
 // at most mss bytes of payload each. It reports false if the headers are not
-// those of a TCP packet. They may lie in several parts.
+// those of a TCP packet.
 func (p *Packet) cutIntoSegments(mss int) bool {
+	if !p.readTCPHeader() {
+		return false
+	}
+	p.setSegments(mss, 0)
+	return true
+}
+
+// setSegments makes p, whose headers have been read, one of segments with at most
+// mss bytes of payload each. The first may have extra bytes more.
+func (p *Packet) setSegments(mss, extra int) {
+	payload := p.length - p.headersLen
+	if mss <= 0 || payload < mss {
+		mss = max(payload, 1)
+	}
+	p.mss, p.extra = mss, max(0, extra)
+	p.segments = max(1, (payload-p.extra+mss-1)/mss)
+	p.seekSegment(0)
+}
+
+// readTCPHeader copies the headers of p, which may lie in several parts, into one
+// piece. It reports false if they are not those of a TCP packet.
+func (p *Packet) readTCPHeader() bool {
 	n := 0
 	for _, part := range p.parts {
 		if n += copy(p.headers[n:], part); n == len(p.headers) {
@@ -156,17 +179,7 @@ func (p *Packet) cutIntoSegments(mss int) bool {
 		return false
 	}
 	p.headersLen = p.ipHeaderLen + int(p.headers[p.ipHeaderLen+12]>>4)*4
-	if n < p.headersLen {
-		return false
-	}
-	payload := p.length - p.headersLen
-	if mss <= 0 || payload < mss {
-		mss = max(payload, 1)
-	}
-	p.mss = mss
-	p.segments = max(1, (payload+mss-1)/mss)
-	p.seekSegment(0)
-	return true
+	return p.headersLen >= p.ipHeaderLen+tcpHeaderLen && n >= p.headersLen
 }
 
 // Source returns the source address.
@@ -187,12 +200,19 @@ func (p *Packet) Len() int { return p.length }
 func (p *Packet) Segments() int { return p.segments }
 
 // SegmentLen returns the length in bytes of segment i, headers included. All
-// segments but the last have the same.
+// segments have the same, but for a shorter last one and a longer first one that
+// [Packet.Recut] can make.
 func (p *Packet) SegmentLen(i int) int {
 	if p.mss == 0 {
 		return p.length
 	}
-	return p.headersLen + min(p.mss, p.length-p.headersLen-i*p.mss)
+	return p.headersLen + min(p.payloadOffset(i+1), p.length-p.headersLen) - p.payloadOffset(i)
+}
+
+// payloadOffset returns where the payload of segment i begins in that of p, were
+// there enough of it.
+func (p *Packet) payloadOffset(i int) int {
+	return i*p.mss + min(i, 1)*p.extra
 }
 
 // CopySegment writes segment i, an IP packet with its own lengths and
@@ -226,7 +246,7 @@ func (p *Packet) CopySegment(b []byte, i int) int {
 	p.nextSegment = i + 1
 
 	t := b[p.ipHeaderLen:]
-	binary.BigEndian.PutUint32(t[4:], binary.BigEndian.Uint32(t[4:])+uint32(i*p.mss))
+	binary.BigEndian.PutUint32(t[4:], binary.BigEndian.Uint32(t[4:])+uint32(p.payloadOffset(i)))
 	if i > 0 {
 		t[13] &^= flagCWR
 	}
@@ -252,7 +272,7 @@ func (p *Packet) CopySegment(b []byte, i int) int {
 
 // seekSegment moves to the payload of segment i.
 func (p *Packet) seekSegment(i int) {
-	p.nextSegment, p.partIndex, p.partOffset = i, 0, p.headersLen+i*p.mss
+	p.nextSegment, p.partIndex, p.partOffset = i, 0, p.headersLen+p.payloadOffset(i)
 	for p.partIndex < len(p.parts) && p.partOffset >= len(p.parts[p.partIndex]) {
 		p.partOffset -= len(p.parts[p.partIndex])
 		p.partIndex++

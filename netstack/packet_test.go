@@ -247,7 +247,7 @@ func TestOutputPackets(t *testing.T) {
 			proto = b[9]
 		}
 		seen[proto]++
-		if len(b) > defaultMTU {
+		if len(b) > DefaultMTU {
 			t.Errorf("packet has %d bytes", len(b))
 		}
 		return true

@@ -20,10 +20,10 @@
 //
 // # Goroutines and locks
 //
-// Outbound packets leave in the goroutine that wrote to a socket, that delivered
-// the packet they answer, or of a gVisor timer. One goroutine per stack delivers
-// the ICMP errors that the stack itself makes: their cause is often found while
-// gVisor holds the lock of the socket that must get them.
+// Outbound packets leave in the goroutine that wrote to a socket, that
+// delivered the packet they answer, or of a gVisor timer. One goroutine per
+// stack delivers the ICMP errors that the stack itself makes: their cause is
+// often found while gVisor holds the lock of the socket that must get them.
 //
 // Stack.listenMu is taken before Stack.mu, and both before the locks of gVisor.
 // Output is called with locks of gVisor held.

@@ -119,9 +119,9 @@ func newExit(ctx context.Context, dev *wireguard.Device, cfg wireguard.Config, o
 	return e
 }
 
-// begin reports whether a handler may run. If it does it must end by
+// beginHandler reports whether a handler may run. If it does it must end by
 // e.running.Done.
-func (e *exit) begin() bool {
+func (e *exit) beginHandler() bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.closed {

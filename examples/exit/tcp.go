@@ -14,7 +14,7 @@ var errEvicted = errors.New("ended for a newer connection")
 // handleTCP connects a flow to its destination. Returning before Accept rejects
 // the flow.
 func (e *exit) handleTCP(flow *wireguard.TCPFlow) {
-	if !e.begin() {
+	if !e.beginHandler() {
 		return
 	}
 	defer e.running.Done()

@@ -59,14 +59,14 @@ func (f *udpFlow) expiry() time.Time {
 // handleUDP forwards a flow. Returning before Accept tells the peer that the
 // port is unreachable.
 func (e *exit) handleUDP(flow *wireguard.UDPFlow) {
-	if !e.begin() {
+	if !e.beginHandler() {
 		return
 	}
 	defer e.running.Done()
 	peer := e.peers.nameOf(flow.Source.Addr())
 	log := e.log.With("peer", peer, "from", flow.Source, "to", flow.Destination)
 	to, ok := e.policy.target(flow.Source.Addr(), flow.Destination)
-	if !ok || e.unreachable.take(flow.Source, flow.Destination) {
+	if !ok || e.unreachable.takeFlow(flow.Source, flow.Destination) {
 		log.Info("refused")
 		return
 	}
@@ -96,7 +96,7 @@ func (e *exit) handleUDP(flow *wireguard.UDPFlow) {
 	defer m.removeFlow(f)
 	err = f.copyOut(m)
 	if f.unreachable.Load() {
-		e.unreachable.add(flow.Source, flow.Destination)
+		e.unreachable.addFlow(flow.Source, flow.Destination)
 	}
 	log.Debug("flow ended", "err", err)
 }
@@ -149,7 +149,7 @@ type unreachables struct {
 	until map[[2]netip.AddrPort]time.Time // guarded by mu
 }
 
-func (u *unreachables) add(source, destination netip.AddrPort) {
+func (u *unreachables) addFlow(source, destination netip.AddrPort) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if u.until == nil || len(u.until) >= maxUnreachable {
@@ -158,8 +158,8 @@ func (u *unreachables) add(source, destination netip.AddrPort) {
 	u.until[[2]netip.AddrPort{source, destination}] = time.Now().Add(unreachableFor)
 }
 
-// take reports whether the flow is there, and removes it.
-func (u *unreachables) take(source, destination netip.AddrPort) bool {
+// takeFlow reports whether the flow is there, and removes it.
+func (u *unreachables) takeFlow(source, destination netip.AddrPort) bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	key := [2]netip.AddrPort{source, destination}

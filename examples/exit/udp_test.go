@@ -164,17 +164,17 @@ func TestUnreachables(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var u unreachables
 		a, b := netip.MustParseAddrPort("10.0.0.1:1"), netip.MustParseAddrPort("10.0.0.2:2")
-		u.add(a, b)
-		if u.take(b, a) || !u.take(a, b) || u.take(a, b) {
+		u.addFlow(a, b)
+		if u.takeFlow(b, a) || !u.takeFlow(a, b) || u.takeFlow(a, b) {
 			t.Error("not taken exactly once")
 		}
-		u.add(a, b)
+		u.addFlow(a, b)
 		time.Sleep(unreachableFor)
-		if u.take(a, b) {
+		if u.takeFlow(a, b) {
 			t.Error("taken after its time")
 		}
 		for i := range 3 * maxUnreachable {
-			u.add(a, netip.AddrPortFrom(b.Addr(), uint16(i)))
+			u.addFlow(a, netip.AddrPortFrom(b.Addr(), uint16(i)))
 		}
 		if len(u.until) > maxUnreachable {
 			t.Errorf("%d kept", len(u.until))

@@ -10,7 +10,7 @@ import (
 )
 
 func TestDemo(t *testing.T) {
-	addr, _ := gateway(t, "-demo")
+	addr, _ := startGateway(t, "-demo")
 	c := httpClient(t, addr, nil)
 
 	for url, from := range map[string][]netip.Addr{

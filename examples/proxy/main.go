@@ -1,6 +1,6 @@
-// Proxy is a SOCKS 5 gateway into a WireGuard tunnel, without root and without
-// a network interface: programs that speak SOCKS reach the tunnel through it,
-// the rest of the host does not.
+// Proxy is a gateway into a WireGuard tunnel, without root and without a network
+// interface: programs that speak SOCKS or HTTP reach the tunnel through it, the
+// rest of the host does not. A wireproxy file adds forwards.
 //
 //	proxy -config wg0.conf
 //	curl --socks5-hostname 127.0.0.1:1080 http://intranet.example/
@@ -10,21 +10,20 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"flag"
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
-	"sync"
+	"os"
 	"time"
 
 	"github.com/wgstack/wireguard"
 	"github.com/wgstack/wireguard/examples/internal/cli"
-	"github.com/wgstack/wireguard/examples/internal/limit"
+	"github.com/wgstack/wireguard/examples/internal/gatewayconf"
 	"github.com/wgstack/wireguard/examples/internal/memory"
 	"github.com/wgstack/wireguard/examples/internal/socks"
-	"github.com/wgstack/wireguard/examples/internal/warn"
 )
 
 func main() { cli.Main(run) }
@@ -36,7 +35,7 @@ type options struct {
 	listen                        string
 	user, passwordFile            string
 	uapi                          string
-	verbose                       bool
+	check, verbose                bool
 	handshakeTimeout, dialTimeout time.Duration
 	maxHandshakes                 int
 	maxClients, maxClientsPerAddr int
@@ -44,12 +43,13 @@ type options struct {
 }
 
 func (o *options) register(fs *flag.FlagSet) {
-	fs.StringVar(&o.config, "config", "", "configuration of the tunnel, a `file` as for wg-quick")
+	fs.StringVar(&o.config, "config", "", "configuration, a `file` as for wg-quick or wireproxy")
 	fs.BoolVar(&o.demo, "demo", false, "make a tunnel to a far end in this process instead")
-	fs.StringVar(&o.listen, "socks", "127.0.0.1:1080", "`address` to serve SOCKS on")
+	fs.StringVar(&o.listen, "socks", "", "`address` to serve SOCKS and HTTP on (default 127.0.0.1:1080, unless the configuration has listeners)")
 	fs.StringVar(&o.user, "user", "", "`name` that clients must give, with the password in $SOCKS_PASSWORD or -password-file")
 	fs.StringVar(&o.passwordFile, "password-file", "", "`file` with the password")
 	fs.StringVar(&o.uapi, "uapi", "", "let wg(8) show and change the tunnel under this interface `name`")
+	fs.BoolVar(&o.check, "n", false, "check the configuration and end")
 	fs.BoolVar(&o.verbose, "v", false, "log what happens")
 	fs.DurationVar(&o.handshakeTimeout, "handshake-timeout", socks.DefaultHandshakeTimeout, "`time` for a client to send its request")
 	fs.DurationVar(&o.dialTimeout, "dial-timeout", socks.DefaultDialTimeout, "`time` for connecting to a target")
@@ -69,24 +69,34 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if o.demo == (o.config != "") {
 		return cli.Usage(fs, "give one of -config and -demo")
 	}
-	authenticate, err := credentials(o.user, o.passwordFile)
-	if err != nil {
-		return err
-	}
 	log := cli.Logger(stderr, o.verbose)
-
-	var cfg wireguard.Config
+	var conf gatewayconf.Config
 	if o.demo {
 		far, err := startFarEnd(log)
 		if err != nil {
 			return err
 		}
 		defer far.Close()
-		cfg = far.near
-	} else if cfg, err = cli.Load(o.config, log); err != nil {
+		conf.Tunnel = far.near
+	} else {
+		var err error
+		if conf, err = gatewayconf.Load(o.config); err != nil {
+			return err
+		}
+		cli.Prepare(&conf.Tunnel, o.config, log)
+	}
+	if err := o.addSOCKS(&conf); err != nil {
 		return err
 	}
-	dev, err := wireguard.New(cfg)
+	for _, warning := range conf.Warnings {
+		log.Warn(warning)
+	}
+	if o.check {
+		fmt.Fprintln(stdout, "Config OK")
+		return nil
+	}
+
+	dev, err := wireguard.New(conf.Tunnel)
 	if err != nil {
 		return err
 	}
@@ -94,53 +104,56 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	if o.uapi != "" {
-		uapi, err := wireguard.ListenUAPI(o.uapi)
+		stop, err := serveUAPI(dev, o.uapi, cancel, log)
 		if err != nil {
 			return err
 		}
-		defer uapi.Close()
-		go func() {
-			// ServeUAPI returns when its socket is deleted, which asks a daemon
-			// to end.
-			defer cancel()
-			if err := dev.ServeUAPI(uapi); err != nil {
-				log.Error("configuration protocol", "err", err)
-			}
-		}()
+		defer stop()
 	}
-
-	l, err := net.Listen("tcp", o.listen)
-	if err != nil {
+	if len(conf.STDIO) > 0 {
+		stdout = stderr // standard output carries the connection
+	}
+	g := newGateway(dev, conf, o, stdout, log)
+	if err := g.open(ctx, os.Stdin, os.Stdout); err != nil {
 		return err
 	}
-	at := l.Addr().(*net.TCPAddr).AddrPort()
-	if !at.Addr().Unmap().IsLoopback() && authenticate == nil {
-		log.Warn("anyone who can connect to the gateway can use the tunnel: give -user", "address", at)
-	}
-	fmt.Fprintf(stdout, "SOCKS 5 on %s\n", at)
 	if o.demo {
-		printDemo(stdout, at, o.user)
+		printDemo(stdout, g.socksAddr, o.user)
 	}
-	return o.serve(ctx, l, dev, authenticate, log)
+	return g.serve(ctx)
 }
 
-// serve serves SOCKS on l until ctx ends.
-func (o *options) serve(ctx context.Context, l net.Listener, dev *wireguard.Device, authenticate func(user, password string) bool, log *slog.Logger) error {
-	warnings := warn.New(log)
-	clients := limit.Table{Name: "SOCKS clients", Max: o.maxClients, MaxPerOwner: o.maxClientsPerAddr, Log: warnings}
-	s := socks.Server{
-		Network:          dev,
-		Authenticate:     authenticate,
-		HandshakeTimeout: o.handshakeTimeout,
-		DialTimeout:      o.dialTimeout,
-		MaxHandshakes:    o.maxHandshakes,
-		Clients:          &clients,
-		Logger:           log,
+// addSOCKS adds the SOCKS server of the flags to a configuration, if it has no
+// listeners or the flags ask for one.
+func (o *options) addSOCKS(conf *gatewayconf.Config) error {
+	if err := checkCredentials(o.user, o.passwordFile); err != nil {
+		return err
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	var guard sync.WaitGroup
-	guard.Go(func() { memory.Guard(ctx, o.memory, warnings, &clients) })
-	defer guard.Wait()
-	defer cancel()
-	return s.Serve(ctx, l)
+	listeners := len(conf.SOCKS) + len(conf.HTTP) + len(conf.SNI) + len(conf.TCPClients) + len(conf.TCPServers) + len(conf.UDPProxies) + len(conf.STDIO)
+	if o.listen == "" && listeners > 0 {
+		return nil
+	}
+	password, err := readPassword(o.user, o.passwordFile)
+	conf.SOCKS = append(conf.SOCKS, gatewayconf.Proxy{
+		Listen:   cmp.Or(o.listen, "127.0.0.1:1080"),
+		Username: o.user,
+		Password: password,
+	})
+	return err
+}
+
+// serveUAPI lets the WireGuard tools configure the device until stop is called.
+// It calls cancel when its socket is deleted, which asks a daemon to end.
+func serveUAPI(dev *wireguard.Device, name string, cancel func(), log *slog.Logger) (stop func() error, err error) {
+	l, err := wireguard.ListenUAPI(name)
+	if err != nil {
+		return nil, err
+	}
+	go func() {
+		defer cancel()
+		if err := dev.ServeUAPI(l); err != nil {
+			log.Error("configuration protocol", "err", err)
+		}
+	}()
+	return l.Close, nil
 }

@@ -32,11 +32,11 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// gateway runs the program and returns the address on which it serves, and a
+// startGateway runs the program and returns the address on which it serves, and a
 // function that ends it; the end of the test does so too.
-func gateway(t *testing.T, args ...string) (addr string, end func()) {
+func startGateway(t *testing.T, args ...string) (addr string, end func()) {
 	t.Helper()
-	m, end := clitest.Start(t, run, `^SOCKS 5 on (\S+)$`, append([]string{"-socks", "127.0.0.1:0"}, args...)...)
+	m, end := clitest.Start(t, run, `^SOCKS and HTTP on (\S+)$`, append([]string{"-socks", "127.0.0.1:0"}, args...)...)
 	return m[1], end
 }
 
@@ -103,7 +103,7 @@ func TestMistakes(t *testing.T) {
 // connections that it cuts off, and that no goroutine is left.
 func TestEnd(t *testing.T) {
 	before := runtime.NumGoroutine()
-	addr, end := gateway(t, "-demo")
+	addr, end := startGateway(t, "-demo")
 	transport := httpClient(t, addr, nil)
 	resp, err := transport.Get("http://demo.wg/bytes/1000000000")
 	if err != nil {
@@ -154,7 +154,7 @@ func TestSignals(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			addr := strings.TrimPrefix(strings.TrimSpace(line), "SOCKS 5 on ")
+			addr := strings.TrimPrefix(strings.TrimSpace(line), "SOCKS and HTTP on ")
 			get(t, httpClient(t, addr, nil), "http://demo.wg/")
 			cmd.Process.Signal(sig)
 			if err := cmd.Wait(); err != nil {

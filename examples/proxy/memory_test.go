@@ -85,7 +85,7 @@ func startWithFar(t testing.TB, args ...string) (addr string) {
 		"AllowedIPs = "+farAddr4.String()+"/32",
 		"Endpoint = 127.0.0.1:"+strings.TrimSpace(port),
 	)
-	match, _ := clitest.Start(t, run, `^SOCKS 5 on (\S+)$`, append([]string{"-socks", "127.0.0.1:0", "-config", file}, args...)...)
+	match, _ := clitest.Start(t, run, `^SOCKS and HTTP on (\S+)$`, append([]string{"-socks", "127.0.0.1:0", "-config", file}, args...)...)
 	return match[1]
 }
 
@@ -151,11 +151,11 @@ func BenchmarkMemory(b *testing.B) {
 // TestMemoryLimit has clients that read nothing hold more than the limit, and
 // checks that an honest client is served, and that memory stays near the limit.
 func TestMemoryLimit(t *testing.T) {
-	const limit = 64 << 20
+	const limit = 32 << 20
 	before := heap()
 	addr := startWithFar(t, "-memory", fmt.Sprint(int64(before)+limit))
 	var paused []net.Conn
-	for range 60 {
+	for range 20 {
 		paused = append(paused, fetch(t, addr, 1<<40))
 	}
 	deadline := time.Now().Add(30 * time.Second)

@@ -14,7 +14,7 @@ import (
 // TestDemoUDP queries the name server of the far end through UDP ASSOCIATE, by
 // its addresses and by its name.
 func TestDemoUDP(t *testing.T) {
-	addr, _ := gateway(t, "-demo")
+	addr, _ := startGateway(t, "-demo")
 	control, err := net.Dial("tcp", addr)
 	if err != nil {
 		t.Fatal(err)

@@ -22,7 +22,7 @@ func TestSum(t *testing.T) {
 }
 
 func TestBytesErrors(t *testing.T) {
-	addr, _ := gateway(t, "-demo")
+	addr, _ := startGateway(t, "-demo")
 	c := httpClient(t, addr, nil)
 	for path, want := range map[string]int{
 		"/bytes/x":    http.StatusBadRequest,

@@ -42,16 +42,23 @@ var canInline = regexp.MustCompile(`(?m)^\S+: can inline (.*)$`)
 func parseInlinable(out string) map[string]bool {
 	inlinable := make(map[string]bool)
 	for _, match := range canInline.FindAllStringSubmatch(out, -1) {
-		inlinable[withoutTypeArguments(match[1])] = true
+		if name, arguments := cutTypeArguments(match[1]); arguments == "" || isShape(arguments) {
+			inlinable[name] = true
+		}
 	}
 	return inlinable
 }
 
-// withoutTypeArguments cuts [...] from the name of a function.
-func withoutTypeArguments(name string) string {
+// isShape reports whether arguments are those of the instance of a generic
+// function that has its code, shared by all types of one shape. Other instances
+// only call that one, and are always inlinable.
+func isShape(arguments string) bool { return strings.Contains(arguments, "go.shape.") }
+
+// cutTypeArguments cuts [...] from the name of a function, and returns it too.
+func cutTypeArguments(name string) (_, arguments string) {
 	begin, end := strings.IndexByte(name, '['), strings.LastIndexByte(name, ']')
 	if begin < 0 || end < begin {
-		return name
+		return name, ""
 	}
-	return name[:begin] + name[end+1:]
+	return name[:begin] + name[end+1:], name[begin : end+1]
 }

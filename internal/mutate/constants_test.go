@@ -47,69 +47,99 @@ const (
 	inTest = 5
 	field = 6
 )
+const (
+	first = 1 << iota
+	second
+	third
+)
+var _ = first
 var x struct{ field int }
 var _ = x.field
 `,
 		"p_windows.go": "var _ = perSystem\n",
-		"p_test.go":    "var _ = inTest\n",
+		"p_test.go":    "var _, _ = inTest, second\nconst testOnly, testUnused = 1, 2\nvar _ = testOnly\n",
 	})
 	got, err := unusedConstants(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
-	file := filepath.Join(dir, "p.go")
-	if want := []string{file + ":4: unused", file + ":10: field"}; !slices.Equal(got, want) {
+	file := filepath.Join(dir, "p")
+	want := []string{
+		file + ".go:10: field", file + ".go:15: third", file + ".go:4: unused", file + ".go:9: inTest",
+		file + "_test.go:3: testUnused",
+	}
+	if !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
 	}
 }
 
 // unusedConstants returns the position and the name of each unexported
 // package-level constant that no file in dir uses, whatever system the file is
-// built for. It goes by names alone: a variable of the same name in a function
+// built for. Tests count for the constants that they declare, and for those that
+// have the value above them: iota counts them, and tests may need one that the
+// code does not. It goes by names alone: a variable of the same name in a function
 // counts as a use.
 func unusedConstants(dir string) (unused []string, err error) {
 	names, err := filepath.Glob(filepath.Join(dir, "*.go"))
 	if err != nil {
 		return nil, err
 	}
+	// The tests of a package are a part of their own, and so is an external test
+	// package.
+	type part struct {
+		pkg   string
+		tests bool
+	}
 	fset := token.NewFileSet()
-	declared := make(map[string][]*ast.Ident) // by package: dir may have an external test package
-	uses := make(map[string]map[string]int)
+	declared := make(map[part][]constant)
+	uses := make(map[part]map[string]int)
 	for _, name := range names {
 		f, err := parser.ParseFile(fset, name, nil, parser.SkipObjectResolution)
 		if err != nil {
 			return nil, err
 		}
-		pkg := f.Name.Name
-		declared[pkg] = append(declared[pkg], packageConstants(f)...)
-		if uses[pkg] == nil {
-			uses[pkg] = make(map[string]int)
+		in := part{f.Name.Name, strings.HasSuffix(name, "_test.go")}
+		declared[in] = append(declared[in], packageConstants(f)...)
+		if uses[in] == nil {
+			uses[in] = make(map[string]int)
 		}
-		countNames(f, uses[pkg])
+		countNames(f, uses[in])
 	}
-	for pkg, constants := range declared {
+	for in, constants := range declared {
 		for _, c := range constants {
-			if uses[pkg][c.Name] == 1 { // its declaration
+			isUsed := uses[in][c.Name] > 1 // more than its declaration
+			if c.isImplicit && !in.tests {
+				isUsed = isUsed || uses[part{in.pkg, true}][c.Name] > 0
+			}
+			if !isUsed {
 				p := fset.Position(c.Pos())
 				p.Column = 0
 				unused = append(unused, p.String()+": "+c.Name)
 			}
 		}
 	}
+	slices.Sort(unused)
 	return unused, nil
 }
 
+// A constant is an unexported package-level one.
+type constant struct {
+	*ast.Ident
+	isImplicit bool // has the value of the constant above it
+}
+
 // packageConstants returns the unexported package-level constants of f.
-func packageConstants(f *ast.File) (constants []*ast.Ident) {
+func packageConstants(f *ast.File) (constants []constant) {
 	for _, d := range f.Decls {
 		group, ok := d.(*ast.GenDecl)
 		if !ok || group.Tok != token.CONST {
 			continue
 		}
 		for _, spec := range group.Specs {
-			for _, name := range spec.(*ast.ValueSpec).Names {
+			spec := spec.(*ast.ValueSpec)
+			for _, name := range spec.Names {
 				if name.Name != "_" && !name.IsExported() {
-					constants = append(constants, name)
+					constants = append(constants, constant{name, len(spec.Values) == 0})
 				}
 			}
 		}

@@ -36,10 +36,10 @@ func run(root string) error {
 	if err != nil {
 		return err
 	}
-	untested := printStatements(statements)
+	untested := printStatements(os.Stdout, statements)
 	// The tests of another system's functions do not run on this one.
 	mutations = slices.DeleteFunc(mutations, func(m mutation) bool { return !m.function.runsHere() })
-	survivors, err := runMutations(root, mutations)
+	survivors, err := runMutations(os.Stdout, root, mutations)
 	if err != nil {
 		return err
 	}

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -121,7 +122,7 @@ func (b *testBinary) run(ctx context.Context, tests string, line int) (failure s
 
 // runMutations runs the tests of each mutation, prints the first failure of
 // each, and returns the number of mutations that no test detects.
-func runMutations(root string, mutations []mutation) (survivors int, err error) {
+func runMutations(w io.Writer, root string, mutations []mutation) (survivors int, err error) {
 	temporary, err := os.MkdirTemp("", "tests")
 	if err != nil {
 		return 0, err
@@ -149,7 +150,7 @@ func runMutations(root string, mutations []mutation) (survivors int, err error) 
 	if err != nil {
 		return 0, err
 	}
-	return printMutations(mutations, failures), nil
+	return printMutations(w, mutations, failures), nil
 }
 
 // runUnmutated returns an error if tests fail without any mutation, because
@@ -195,30 +196,30 @@ func runAll(binaries map[string]*testBinary, mutations []mutation) (failures []s
 
 // printMutations prints the failure that detected each mutation, a count by
 // area, and the mutations that no test detected, whose number it returns.
-func printMutations(mutations []mutation, failures []string) (survivors int) {
+func printMutations(w io.Writer, mutations []mutation, failures []string) (survivors int) {
 	areas, total := countByArea(mutations)
 	killed := make(map[string]int)
 	area := ""
 	for i, m := range mutations {
 		if m.area != area {
 			area = m.area
-			fmt.Printf("\n%s\n", area)
+			fmt.Fprintf(w, "\n%s\n", area)
 		}
-		fmt.Printf("  %s: %s\n", m.fault, cmp.Or(failures[i], "SURVIVES"))
+		fmt.Fprintf(w, "  %s: %s\n", m.fault, cmp.Or(failures[i], "SURVIVES"))
 		if failures[i] != "" {
 			killed[area]++
 		} else {
 			survivors++
 		}
 	}
-	fmt.Println()
+	fmt.Fprintln(w)
 	for _, area := range areas {
-		fmt.Printf("%s: %d of %d mutations killed\n", area, killed[area], total[area])
+		fmt.Fprintf(w, "%s: %d of %d mutations killed\n", area, killed[area], total[area])
 	}
-	fmt.Printf("all: %d of %d mutations killed\n", len(mutations)-survivors, len(mutations))
+	fmt.Fprintf(w, "all: %d of %d mutations killed\n", len(mutations)-survivors, len(mutations))
 	for i, m := range mutations {
 		if failures[i] == "" {
-			fmt.Printf("\nSURVIVES: %s (mutations.txt:%d). %s should fail with this change of %s:\n-%s\n+%s\n",
+			fmt.Fprintf(w, "\nSURVIVES: %s (mutations.txt:%d). %s should fail with this change of %s:\n-%s\n+%s\n",
 				m.fault, m.line, m.tests, m.function,
 				strings.ReplaceAll(m.old, "\n", "\n-"), strings.ReplaceAll(m.new, "\n", "\n+"))
 		}

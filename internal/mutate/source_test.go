@@ -1,7 +1,6 @@
 package main
 
 import (
-	"os"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -33,13 +32,11 @@ func TestMutationsApply(t *testing.T) {
 // writePackage writes files with the package clause p to a new directory.
 func writePackage(t *testing.T, files map[string]string) (dir string) {
 	t.Helper()
-	dir = t.TempDir()
+	withClause := make(map[string]string)
 	for name, text := range files {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte("package p\n"+text), 0o666); err != nil {
-			t.Fatal(err)
-		}
+		withClause[name] = "package p\n" + text
 	}
-	return dir
+	return writeFiles(t, withClause)
 }
 
 func TestLocateChoosesTheSystem(t *testing.T) {

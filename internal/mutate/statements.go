@@ -6,6 +6,7 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -46,13 +47,23 @@ var statementCount = map[byte]int{'P': 104, 'C': 15, 'N': 15, 'M': 41}
 
 // readStatements reads statements.txt of the repository at root, and finds the
 // tests of each statement.
-func readStatements(root string) (statements []statement, err error) {
+func readStatements(root string) ([]statement, error) {
 	text, err := os.ReadFile(filepath.Join(root, testdata+"statements.txt"))
 	if err != nil {
 		return nil, err
 	}
+	statements, err := parseStatements(string(text))
+	if err != nil {
+		return nil, err
+	}
+	return statements, findTests(root, statements)
+}
+
+// parseStatements parses a list of statements, one a line, in the order of their
+// numbers.
+func parseStatements(text string) (statements []statement, err error) {
 	counts := make(map[byte]int)
-	for line := range strings.Lines(string(text)) {
+	for line := range strings.Lines(text) {
 		number, summary, _ := strings.Cut(strings.TrimSpace(line), " ")
 		counts[line[0]]++
 		if want := statementNumber(line[:1], strconv.Itoa(counts[line[0]])); number != want || summary == "" {
@@ -65,7 +76,7 @@ func readStatements(root string) (statements []statement, err error) {
 			return nil, fmt.Errorf("statements.txt: %d statements of list %c, want %d", counts[letter], letter, n)
 		}
 	}
-	return statements, findTests(root, statements)
+	return statements, nil
 }
 
 // statementNumber returns the number of a statement with a leading zero, which
@@ -161,7 +172,7 @@ func namedStatements(file string) (map[string][]string, error) {
 
 // printStatements prints statements with their tests, and returns the number
 // of statements without test.
-func printStatements(statements []statement) (untested int) {
+func printStatements(w io.Writer, statements []statement) (untested int) {
 	tested := make(map[byte]int)
 	for _, s := range statements {
 		tests := "NO TEST"
@@ -169,12 +180,12 @@ func printStatements(statements []statement) (untested int) {
 			tests = strings.Join(s.tests, "\n      ")
 			tested[s.number[0]]++
 		}
-		fmt.Printf("%-5s %s\n      %s\n", s.number, s.summary, tests)
+		fmt.Fprintf(w, "%-5s %s\n      %s\n", s.number, s.summary, tests)
 	}
-	fmt.Println()
+	fmt.Fprintln(w)
 	for _, letter := range []byte(statementLists) {
 		untested += statementCount[letter] - tested[letter]
-		fmt.Printf("%c: %d of %d statements tested\n", letter, tested[letter], statementCount[letter])
+		fmt.Fprintf(w, "%c: %d of %d statements tested\n", letter, tested[letter], statementCount[letter])
 	}
 	return untested
 }

@@ -76,9 +76,7 @@ func Logger(w io.Writer, verbose bool) *slog.Logger {
 	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: level}))
 }
 
-// Load reads a file in the format of wg-quick(8). The commands in it are for a
-// network interface, which does not exist here, so they are not run; a warning
-// says so.
+// Load reads a file in the format of wg-quick(8) and prepares it.
 func Load(path string, log *slog.Logger) (wireguard.Config, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -89,18 +87,25 @@ func Load(path string, log *slog.Logger) (wireguard.Config, error) {
 	if err != nil {
 		return cfg, fmt.Errorf("%s: %w", path, err)
 	}
-	var hooks []string
-	for _, h := range []struct {
-		name     string
+	Prepare(&cfg, path, log)
+	return cfg, nil
+}
+
+// Prepare sets the logger of a configuration from a file. The commands of
+// wg-quick(8) in it are for a network interface, which does not exist here, so
+// they are not run; a warning says so.
+func Prepare(cfg *wireguard.Config, path string, log *slog.Logger) {
+	cfg.Logger = log
+	var keys []string
+	for _, hook := range []struct {
+		key      string
 		commands []string
 	}{{"PreUp", cfg.PreUp}, {"PostUp", cfg.PostUp}, {"PreDown", cfg.PreDown}, {"PostDown", cfg.PostDown}} {
-		if len(h.commands) > 0 {
-			hooks = append(hooks, h.name)
+		if len(hook.commands) > 0 {
+			keys = append(keys, hook.key)
 		}
 	}
-	if len(hooks) > 0 {
-		log.Warn("commands of the configuration are not run", "file", path, "keys", strings.Join(hooks, " "))
+	if len(keys) > 0 {
+		log.Warn("commands of the configuration are not run", "file", path, "keys", strings.Join(keys, " "))
 	}
-	cfg.Logger = log
-	return cfg, nil
 }

@@ -30,8 +30,8 @@ func Streams(ctx context.Context, a, b net.Conn, activity Activity) error {
 	s := &streams{a: a, b: b, activity: activity}
 	defer context.AfterFunc(ctx, func() { s.fail(context.Cause(ctx)) })()
 	var opposite sync.WaitGroup
-	opposite.Go(func() { s.copy(b, a) })
-	s.copy(a, b)
+	opposite.Go(func() { s.copyStream(b, a) })
+	s.copyStream(a, b)
 	opposite.Wait()
 	a.Close()
 	b.Close()
@@ -88,8 +88,8 @@ func (s *streams) fail(err error) {
 	}
 }
 
-// copy copies from src to dst until the end of the stream or an error.
-func (s *streams) copy(dst, src net.Conn) {
+// copyStream copies from src to dst until the end of the stream or an error.
+func (s *streams) copyStream(dst, src net.Conn) {
 	d := direction{streams: s, src: src, last: time.Now()}
 	defer d.buffer.release()
 	for {

@@ -63,7 +63,7 @@ type source struct {
 func (c *client) associate(ctx context.Context, announced address, log *slog.Logger) error {
 	a, err := c.newAssociation(ctx, announced, log)
 	if err != nil {
-		sendReply(c.conn, replyFailure, netip.AddrPort{})
+		c.sendReply(replyFailure, netip.AddrPort{})
 		awaitClose(c.conn)
 		return err
 	}
@@ -72,7 +72,7 @@ func (c *client) associate(ctx context.Context, announced address, log *slog.Log
 	// Nothing more is expected from the connection but its end, which is also
 	// how the end of the relay ends the association.
 	defer context.AfterFunc(ctx, func() { c.conn.Close() })()
-	if err = sendReply(c.conn, replySucceeded, addrPort(a.relay.LocalAddr())); err == nil {
+	if err = c.sendReply(replySucceeded, addrPort(a.relay.LocalAddr())); err == nil {
 		a.tasks.Go(func() { defer cancel(); a.fromClient() })
 		_, err = io.Copy(io.Discard, c.conn)
 	}
@@ -270,7 +270,7 @@ func (a *association) sendToName(src *source, payload []byte, to address) {
 	deliver := func(payload []byte, ip netip.Addr) error {
 		return a.send(src, payload, netip.AddrPortFrom(ip, to.port))
 	}
-	if start := a.names.send(to.name, payload, deliver); start != nil {
+	if start := a.names.sendTo(to.name, payload, deliver); start != nil {
 		a.tasks.Go(func() { start(a.ctx) })
 	}
 }

@@ -20,11 +20,11 @@ func (c *client) connect(ctx context.Context, to address) error {
 		if ctx.Err() == nil {
 			c.warnings.Dial(to.String(), err, "client", c.owner)
 		}
-		sendReply(c.conn, replyTo(err), netip.AddrPort{})
+		c.sendReply(replyTo(err), netip.AddrPort{})
 		awaitClose(c.conn)
 		return err
 	}
-	if err := sendReply(c.conn, replySucceeded, addrPort(target.LocalAddr())); err != nil {
+	if err := c.sendReply(replySucceeded, addrPort(target.LocalAddr())); err != nil {
 		relay.Reset(target)
 		return err
 	}

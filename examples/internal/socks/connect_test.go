@@ -91,6 +91,25 @@ func TestDialTimeout(t *testing.T) {
 	c.wantEnd()
 }
 
+// TestConnect4 connects by SOCKS 4, and by 4a to a name.
+func TestConnect4(t *testing.T) {
+	addr, port := start(t, &Server{}), echo(t)
+	portBytes := string([]byte{byte(port >> 8), byte(port)})
+	for _, to := range []string{"\x7f\x00\x00\x01user\x00", "\x00\x00\x00\x01\x00here\x00"} {
+		c := dial(t, addr)
+		c.send("\x04\x01" + portBytes + to + "early")
+		c.want("\x00\x5a")
+		if _, err := io.ReadFull(c.TCPConn, make([]byte, 6)); err != nil {
+			t.Fatal(err)
+		}
+		c.want("early")
+	}
+	c := dial(t, addr)
+	c.send("\x04\x01\x00\x50\x00\x00\x00\x01\x00refused\x00")
+	c.want("\x00\x5b\x00\x00\x00\x00\x00\x00")
+	c.wantEnd()
+}
+
 // TestConnectPassesOnReset checks that a reset of either side is one for the
 // other, after data that makes the stream look complete.
 func TestConnectPassesOnReset(t *testing.T) {

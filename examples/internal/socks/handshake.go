@@ -2,6 +2,7 @@ package socks
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/netip"
@@ -11,8 +12,42 @@ import (
 
 // handshake reads up to the client's request and returns it if the command is
 // one that the server knows. It has answered every error for which the protocol
-// has an answer.
+// has an answer. If the first byte is not one of SOCKS and the server has another
+// protocol, it returns errOther, and the byte in c.first.
 func (c *client) handshake() (cmd byte, to address, err error) {
+	if _, err := io.ReadFull(c.conn, c.first[:]); err != nil {
+		return 0, to, err
+	}
+	switch {
+	case c.first[0] == version:
+		return c.handshake5()
+	case c.first[0] == version4:
+		return c.handshake4()
+	case c.Other != nil:
+		return 0, to, errOther
+	}
+	return 0, to, fmt.Errorf("not SOCKS: the first byte is %#02x", c.first[0])
+}
+
+var errOther = errors.New("another protocol")
+
+func (c *client) handshake4() (cmd byte, to address, err error) {
+	cmd, to, err = readRequest4(c.conn)
+	switch {
+	case err != nil:
+		return cmd, to, err
+	case c.Authenticate != nil:
+		err = errors.New("SOCKS 4 has no passwords")
+	case cmd != cmdConnect:
+		err = errors.New("command not supported")
+	default:
+		return cmd, to, nil
+	}
+	c.sendReply(replyNotAllowed, netip.AddrPort{})
+	return cmd, to, err
+}
+
+func (c *client) handshake5() (cmd byte, to address, err error) {
 	methods, err := readMethods(c.conn)
 	if err != nil {
 		return 0, to, err
@@ -37,11 +72,11 @@ func (c *client) handshake() (cmd byte, to address, err error) {
 	cmd, to, err = readRequest(c.conn)
 	switch {
 	case errors.Is(err, errAddressType):
-		sendReply(c.conn, replyBadAddress, netip.AddrPort{})
+		c.sendReply(replyBadAddress, netip.AddrPort{})
 	case errors.Is(err, errEmptyName):
-		sendReply(c.conn, replyFailure, netip.AddrPort{})
+		c.sendReply(replyFailure, netip.AddrPort{})
 	case err == nil && cmd != cmdConnect && cmd != cmdAssociate:
-		sendReply(c.conn, replyBadCommand, netip.AddrPort{})
+		c.sendReply(replyBadCommand, netip.AddrPort{})
 		err = errors.New("command not supported")
 	}
 	return cmd, to, err
@@ -61,8 +96,12 @@ func (c *client) checkPassword() error {
 	return err
 }
 
-func sendReply(c net.Conn, code reply, bound netip.AddrPort) error {
-	_, err := c.Write(appendReply(nil, code, bound))
+func (c *client) sendReply(code reply, bound netip.AddrPort) error {
+	encode := appendReply
+	if c.first[0] == version4 {
+		encode = appendReply4
+	}
+	_, err := c.conn.Write(encode(nil, code, bound))
 	return err
 }
 

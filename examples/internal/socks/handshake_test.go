@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"net"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -13,7 +14,9 @@ func TestMalformed(t *testing.T) {
 	addr := start(t, &Server{})
 	for _, test := range []struct{ name, send, want string }{
 		{"HTTP", "GET / HTTP/1.1\r\nHost: example\r\n\r\n", ""},
-		{"SOCKS 4", "\x04\x01\x00\x50\x7f\x00\x00\x01\x00", ""},
+		{"SOCKS 4 BIND", "\x04\x02\x00\x50\x7f\x00\x00\x01\x00", "\x00\x5b\x00\x00\x00\x00\x00\x00"},
+		{"SOCKS 4a with an empty name", "\x04\x01\x00\x50\x00\x00\x00\x01\x00\x00", ""},
+		{"SOCKS 4 with a long user", "\x04\x01\x00\x50\x7f\x00\x00\x01" + strings.Repeat("u", 256), ""},
 		{"no methods", "\x05\x00", "\x05\xff"},
 		{"other methods", "\x05\x02\x01\x80", "\x05\xff"},
 		{"password only, none needed", "\x05\x01\x02", "\x05\xff"},
@@ -65,6 +68,7 @@ func TestAuthentication(t *testing.T) {
 	to := address{name: "here", port: port}
 	for _, test := range []struct{ name, send, want string }{
 		{"none offered", greeting, "\x05\xff"},
+		{"SOCKS 4", "\x04\x01\x00\x50\x7f\x00\x00\x01\x00", "\x00\x5b\x00\x00\x00\x00\x00\x00"},
 		{"wrong password", "\x05\x02\x00\x02\x01\x04user\x05guess", "\x05\x02\x01\x01"},
 		{"wrong name", "\x05\x01\x02\x01\x05user2\x06secret", "\x05\x02\x01\x01"},
 		{"empty", "\x05\x01\x02\x01\x00\x00", "\x05\x02\x01\x01"},
@@ -122,4 +126,22 @@ func (piped) DialContext(context.Context, string, string) (net.Conn, error) {
 	c, d := net.Pipe()
 	go io.Copy(d, d)
 	return c, nil
+}
+
+// TestOtherProtocol checks that clients whose first byte is not one of SOCKS are
+// passed on with that byte.
+func TestOtherProtocol(t *testing.T) {
+	addr, port := start(t, &Server{Other: func(_ context.Context, c net.Conn) {
+		io.WriteString(c, "other: ")
+		io.Copy(c, c)
+		c.Close()
+	}}), echo(t)
+	c := dial(t, addr)
+	c.send("GET /")
+	c.CloseWrite()
+	c.want("other: GET /")
+	c.wantEnd()
+	c = dial(t, addr)
+	c.send(greeting + request(cmdConnect, address{name: "here", port: port}))
+	c.want("\x05\x00\x05\x00")
 }

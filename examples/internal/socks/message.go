@@ -122,20 +122,14 @@ func appendAddress(b []byte, ap netip.AddrPort) []byte {
 	return binary.BigEndian.AppendUint16(b, ap.Port())
 }
 
-// readMethods reads the greeting and returns the methods that it offers.
+// readMethods reads the rest of the greeting, after the version, and returns the
+// methods that it offers.
 func readMethods(r io.Reader) ([]byte, error) {
-	var head [2]byte
-	// The version alone first: what speaks another protocol may send no more.
-	if _, err := io.ReadFull(r, head[:1]); err != nil {
+	var n [1]byte
+	if _, err := io.ReadFull(r, n[:]); err != nil {
 		return nil, err
 	}
-	if head[0] != version {
-		return nil, fmt.Errorf("not SOCKS 5: the first byte is %#02x", head[0])
-	}
-	if _, err := io.ReadFull(r, head[1:]); err != nil {
-		return nil, err
-	}
-	methods := make([]byte, head[1])
+	methods := make([]byte, n[0])
 	_, err := io.ReadFull(r, methods)
 	return methods, err
 }

@@ -41,9 +41,9 @@ type waitingDatagram struct {
 	deliver deliver
 }
 
-// send delivers payload to the address of a name, now or after its lookup. If a
+// sendTo delivers payload to the address of a name, now or after its lookup. If a
 // lookup is needed it returns the function that performs it.
-func (n *names) send(host string, payload []byte, deliver deliver) (start func(context.Context)) {
+func (n *names) sendTo(host string, payload []byte, deliver deliver) (start func(context.Context)) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	now := time.Now()

@@ -23,7 +23,7 @@ func TestNamesWaitForOneLookup(t *testing.T) {
 		}}
 		var sent []string
 		send := func(payload string) func(context.Context) {
-			return n.send("host", []byte(payload), func(payload []byte, ip netip.Addr) error {
+			return n.sendTo("host", []byte(payload), func(payload []byte, ip netip.Addr) error {
 				if ip.Is6() {
 					return errors.New("no IPv6")
 				}
@@ -65,19 +65,19 @@ func TestNamesAreLimited(t *testing.T) {
 		}
 		deliver := func([]byte, netip.Addr) error { return nil }
 		for range 2 { // a name that failed is not kept
-			n.send("unknown", nil, deliver)(t.Context())
+			n.sendTo("unknown", nil, deliver)(t.Context())
 		}
 		if failures != 2 {
 			t.Errorf("%d lookups failed, want 2", failures)
 		}
 		for i := range maxNames {
-			n.send(fmt.Sprint(i), nil, deliver)(t.Context())
+			n.sendTo(fmt.Sprint(i), nil, deliver)(t.Context())
 		}
-		if n.send("more", nil, deliver) != nil {
+		if n.sendTo("more", nil, deliver) != nil {
 			t.Error("more names than the limit")
 		}
 		time.Sleep(nameTTL)
-		if n.send("more", nil, deliver) == nil {
+		if n.sendTo("more", nil, deliver) == nil {
 			t.Error("expired names take room")
 		}
 	})

@@ -1,6 +1,7 @@
 // Package socks is a SOCKS 5 server (RFC 1928) whose other side is any network
 // with the methods of a *wireguard.Device: CONNECT and UDP ASSOCIATE, with
-// IPv4, IPv6 and names, with or without a password (RFC 1929).
+// IPv4, IPv6 and names, with or without a password (RFC 1929). It also serves
+// CONNECT of SOCKS 4 and 4a, to clients that need no password.
 //
 // No library has all that a gateway needs: datagrams that leave by a socket of
 // the caller's network, a relay that accepts them from the client only, name
@@ -10,8 +11,10 @@
 package socks
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"io"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -20,6 +23,7 @@ import (
 
 	"github.com/wgstack/wireguard"
 	"github.com/wgstack/wireguard/examples/internal/limit"
+	"github.com/wgstack/wireguard/examples/internal/relay"
 	"github.com/wgstack/wireguard/examples/internal/warn"
 )
 
@@ -39,7 +43,7 @@ const (
 	DefaultMaxHandshakes    = 512
 )
 
-// A Server is a SOCKS 5 server. Its fields must not change while it serves.
+// A Server is a SOCKS server. Its fields must not change while it serves.
 type Server struct {
 	Network Network
 
@@ -62,6 +66,10 @@ type Server struct {
 	// Clients bounds the clients with a complete request, by their IP
 	// addresses; nil means no bound. It may be shared with other servers.
 	Clients *limit.Table
+
+	// Other serves clients of another protocol, whose first byte is not one of
+	// SOCKS, until they or ctx end; nil means that they are disconnected.
+	Other func(ctx context.Context, c net.Conn)
 
 	// Logger is told about clients; nil means nothing is logged.
 	Logger *slog.Logger
@@ -137,6 +145,7 @@ func (r *run) accept(ctx context.Context, l net.Listener) error {
 type client struct {
 	*run
 	conn  net.Conn
+	first [1]byte      // the version of the protocol
 	owner string       // whose limits apply
 	entry *limit.Entry // in handshakes, then in Clients
 }
@@ -151,6 +160,12 @@ func (c *client) serve(ctx context.Context) {
 	stop := context.AfterFunc(ctx, func() { c.conn.Close() })
 	c.conn.SetDeadline(time.Now().Add(c.HandshakeTimeout))
 	cmd, to, err := c.handshake()
+	if err == errOther && stop() {
+		c.entry.Remove()
+		c.conn.SetDeadline(time.Time{})
+		c.Other(ctx, relay.Prefixed(c.conn, io.MultiReader(bytes.NewReader(c.first[:]), c.conn)))
+		return
+	}
 	if err != nil {
 		log.Info("handshake", "err", err)
 		awaitClose(c.conn)

@@ -1,0 +1,135 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/wgstack/wireguard/examples/internal/gatewayconf"
+	"github.com/wgstack/wireguard/examples/internal/limit"
+)
+
+// A udpForward sends the datagrams of each client by a socket of its own in the
+// tunnel.
+type udpForward struct {
+	*gateway
+	gatewayconf.Forward
+	conn  *net.UDPConn // faces the clients
+	flows sync.WaitGroup
+
+	mu      sync.Mutex
+	clients map[netip.AddrPort]*udpClient // guarded by mu
+}
+
+// A udpClient is an address that sends to the forward.
+type udpClient struct {
+	addr    netip.AddrPort
+	entry   *limit.Entry
+	ctx     context.Context // ends with the client
+	pending chan []byte     // to be sent
+}
+
+const maxPending = 16 // datagrams of a client, while its target is looked up
+
+// forwardUDP forwards datagrams between the clients of conn and a target in the
+// tunnel until ctx ends.
+func (g *gateway) forwardUDP(ctx context.Context, conn *net.UDPConn, f gatewayconf.Forward) error {
+	u := &udpForward{gateway: g, Forward: f, conn: conn, clients: make(map[netip.AddrPort]*udpClient)}
+	ctx, cancel := context.WithCancel(ctx)
+	defer u.flows.Wait()
+	defer cancel()
+	defer context.AfterFunc(ctx, func() { conn.Close() })()
+	buf := make([]byte, 65535)
+	for {
+		n, from, err := conn.ReadFromUDPAddrPort(buf)
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case errors.Is(err, net.ErrClosed):
+			return err
+		case err != nil:
+			continue // an ICMP error about an earlier answer
+		}
+		select {
+		case u.clientOf(ctx, from).pending <- append([]byte(nil), buf[:n]...):
+		default:
+		}
+	}
+}
+
+// clientOf returns the client of an address, which it starts if it is new.
+func (u *udpForward) clientOf(ctx context.Context, addr netip.AddrPort) *udpClient {
+	u.mu.Lock()
+	c := u.clients[addr]
+	if c != nil {
+		u.mu.Unlock()
+		return c
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	c = &udpClient{addr: addr, ctx: ctx, pending: make(chan []byte, maxPending)}
+	u.clients[addr] = c
+	u.mu.Unlock()
+	c.entry = u.gateway.clients.Add(addr.Addr().Unmap().String(), cancel)
+	u.flows.Go(func() {
+		defer cancel()
+		u.run(c)
+	})
+	return c
+}
+
+// run serves a client until it has been idle for too long.
+func (u *udpForward) run(c *udpClient) {
+	defer c.entry.Remove()
+	defer func() {
+		u.mu.Lock()
+		defer u.mu.Unlock()
+		delete(u.clients, c.addr)
+	}()
+	dialCtx, cancel := context.WithTimeout(c.ctx, u.dialTimeout)
+	out, err := u.network.DialContext(dialCtx, "udp", u.Target)
+	cancel()
+	if err != nil {
+		if c.ctx.Err() == nil {
+			u.warnings.Dial(u.Target, err, "client", c.addr.Addr())
+		}
+		return
+	}
+	defer out.Close()
+	defer context.AfterFunc(c.ctx, func() { out.Close() })()
+	u.flows.Go(func() {
+		for {
+			select {
+			case datagram := <-c.pending:
+				c.entry.Touch()
+				out.Write(datagram)
+				u.renew(out)
+			case <-c.ctx.Done():
+				return
+			}
+		}
+	})
+	buf := make([]byte, 65535)
+	for u.renew(out); ; {
+		n, err := out.Read(buf)
+		switch {
+		case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, net.ErrClosed):
+			return
+		case err != nil:
+			continue // an ICMP error about an earlier datagram
+		}
+		c.entry.Touch()
+		u.renew(out)
+		u.conn.WriteToUDPAddrPort(buf[:n], c.addr)
+	}
+}
+
+// renew gives a client more time.
+func (u *udpForward) renew(out net.Conn) {
+	if u.InactivityTimeout > 0 {
+		out.SetReadDeadline(time.Now().Add(u.InactivityTimeout))
+	}
+}
