@@ -25,7 +25,7 @@
 //
 // Each result is that of one round:
 //
-//   - MB/s: payload received, in 10^6 bytes per second;
+//   - MB/s, B/s: payload received, in 10^6 bytes, or bytes, per second;
 //   - %cipher: the same as a percentage of the rate that is possible if all
 //     cores do nothing but seal and open its packets with x/crypto, measured
 //     just before;

@@ -128,7 +128,7 @@ func (l *pathLoad) round() []metric {
 	rate, longest, stalls := l.stream()
 	times, late := l.answer()
 	return []metric{
-		{"MB/s", rate},
+		{"B/s", rate}, // package testing prints two decimals of MB/s, too few here
 		{"p50-us", quantile(times, 0.5)},
 		{"p90-us", quantile(times, 0.9)},
 		{"p99-us", quantile(times, 0.99)},
@@ -174,7 +174,7 @@ func (l *pathLoad) dial(n int) (senders, receivers []net.Conn, done func()) {
 	}
 }
 
-// stream saturates a new connection and returns the rate in MB/s after its
+// stream saturates a new connection and returns the rate in B/s after its
 // window has grown, the longest time without a byte received, and the number
 // of stalls: 1 if it stood still for stallLimit.
 func (l *pathLoad) stream() (rate float64, longest time.Duration, stalls int) {
@@ -224,7 +224,7 @@ func (l *pathLoad) stream() (rate float64, longest time.Duration, stalls int) {
 			bytes += n
 		}
 	}
-	return float64(bytes) / 1e6 / max(last.Sub(begin), time.Millisecond).Seconds(), longest, stalls
+	return float64(bytes) / max(last.Sub(begin), time.Millisecond).Seconds(), longest, stalls
 }
 
 // answer has the first end send answers to requests of one byte, and returns

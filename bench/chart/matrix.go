@@ -35,7 +35,7 @@ var pathNames = []struct{ name, label string }{
 func (r *results) cells() (cells []cell) {
 	for k := range r.values {
 		parts := strings.Split(k.name, "/")
-		if k.impl != "own" || k.unit != "MB/s" || len(parts) != 3 || parts[0] != "Path" {
+		if k.impl != "own" || k.unit != "B/s" || len(parts) != 3 || parts[0] != "Path" {
 			continue
 		}
 		rtt, err := time.ParseDuration(strings.TrimPrefix(parts[1], "rtt="))
@@ -105,13 +105,13 @@ func (r *results) writeMatrix(w io.Writer) error {
 		for _, impl := range slices.Concat([]string{"own"}, rivalImpls) {
 			row, times = append(row, r.rate(c, impl)), append(times, r.durations(c, impl))
 		}
-		row = append(row, r.formatRatio(c, "MB/s", "own", rivalImpls, false))
+		row = append(row, r.formatRatio(c, "B/s", "own", rivalImpls, false))
 		times = append(times, r.formatRatio(c, "p99-us", "own", rivalImpls, true))
 		for _, impl := range []string{"own-to-kernel", "kernel-to-own", "kernel"} {
 			row, times = append(row, r.rate(c, impl)), append(times, r.durations(c, impl))
 		}
-		row = append(row, strings.Trim(r.formatRatio(c, "MB/s", "own-to-kernel", []string{"kernel"}, false)+" / "+
-			r.formatRatio(c, "MB/s", "kernel-to-own", []string{"kernel"}, false), " /"))
+		row = append(row, strings.Trim(r.formatRatio(c, "B/s", "own-to-kernel", []string{"kernel"}, false)+" / "+
+			r.formatRatio(c, "B/s", "kernel-to-own", []string{"kernel"}, false), " /"))
 		bulk, answers = append(bulk, row), append(answers, times)
 	}
 	for _, table := range [][][]string{bulk, answers} {
@@ -131,7 +131,7 @@ func (r *results) writeMatrix(w io.Writer) error {
 
 // rate formats the rate of an implementation, with a mark if it stalled.
 func (r *results) rate(c cell, impl string) string {
-	v, ok := r.median(key{c.name, impl, "MB/s"})
+	v, ok := r.median(key{c.name, impl, "B/s"})
 	if !ok {
 		return ""
 	}
@@ -139,7 +139,7 @@ func (r *results) rate(c cell, impl string) string {
 	if slices.ContainsFunc(r.values[key{c.name, impl, "stalls"}], func(n float64) bool { return n > 0 }) {
 		mark = " †"
 	}
-	return formatDigits(v) + mark
+	return formatDigits(v/1e6) + mark
 }
 
 // stalled reports whether there is a mark in the table.

@@ -10,22 +10,22 @@ import (
 
 func TestMatrix(t *testing.T) {
 	const run = `
-BenchmarkPath/rtt=20ms/loss=1%/impl=own-2 1 4 MB/s 20000 p50-us 30000 p90-us 40000 p99-us 0 stalls
-BenchmarkPath/rtt=20ms/loss=1%/impl=wireguard-go-2 1 1 MB/s 21000 p50-us 31000 p90-us 80000 p99-us 0 stalls
-BenchmarkPath/rtt=20ms/loss=1%/impl=tailscale-2 1 2 MB/s 22000 p50-us 32000 p90-us 160000 p99-us 0 stalls
-BenchmarkPath/rtt=0s/late=1%/impl=own-2 1 6 MB/s 0 stalls
-BenchmarkPath/rtt=0s/late=1%/impl=own-2 1 8 MB/s 0 stalls
-BenchmarkPath/rtt=0s/late=1%/impl=own-2 1 9 MB/s 0 stalls
-BenchmarkPath/rtt=0s/late=1%/impl=wireguard-go-2 1 1 MB/s 0 stalls
-BenchmarkPath/rtt=0s/late=1%/impl=wireguard-go-2 1 4 MB/s 0 stalls
-BenchmarkPath/rtt=0s/late=1%/impl=wireguard-go-2 1 0 MB/s 1 stalls
-BenchmarkPath/rtt=0s/late=1%/impl=tailscale-2 1 3 MB/s 0 stalls
-BenchmarkPath/rtt=0s/late=1%/impl=tailscale-2 1 2 MB/s 0 stalls
-BenchmarkPath/rtt=0s/late=1%/impl=tailscale-2 1 3 MB/s 0 stalls
-BenchmarkPath/rtt=0s/loss=0%/impl=own-2 1 100 MB/s
-BenchmarkPath/rtt=0s/loss=0%/impl=own-to-kernel-2 1 50 MB/s
-BenchmarkPath/rtt=0s/loss=0%/impl=kernel-to-own-2 1 30 MB/s
-BenchmarkPath/rtt=0s/loss=0%/impl=kernel-2 1 40 MB/s
+BenchmarkPath/rtt=20ms/loss=1%/impl=own-2 1 4000000 B/s 20000 p50-us 30000 p90-us 40000 p99-us 0 stalls
+BenchmarkPath/rtt=20ms/loss=1%/impl=wireguard-go-2 1 1000000 B/s 21000 p50-us 31000 p90-us 80000 p99-us 0 stalls
+BenchmarkPath/rtt=20ms/loss=1%/impl=tailscale-2 1 2000000 B/s 22000 p50-us 32000 p90-us 160000 p99-us 0 stalls
+BenchmarkPath/rtt=0s/late=1%/impl=own-2 1 6000000 B/s 0 stalls
+BenchmarkPath/rtt=0s/late=1%/impl=own-2 1 8000000 B/s 0 stalls
+BenchmarkPath/rtt=0s/late=1%/impl=own-2 1 9000000 B/s 0 stalls
+BenchmarkPath/rtt=0s/late=1%/impl=wireguard-go-2 1 1000000 B/s 0 stalls
+BenchmarkPath/rtt=0s/late=1%/impl=wireguard-go-2 1 4000000 B/s 0 stalls
+BenchmarkPath/rtt=0s/late=1%/impl=wireguard-go-2 1 0 B/s 1 stalls
+BenchmarkPath/rtt=0s/late=1%/impl=tailscale-2 1 3000000 B/s 0 stalls
+BenchmarkPath/rtt=0s/late=1%/impl=tailscale-2 1 2000000 B/s 0 stalls
+BenchmarkPath/rtt=0s/late=1%/impl=tailscale-2 1 3000000 B/s 0 stalls
+BenchmarkPath/rtt=0s/loss=0%/impl=own-2 1 100000000 B/s
+BenchmarkPath/rtt=0s/loss=0%/impl=own-to-kernel-2 1 50000000 B/s
+BenchmarkPath/rtt=0s/loss=0%/impl=kernel-to-own-2 1 30000000 B/s
+BenchmarkPath/rtt=0s/loss=0%/impl=kernel-2 1 40000000 B/s
 `
 	const want = `
 | one stream, MB/s | this library | wireguard-go | tailscale | ratio | to a kernel | from a kernel | kernel to kernel | ratios |
@@ -50,7 +50,7 @@ BenchmarkPath/rtt=0s/loss=0%/impl=kernel-2 1 40 MB/s
 	if err := r.writeMatrix(&got); err != nil || got.String() != want {
 		t.Errorf("tables:\n%s%v, want:\n%s", &got, err, want)
 	}
-	if r, err = read(benchfmt.NewReader(strings.NewReader("BenchmarkPath/impl=own 1 5 MB/s\n"), "run")); err != nil {
+	if r, err = read(benchfmt.NewReader(strings.NewReader("BenchmarkPath/impl=own 1 5 B/s\n"), "run")); err != nil {
 		t.Fatal(err)
 	}
 	got.Reset()

@@ -29,10 +29,10 @@ var scenarios = []scenario{
 	{throughput, "Duplex/streams=4", "TCP both ways, 4 streams", "MB/s", false},
 	{throughput, "TUN/streams=1", "TCP, one stream, vs TUN + kernel TCP", "MB/s", false},
 	{throughput, "TUN/streams=4", "TCP, 4 streams, vs TUN + kernel TCP", "MB/s", false},
-	{throughput, "Path/rtt=80ms/loss=0%", "TCP, 80 ms away", "MB/s", false},
-	{throughput, "Path/rtt=5ms/loss=1%", "TCP, 5 ms away and 1% lost", "MB/s", false},
-	{throughput, "Path/rtt=20ms/loss=1%", "TCP, 20 ms away and 1% lost", "MB/s", false},
-	{throughput, "Path/rtt=20ms/late=1%", "TCP, 20 ms away and 1% late", "MB/s", false},
+	{throughput, "Path/rtt=80ms/loss=0%", "TCP, 80 ms away", "B/s", false},
+	{throughput, "Path/rtt=5ms/loss=1%", "TCP, 5 ms away and 1% lost", "B/s", false},
+	{throughput, "Path/rtt=20ms/loss=1%", "TCP, 20 ms away and 1% lost", "B/s", false},
+	{throughput, "Path/rtt=20ms/late=1%", "TCP, 20 ms away and 1% late", "B/s", false},
 	{throughput, "UDP/size=1200", "UDP, 1200 bytes", "packets/s", false},
 	{throughput, "Peers/busy=1000/idle=0", "Data from 1000 peers in turns", "packets/s", false},
 	{latency, "Latency/idle", "Round trip, median", "p50-us", true},
@@ -86,6 +86,8 @@ func (s scenario) format(v float64) string {
 	switch s.unit {
 	case "MB/s":
 		return formatSI(v*1e6, "B/s")
+	case "B/s":
+		return formatSI(v, "B/s")
 	case "p50-us", "p99-us":
 		return formatSI(v/1e6, "s")
 	case "heap-B":
