@@ -17,6 +17,7 @@ import (
 	"net/http"
 	"net/netip"
 	"regexp"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -45,6 +46,8 @@ type Server struct {
 	Authenticate func(user, password string) bool
 
 	Logger *slog.Logger
+
+	samples samples
 }
 
 //go:embed page.html
@@ -61,7 +64,7 @@ func hashOf(element string) string {
 	return base64.StdEncoding.EncodeToString(sum[:])
 }
 
-// Serve serves l until ctx ends, and then returns nil.
+// Serve serves l until ctx ends, and then returns nil. It must be called once.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	server := http.Server{
 		Handler:           s.handler(l.Addr()),
@@ -71,6 +74,11 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		MaxHeaderBytes:    16 << 10,
 		ErrorLog:          slog.NewLogLogger(s.Logger.Handler(), slog.LevelDebug),
 	}
+	ctx, cancel := context.WithCancel(ctx)
+	var sampling sync.WaitGroup
+	sampling.Go(func() { s.samples.run(ctx, s.Stats) })
+	defer sampling.Wait()
+	defer cancel()
 	defer context.AfterFunc(ctx, func() { server.Close() })()
 	if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
 		return err

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -266,4 +267,41 @@ func TestEvents(t *testing.T) {
 	if len(got) != maxEvents || got[0].Text != "again: peer abcd…" || got[0].Times != 2 || got[1].Text != "handshake completed: peer abcd…, number 59" {
 		t.Errorf("%d events, the latest %+v and %+v", len(got), got[0], got[1])
 	}
+}
+
+func TestRates(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var received uint64
+		s := newServer(nil)
+		s.Stats = func() wireguard.Stats {
+			return wireguard.Stats{Peers: []wireguard.PeerStats{{RxBytes: received, TxBytes: 2 * received}, {TxBytes: 1}}}
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			s.samples.run(ctx, s.Stats)
+		}()
+		synctest.Wait()
+		if got := s.samples.rates(time.Now()); len(got) != 0 {
+			t.Errorf("after one sample: %v", got)
+		}
+		received = 1000
+		time.Sleep(time.Second)
+		synctest.Wait()
+		received = 0 // a peer was removed
+		time.Sleep(time.Second)
+		synctest.Wait()
+		got := s.samples.rates(time.Now())
+		if want := []rate{{1, 1000, 2000}, {0, 0, 0}}; !slices.Equal(got, want) {
+			t.Errorf("rates %v, want %v", got, want)
+		}
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		if got := s.samples.rates(time.Now()); len(got) != maxSamples-1 {
+			t.Errorf("%d rates, want %d", len(got), maxSamples-1)
+		}
+		cancel()
+		<-done
+	})
 }

@@ -20,7 +20,8 @@ type snapshot struct {
 	Ready       bool         `json:"ready"`
 	Peers       []peer       `json:"peers"`
 	Pongs       []pong       `json:"pongs"`
-	Open        int          `json:"open"` // connections, of which not all may be listed
+	Rates       []rate       `json:"rates"` // the oldest first
+	Open        int          `json:"open"`  // connections, of which not all may be listed
 	Connections []connection `json:"connections"`
 	Events      []event      `json:"events"` // the latest first
 }
@@ -63,6 +64,7 @@ func (s *Server) snapshot(now time.Time) snapshot {
 		Ready:       ready,
 		Peers:       []peer{},
 		Pongs:       []pong{},
+		Rates:       s.samples.rates(now),
 		Open:        s.Clients.Len(),
 		Connections: []connection{},
 		Events:      s.Events.latest(),
