@@ -6,18 +6,21 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"strconv"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/wgstack/wireguard/internal/udp"
 )
 
 // binding is the set of outer sockets of a device. It is immutable once
-// published.
+// published, except for failed.
 type binding struct {
 	sockets []udp.Socket
 	v4, v6  udp.Socket // the socket of each family; nil: none
 	port    uint16
+	failed  atomic.Bool // a socket failed, and others are being opened
 }
 
 // openBinding opens the sockets for a port, with Config.ListenPacket if it is
@@ -132,13 +135,22 @@ func (d *Device) rebindLocked(ctx context.Context, port uint16) error {
 		b, err = d.openBinding(ctx, port)
 	}
 	if err == nil {
-		if err = b.setMark(d.fwmark); err != nil {
-			b.close()
-		}
+		err = d.replaceBinding(b)
 	}
 	if err != nil {
 		return fmt.Errorf("rebind: %w", err)
 	}
+	return nil
+}
+
+// replaceBinding puts b in the place of the present sockets, which it closes. If
+// that fails it closes b. d.mu is held.
+func (d *Device) replaceBinding(b *binding) error {
+	if err := d.markBinding(b); err != nil {
+		b.close()
+		return err
+	}
+	old := d.binding.Load()
 	d.binding.Store(b)
 	d.startReaders(b)
 	old.close()
@@ -150,8 +162,31 @@ func (d *Device) rebindLocked(ctx context.Context, port uint16) error {
 	return nil
 }
 
+// markBinding sets the firewall mark of new sockets. It is no error if that is
+// not permitted: without privilege there are no routing rules that depend on it.
+// d.mu is held, so warnMarkRefused logs it later.
+func (d *Device) markBinding(b *binding) error {
+	err := b.setMark(d.fwmark)
+	if errors.Is(err, os.ErrPermission) {
+		d.markRefused, err = err, nil
+	}
+	return err
+}
+
+// warnMarkRefused logs that markBinding was not permitted to set the mark.
+func (d *Device) warnMarkRefused() {
+	d.mu.Lock()
+	err := d.markRefused
+	d.markRefused = nil
+	d.mu.Unlock()
+	if err != nil {
+		d.log.Warn("packets carry no firewall mark", "err", err)
+	}
+}
+
 func (d *Device) startReaders(b *binding) {
 	for _, s := range b.sockets {
+		udp.HandlePathErrors(s, d.handlePathError)
 		d.background.Go(func() { d.readSocket(s) })
 	}
 }

@@ -16,12 +16,19 @@ type clock struct {
 	// suspension returns the time suspended since the system started.
 	suspension      func() (time.Duration, bool)
 	suspendedBefore time.Duration // suspension at start
+	// resumed receives a value after a suspension was noticed.
+	resumed chan struct{}
 }
 
-const clockDriftTolerance = int64(500 * time.Millisecond)
+const (
+	clockDriftTolerance = int64(500 * time.Millisecond)
+	// minSuspension is the least suspension after which the network may be
+	// another.
+	minSuspension = int64(time.Second)
+)
 
 func newClock() *clock {
-	c := &clock{start: time.Now(), suspension: suspension}
+	c := &clock{start: time.Now(), suspension: suspension, resumed: make(chan struct{}, 1)}
 	c.suspendedBefore, _ = c.suspension()
 	return c
 }
@@ -31,11 +38,22 @@ func (c *clock) now() time.Time {
 	drift := t.UnixNano() - c.start.UnixNano() - int64(t.Sub(c.start))
 	if d := drift - c.drift.Load(); d > clockDriftTolerance || d < -clockDriftTolerance {
 		if total, ok := c.suspension(); ok {
-			c.suspended.Store(int64(total - c.suspendedBefore))
+			c.noteSuspension(total - c.suspendedBefore)
 		}
 		c.drift.Store(drift) // last: a reader of the new drift must see the new suspended
 	}
 	return t.Add(c.slept())
+}
+
+// noteSuspension notes how long the system was suspended since start.
+func (c *clock) noteSuspension(total time.Duration) {
+	if former := c.suspended.Swap(int64(total)); int64(total)-former < minSuspension {
+		return
+	}
+	select {
+	case c.resumed <- struct{}{}:
+	default:
+	}
 }
 
 // slept returns how long the system was suspended since start.

@@ -31,7 +31,7 @@ type Config struct {
 	ListenPort uint16
 
 	// FwMark is the firewall mark of outgoing packets, on systems that have one;
-	// 0 means none.
+	// 0 means none. It is only logged if the process may not set it.
 	FwMark uint32
 
 	// Address lists the addresses of the device inside the tunnel. Their masks
@@ -75,6 +75,14 @@ type Config struct {
 	// and its packets must not be routed into the device's own tunnel.
 	ListenPacket func(ctx context.Context, network, address string) (net.PacketConn, error)
 
+	// IgnoreNetworkChanges switches off what the device does when the network of
+	// the host changes, or the system was suspended: it then sends from another
+	// address, looks up names of endpoints and sends handshakes to the peers in
+	// use at once. A change is noticed by the events of Linux, and elsewhere,
+	// within five seconds, by the addresses of the host. Sockets that fail are
+	// opened again in any case.
+	IgnoreNetworkChanges bool
+
 	// Logger receives the log of the device; nil means none. Keys are never
 	// logged in full. The handler must not close the device.
 	Logger *slog.Logger
@@ -90,7 +98,8 @@ type PeerConfig struct {
 
 	// Endpoint is the initial address of the peer: host:port, with an IPv6
 	// address and its zone, if any, in brackets. A host name is looked up in the
-	// host's network when a handshake is due, and again when handshakes fail.
+	// host's network when a handshake is due, and again when handshakes fail or
+	// the network has changed.
 	// Empty means that the peer must send the first message.
 	Endpoint string
 

@@ -24,7 +24,8 @@ import (
 // An error is a *net.OpError that wraps the cause: an error of the inner network
 // such as ECONNREFUSED, a *net.DNSError, the error of ctx, [ErrNoPeer],
 // [ErrNoEndpoint], [ErrNoHandshake] if the peer has not answered for 15 seconds
-// (5 if it was silent before), net.UnknownNetworkError, or [net.ErrClosed] on a
+// (5 if it was silent before) or, with the error of the system, if the host has
+// been unable to send to the peer for a second, net.UnknownNetworkError, or [net.ErrClosed] on a
 // closed device.
 func (d *Device) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
 	return d.network.DialContext(ctx, network, address)

@@ -457,6 +457,8 @@ func (e *soakDevice) Deliver(packets [][]byte) {
 
 func (e *soakDevice) TooBig([]byte, int) { e.Error("a packet was too big") }
 
+func (e *soakDevice) Retransmit(func(netip.Addr) bool) {}
+
 func (e *soakDevice) Close() error { return nil }
 
 func (k *soakTest) moveNAT() {

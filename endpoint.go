@@ -19,7 +19,12 @@ type endpoint struct {
 	local udp.Local // zero: the system chooses
 }
 
-const resolveTimeout = 5 * time.Second
+const (
+	resolveTimeout = 5 * time.Second
+	// resolveGrace is how long an initiation waits for the lookup if there is an
+	// address that it can be sent to.
+	resolveGrace = time.Second
+)
 
 // namedEndpoint is a configured endpoint whose host is a name. The peer's lock
 // guards it.
@@ -27,7 +32,7 @@ type namedEndpoint struct {
 	host        string
 	port        uint16
 	stale       bool // look it up before the next initiation
-	nextAddress int  // index of the address to use next; it advances as handshakes fail
+	nextAddress int  // index of the address to use; it advances as handshakes fail
 }
 
 // parseEndpoint parses a canonical host:port. The result is an address or a name.
@@ -45,10 +50,46 @@ func lookupHost(ctx context.Context, host string) ([]netip.Addr, error) {
 	return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
 }
 
+// doubtEndpoint has the name of the endpoint, if it is one, looked up before the
+// next initiation. failed means that an initiation to its address failed. p.mu is
+// held.
+func (p *peer) doubtEndpoint(failed bool) {
+	h := p.namedEndpoint
+	if h == nil {
+		return
+	}
+	if failed && !h.stale {
+		h.nextAddress++
+	}
+	h.stale = true
+}
+
+// refreshEndpoint looks up the name of the peer's endpoint. If an address is
+// known it does not wait long, as the resolver may be out of reach too.
+func (p *peer) refreshEndpoint(h namedEndpoint) {
+	if p.endpoint.Load() == nil {
+		p.resolveEndpoint(h)
+		return
+	}
+	done := make(chan struct{})
+	p.device.background.Go(func() {
+		defer close(done)
+		p.resolveEndpoint(h)
+	})
+	grace := time.NewTimer(resolveGrace)
+	defer grace.Stop()
+	select {
+	case <-done:
+	case <-grace.C:
+	}
+}
+
 // resolveEndpoint looks up the name of the peer's endpoint and makes one of its
-// addresses the endpoint. If that fails the endpoint stays as it is.
+// addresses the endpoint. If that fails the endpoint stays as it is, and also if
+// the peer is heard meanwhile, since it is then where it was heard from.
 func (p *peer) resolveEndpoint(h namedEndpoint) {
 	d := p.device
+	start := d.now()
 	ctx, cancel := context.WithTimeout(d.ctx, resolveTimeout)
 	defer cancel()
 	addrs, err := d.lookupHost(ctx, h.host)
@@ -75,7 +116,9 @@ func (p *peer) resolveEndpoint(h namedEndpoint) {
 		return
 	}
 	p.namedEndpoint.stale = false
-	p.namedEndpoint.nextAddress++
+	if p.lastHeard.After(start) {
+		return
+	}
 	p.setEndpoint(endpoint{addr: netip.AddrPortFrom(usable[h.nextAddress%len(usable)], h.port)})
 }
 

@@ -97,7 +97,7 @@ func (p *peer) startHandshake(now time.Time, retry bool) {
 	if !retry {
 		p.timers.resetRetries()
 	}
-	if !p.lastHandshakeSent.IsZero() && now.Sub(p.lastHandshakeSent) < rekeyTimeout {
+	if !p.mayInitiate(now) {
 		if p.timers.retransmit.IsZero() {
 			// Our recent response delays it. If the response is lost, only the
 			// timer can try again.
@@ -111,14 +111,20 @@ func (p *peer) startHandshake(now time.Time, retry bool) {
 	p.initiating = true
 	p.noteSessionRequest(now)
 	if h := p.namedEndpoint; h != nil && h.stale {
-		copy := *h
+		name := *h
 		p.device.background.Go(func() {
-			p.resolveEndpoint(copy)
+			p.refreshEndpoint(name)
 			p.device.initiations.submit(p, unlimited)
 		})
 		return
 	}
 	p.device.initiations.submit(p, unlimited)
+}
+
+// mayInitiate reports whether the latest handshake message is old enough for an
+// initiation. p.mu is held.
+func (p *peer) mayInitiate(now time.Time) bool {
+	return p.lastHandshakeSent.IsZero() || now.Sub(p.lastHandshakeSent) >= rekeyTimeout
 }
 
 // noteSessionRequest notes that a session is wanted of the peer. p.mu is held.
@@ -174,7 +180,7 @@ func (p *peer) sendInitiation() {
 		return
 	}
 	p.setPendingHandshake(i)
-	p.lastHandshakeSent, p.lastInitiationSent = now, now
+	p.lastHandshakeSent, p.lastInitiationSent, p.handshakeRefused = now, now, false
 	if p.namedEndpoint == nil || !p.namedEndpoint.stale {
 		p.handshakeFailure = nil
 	}
@@ -256,7 +262,7 @@ func (p *peer) respond(id *identity, r *responder, stamp tai64n) {
 	d.indices.assignKeypair(pair)
 	removed := p.keys.installResponded(pair)
 	p.releaseKeypairs(removed[:]...)
-	p.lastHandshakeSent = now
+	p.lastHandshakeSent, p.handshakeRefused = now, false
 	p.timers.sessionDerived(now)
 	p.sendHandshake(now, msg[:])
 }
@@ -300,6 +306,7 @@ func (d *Device) receiveResponse(now time.Time, id *identity, msg []byte, from e
 	p.releaseKeypairs(removed[:]...)
 	p.timers.sessionDerived(now)
 	p.noteAuthenticated(now, from)
+	p.noteHeard(now)
 	p.rxBytes.Add(responseSize)
 	p.noteSessionEstablished(now)
 	p.scheduleTimer(now)

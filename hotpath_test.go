@@ -72,7 +72,9 @@ func (s *sinkStack) Deliver(packets [][]byte) {
 }
 
 func (s *sinkStack) TooBig([]byte, int) {}
-func (s *sinkStack) Close() error       { return nil }
+
+func (s *sinkStack) Retransmit(func(netip.Addr) bool) {}
+func (s *sinkStack) Close() error                     { return nil }
 
 // newSteadyDevice returns a device that has an established session and no
 // network.

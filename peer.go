@@ -4,6 +4,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/wgstack/wireguard/internal/udp"
 )
 
 // peer is the other end of a tunnel: its keys and handshake, its timers, its
@@ -14,7 +16,8 @@ type peer struct {
 	public PublicKey // constant
 
 	// Written under mu, read without it.
-	endpoint atomic.Pointer[endpoint] // nil: unknown
+	endpoint    atomic.Pointer[endpoint]    // nil: unknown
+	sendFailure atomic.Pointer[sendFailure] // nil: the system accepts what is sent
 
 	txBytes, rxBytes atomic.Uint64 // of UDP payload
 
@@ -38,6 +41,7 @@ type peer struct {
 	pendingHandshake       *initiator // our latest initiation while it waits for a response
 	initiating             bool       // a handshake job makes an initiation
 	lastHandshakeSent      time.Time  // our latest initiation or response; zero: none
+	handshakeRefused       bool       // the system refused to send it
 	lastInitiationSent     time.Time
 	lastInitiationAccepted time.Time
 	greatestTimestamp      tai64n      // of the accepted initiations
@@ -52,7 +56,12 @@ type peer struct {
 	// latest one was established or data was received; zero: no request waits.
 	firstUnansweredRequest time.Time
 	handshakeFailure       error         // why initiations may fail; nil: the peer sends no reply
+	pathFailure            error         // what the network said of initiations; nil: nothing
 	sessionChanged         chan struct{} // closed at the next change; nil: nothing waits for it
+	lastHeard              time.Time     // the latest message under session keys, or response; zero: none
+
+	route         udp.Route // to the endpoint when the network changed last; zero: unknown
+	wakeFlowsNext bool      // wake flows to the peer when it is heard, even without a silence
 
 	// Packets on their way to the outbound lane.
 	gathering     gathering
@@ -107,6 +116,7 @@ func (p *peer) fireTimer() {
 	}
 	if due.newHandshake {
 		p.forgetSourceAddress()
+		p.doubtEndpoint(false)
 		p.startHandshake(now, false)
 	}
 	if due.keepalive {
@@ -132,9 +142,7 @@ func (p *peer) retransmitInitiation(now time.Time) {
 		return
 	}
 	p.forgetSourceAddress()
-	if p.namedEndpoint != nil {
-		p.namedEndpoint.stale = true
-	}
+	p.doubtEndpoint(true)
 	p.startHandshake(now, true)
 }
 

@@ -31,6 +31,12 @@ const (
 	// minHandshakeWait is how long a new caller waits for a peer that counts as
 	// unreachable already: the time of one initiation.
 	minHandshakeWait = rekeyTimeout
+	// silentAfter is how long an attempt waits, though there is a session, before
+	// it makes a handshake because nothing at all came from the peer.
+	silentAfter = 2 * time.Second
+	// sessionRecheck is how often a caller that waits looks at the session, which
+	// changes without a signal too.
+	sessionRecheck = time.Second
 )
 
 // noRouteError says why a packet cannot be sent anywhere. It makes the inner
@@ -94,7 +100,9 @@ func (e *unreachableError) Timeout() bool { return true }
 //
 // An error wraps [ErrNoPeer], [ErrNoEndpoint] or [net.ErrClosed], or
 // [ErrNoHandshake] if the peer has not answered for 15 seconds (5 if it was
-// silent before) or when ctx ends, and then the error of ctx too.
+// silent before), if the host has been unable to send to it for a second, and
+// then the error of the system too, or when ctx ends, and then the error of ctx
+// too.
 func (d *Device) Handshake(ctx context.Context, public PublicKey) error {
 	p, err := d.requirePeer(public)
 	if err != nil {
@@ -121,8 +129,11 @@ func (d *Device) reach(ctx context.Context, addr netip.Addr) error {
 	if err != nil {
 		return err
 	}
+	start := d.now()
 	return p.awaitSession(ctx, func(now time.Time) bool {
-		if !p.keys.current.usable(now) {
+		// The peer may have lost its keys.
+		silent := now.Sub(start) >= silentAfter && p.lastHeard.Before(start) && p.firstUnansweredRequest.IsZero()
+		if !p.keys.current.usable(now) || silent {
 			p.startHandshake(now, false)
 		}
 		return false
@@ -139,7 +150,7 @@ func (p *peer) awaitSession(ctx context.Context, done func(now time.Time) bool) 
 	for {
 		p.mu.Lock()
 		now := d.now()
-		wait := minHandshakeWait
+		wait := sessionRecheck
 		var err error
 		switch {
 		case d.ctx.Err() != nil:
@@ -158,8 +169,14 @@ func (p *peer) awaitSession(ctx context.Context, done func(now time.Time) bool) 
 			if least := start.Add(minHandshakeWait); end.Before(least) {
 				end = least
 			}
-			if wait = end.Sub(now); wait <= 0 {
-				err = p.newUnreachableError(now, nil)
+			if wait = min(wait, end.Sub(now)); wait <= 0 {
+				err = p.newUnreachableError(now, start, nil)
+			}
+		}
+		if err == nil {
+			var again time.Duration
+			if again, err = p.checkRefused(now, start); again > 0 {
+				wait = min(wait, again)
 			}
 		}
 		change := p.sessionChange()
@@ -172,26 +189,36 @@ func (p *peer) awaitSession(ctx context.Context, done func(now time.Time) bool) 
 		case <-ctx.Done():
 			p.mu.Lock()
 			defer p.mu.Unlock()
-			if p.firstUnansweredRequest.IsZero() {
+			if p.firstUnansweredRequest.IsZero() && p.sendFailure.Load() == nil {
 				return ctx.Err()
 			}
-			return p.newUnreachableError(d.now(), ctx.Err())
+			return p.newUnreachableError(d.now(), start, ctx.Err())
 		case <-change:
 		case <-recheck.C:
 		}
 	}
 }
 
-// newUnreachableError makes the error for a peer that does not answer. p.mu is
-// held.
-func (p *peer) newUnreachableError(now time.Time, ctx error) error {
+// newUnreachableError makes the error for a peer that does not answer a caller
+// that waits since start. p.mu is held.
+func (p *peer) newUnreachableError(now, start time.Time, ctx error) error {
 	at := "an unresolved endpoint"
 	if e := p.endpoint.Load(); e != nil {
 		at = e.addr.String()
 	} else if p.namedEndpoint != nil {
 		at = p.namedEndpoint.host
 	}
-	return &unreachableError{peer: p.public, at: at, silent: now.Sub(p.firstUnansweredRequest), cause: p.handshakeFailure, ctx: ctx}
+	since := p.firstUnansweredRequest
+	if since.IsZero() {
+		since = start
+	}
+	cause := p.handshakeFailure
+	if f := p.sendFailure.Load(); f != nil {
+		cause = f.err
+	} else if cause == nil {
+		cause = p.pathFailure
+	}
+	return &unreachableError{peer: p.public, at: at, silent: now.Sub(since), cause: cause, ctx: ctx}
 }
 
 // signalSessionChanged wakes what waits for the session to change. p.mu is

@@ -85,7 +85,7 @@ func TestReachNamesTheLatestFailure(t *testing.T) {
 	for _, c := range []struct {
 		lasts time.Duration
 		cause string
-	}{{time.Minute, syscall.ENETUNREACH.Error()}, {time.Second, "no reply"}} {
+	}{{time.Minute, syscall.ENETUNREACH.Error()}, {200 * time.Millisecond, "no reply"}} {
 		var outer *simnet.Conn
 		withTestbed(t, captureSocket(&outer), func(b *testbed) {
 			outer.FailWrites(syscall.ENETUNREACH)

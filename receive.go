@@ -2,8 +2,6 @@ package wireguard
 
 import (
 	"encoding/binary"
-	"errors"
-	"net"
 	"runtime"
 	"slices"
 	"sync"
@@ -64,7 +62,7 @@ func (b *recvBatch) free() {
 	recvBatches.Put(b)
 }
 
-// readSocket receives from a socket until it is closed.
+// readSocket receives from a socket until it is closed or fails.
 func (d *Device) readSocket(s udp.Socket) {
 	r := reader{device: d}
 	bufs := make([]*buffer, minReadBatch, maxReadBatch)
@@ -84,9 +82,7 @@ func (d *Device) readSocket(s udp.Socket) {
 		}
 		n, err := s.ReadBatch(ms)
 		if err != nil {
-			if !errors.Is(err, net.ErrClosed) {
-				d.log.Error("socket failed; rebind to go on", "address", s.LocalAddr(), "err", err)
-			}
+			d.noteSocketFailure(s, err)
 			break
 		}
 		for i := range ms[:n] {
@@ -295,6 +291,7 @@ func (p *peer) accountBatch(b *recvBatch, now time.Time) (authentic bool) {
 		return false
 	}
 	p.noteAuthenticated(now, b.from)
+	p.noteHeard(now)
 	if b.pair == p.keys.next {
 		p.keys.confirmNext()
 		p.noteRoundTrip(now.Sub(b.pair.createdAt))

@@ -67,6 +67,13 @@ func (r *remote) reorderOnce(s *fakepeer.Session) {
 	r.testbed.wantCounters("the first late packet", 0, 2, 1)
 }
 
+// orderState returns the device's resequencing state of r, once nothing runs that
+// could change it.
+func (r *remote) orderState() *resequencer {
+	synctest.Wait()
+	return r.peer().order.state
+}
+
 func (b *testbed) wantNothingHeld(what string) {
 	b.Helper()
 	synctest.Wait()
@@ -265,10 +272,10 @@ func TestHoldFollowsLateness(t *testing.T) {
 		// Packets that are too late to be waited for teach nothing.
 		b.far.sendCounters(s, c+1)
 		time.Sleep(maxHold + 1)
-		credit := b.far.peer().order.state.credit
+		credit := b.far.orderState().credit
 		b.far.sendCounters(s, c)
 		b.wantCounters("too late", c+1, c)
-		if got := b.far.peer().order.state.credit; got != credit {
+		if got := b.far.orderState().credit; got != credit {
 			t.Errorf("credit %d after a packet that was too late, want %d", got, credit)
 		}
 		c += 2
@@ -278,10 +285,10 @@ func TestHoldFollowsLateness(t *testing.T) {
 			b.wantCounters("hardly late", c, c+1)
 			c += 2
 		}
-		if credit := b.far.peer().order.state.credit; credit != maxHoldCredit {
+		if credit := b.far.orderState().credit; credit != maxHoldCredit {
 			t.Errorf("credit %d after many late packets, want %d", credit, maxHoldCredit)
 		}
-		lateness := b.far.peer().order.state.lateness
+		lateness := b.far.orderState().lateness
 		if lateness > 10*time.Microsecond {
 			t.Errorf("lateness %v after packets that were hardly late", lateness)
 		}
@@ -343,7 +350,7 @@ func TestArrivalsActWhilePacketsAreHeld(t *testing.T) {
 		b.wantCounters("held")
 		b.far.wantEndpoint("the packet is held", moved.sock.AddrPort())
 		moved.sendCounters(s, 4)
-		if r := b.far.peer().order.state; len(r.held) != 1 {
+		if r := b.far.orderState(); len(r.held) != 1 {
 			t.Errorf("%d packets held, want 1: the other is a replay", len(r.held))
 		}
 		moved.sendCounters(s, 3)
@@ -681,9 +688,9 @@ func TestBulkWithLatePackets(t *testing.T) {
 	}
 	var off, on int64
 	t.Run("off", func(t *testing.T) { off = transfer(t, true) })
-	for try := range 3 { // a busy machine makes packets later than they can be waited for
+	for try := range 5 { // a busy machine makes packets later than they can be waited for
 		t.Run(fmt.Sprintf("on %d", try), func(t *testing.T) { on = transfer(t, false) })
-		if off >= 4*max(1, on) {
+		if off >= 2*max(1, on) {
 			return
 		}
 	}

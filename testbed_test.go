@@ -123,6 +123,7 @@ type fakeStack struct {
 	mu        sync.Mutex
 	delivered [][]byte
 	tooBig    []int
+	woken     []netip.Addr  // for which Retransmit was called
 	block     chan struct{} // not nil: Deliver waits until it is closed
 	closed    bool
 }
@@ -143,6 +144,16 @@ func (s *fakeStack) TooBig(_ []byte, mtu int) {
 	s.mu.Lock()
 	s.tooBig = append(s.tooBig, mtu)
 	s.mu.Unlock()
+}
+
+func (s *fakeStack) Retransmit(match func(netip.Addr) bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, a := range []netip.Addr{farInner, devInner} {
+		if match(a) {
+			s.woken = append(s.woken, a)
+		}
+	}
 }
 
 func (s *fakeStack) Close() error {
@@ -195,7 +206,9 @@ type socketTap struct {
 // installTap replaces the device's socket by one with a tap.
 func (b *testbed) installTap() *socketTap {
 	b.Helper()
-	b.dev.binding.Load().close()
+	former := b.dev.binding.Load()
+	b.dev.binding.Store(new(binding)) // so that the device does not open its own
+	former.close()
 	synctest.Wait()
 	bound, err := b.dev.openBinding(background, devPort)
 	if err != nil {

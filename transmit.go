@@ -53,6 +53,9 @@ func (p *peer) writeBatches(ms []udp.Message, batches []*sendBatch) {
 			p.txBytes.Add(uint64(len(b.data)))
 			content = content || !b.isHandshake() && !b.isKeepalive()
 		}
+		if n > 0 {
+			p.noteSent()
+		}
 		if err == nil {
 			break
 		}
@@ -77,13 +80,13 @@ func (p *peer) writeBatches(ms []udp.Message, batches []*sendBatch) {
 // handleRefused handles a batch that the system refused with err. It reports
 // whether smaller messages could have been sent.
 func (p *peer) handleRefused(b *sendBatch, err error) (tooBig bool) {
+	p.mu.Lock()
 	if b.isHandshake() {
-		p.mu.Lock()
 		p.handshakeFailure = err
-		p.mu.Unlock()
-		return false
 	}
-	if b.isKeepalive() || !errors.Is(err, syscall.EMSGSIZE) {
+	p.noteRefused(p.device.now(), err, b.isHandshake())
+	p.mu.Unlock()
+	if b.isHandshake() || b.isKeepalive() || !errors.Is(err, syscall.EMSGSIZE) {
 		return false
 	}
 	p.reportTooBig(b)

@@ -101,6 +101,7 @@ func (d *Device) applyUpdate(u update) error {
 // only they can fail.
 func (d *Device) apply(u update) error {
 	removed, err := d.applyLocked(u)
+	d.warnMarkRefused()
 	if len(removed) > 0 {
 		defer d.background.Done()
 	}

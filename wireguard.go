@@ -55,6 +55,7 @@ import (
 	"time"
 
 	"github.com/wgstack/wireguard/internal/ratelimit"
+	"github.com/wgstack/wireguard/internal/udp"
 	"github.com/wgstack/wireguard/netstack"
 )
 
@@ -66,6 +67,7 @@ type Device struct {
 	mtu          int
 	listenPacket func(ctx context.Context, network, address string) (net.PacketConn, error)
 	lookupHost   func(ctx context.Context, host string) ([]netip.Addr, error)
+	routeTo      func(udp.Socket, netip.Addr) (udp.Route, error)
 	clock        *clock
 	network      *netstack.Stack // inner by its concrete type; nil in tests of the engine
 	inner        inner
@@ -90,10 +92,15 @@ type Device struct {
 	background  sync.WaitGroup // readers and resolvers
 	closing     sync.Once
 
-	mu     sync.RWMutex
-	peers  map[PublicKey]*peer
-	fwmark uint32
-	closed bool
+	reopenNow chan struct{} // ends a delay before sockets are opened again
+
+	mu          sync.RWMutex
+	peers       map[PublicKey]*peer
+	fwmark      uint32
+	markRefused error // why the sockets do not carry fwmark, until it is logged
+	lastReopen  time.Time
+	reopenDelay time.Duration
+	closed      bool
 }
 
 // inner is the part of the TCP/IP stack inside the tunnel that the engine calls.
@@ -104,6 +111,9 @@ type inner interface {
 	// TooBig tells the sender of a packet of the stack that the path takes
 	// packets of mtu bytes at most.
 	TooBig(packet []byte, mtu int)
+	// Retransmit sends again what awaits an acknowledgement from the addresses
+	// that match accepts.
+	Retransmit(match func(netip.Addr) bool)
 	Close() error
 }
 
@@ -139,6 +149,9 @@ func New(cfg Config) (*Device, error) {
 	if err := d.start(cfg, stack); err != nil {
 		return nil, err
 	}
+	if !cfg.IgnoreNetworkChanges {
+		d.background.Go(d.watchNetwork)
+	}
 	return d, nil
 }
 
@@ -149,8 +162,10 @@ func newDevice(cfg Config) *Device {
 		mtu:          cfg.MTU,
 		listenPacket: cfg.ListenPacket,
 		lookupHost:   lookupHost,
+		routeTo:      udp.RouteTo,
 		clock:        newClock(),
 		peers:        make(map[PublicKey]*peer),
+		reopenNow:    make(chan struct{}, 1),
 	}
 	if d.log == nil {
 		d.log = slog.New(slog.DiscardHandler)
@@ -175,9 +190,16 @@ func (d *Device) start(cfg Config, in inner) error {
 		d.cancel()
 		return fmt.Errorf("wireguard: %w", err)
 	}
+	d.fwmark = cfg.FwMark
+	if err := d.markBinding(b); err != nil {
+		b.close()
+		in.Close()
+		d.cancel()
+		return fmt.Errorf("wireguard: %w", err)
+	}
 	d.binding.Store(b)
 	d.startReaders(b)
-	u := update{privateKey: &cfg.PrivateKey, fwmark: &cfg.FwMark}
+	u := update{privateKey: &cfg.PrivateKey}
 	for _, p := range cfg.Peers {
 		u.peers = append(u.peers, p.update())
 	}
@@ -213,14 +235,16 @@ func (d *Device) requirePeer(public PublicKey) (*peer, error) {
 // errClosed is wrapped by the errors of a closed device's methods.
 var errClosed = fmt.Errorf("device: %w", net.ErrClosed)
 
-// Rebind replaces the outer sockets by new ones on the same port, for example
-// after the network of the host has changed. Sessions continue.
+// Rebind replaces the outer sockets by new ones on the same port. Sessions
+// continue. The device needs no Rebind when the network of the host changes, or a
+// socket fails: it notices both, unless [Config.IgnoreNetworkChanges] is set.
 //
 // It returns an error wrapping [net.ErrClosed] on a closed device, and otherwise
 // the error of opening a socket or of setting [Config.FwMark] on it. The old
 // sockets then stay in use. A [Config.ListenPacket] that cannot open a port
 // which is still open makes every Rebind fail.
 func (d *Device) Rebind() error {
+	defer d.warnMarkRefused()
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.closed {

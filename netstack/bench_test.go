@@ -1,78 +1,22 @@
 package netstack
 
 import (
+	"encoding/binary"
 	"fmt"
 	"io"
-	"math/rand/v2"
+	"net/netip"
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
-	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+	"gvisor.dev/gvisor/pkg/buffer"
+	gstack "gvisor.dev/gvisor/pkg/tcpip/stack"
 )
 
-// A fastWire is a wire that takes and delivers the segments of a packet together, as a tunnel does.
-type fastWire struct {
-	batches chan *segments
-	done    chan struct{}
-	pool    sync.Pool
-	loss    float64 // of segments
-}
-
-type segments struct {
-	buf  []byte
-	list [][]byte
-}
-
-func (w *fastWire) output(p *Packet) error {
-	s, _ := w.pool.Get().(*segments)
-	if s == nil {
-		s = &segments{buf: make([]byte, 1<<17)}
-	}
-	s.list = s.list[:0]
-	at := 0
-	for i := range p.Segments() {
-		n := p.CopySegment(s.buf[at:], i)
-		s.list = append(s.list, s.buf[at:at+n])
-		at += n
-	}
-	select {
-	case w.batches <- s:
-	case <-w.done:
-	}
-	return nil
-}
-
-func (w *fastWire) run(to *Stack) {
-	for {
-		select {
-		case s := <-w.batches:
-			if w.loss > 0 {
-				s.list = slices.DeleteFunc(s.list, func([]byte) bool { return rand.Float64() < w.loss })
-			}
-			to.Deliver(s.list)
-			w.pool.Put(s)
-		case <-w.done:
-			return
-		}
-	}
-}
-
-// joinFast is join with fast wires.
-func joinFast(b *testing.B, mtu int, loss float64) *pair {
-	wires := [2]*fastWire{}
-	done := make(chan struct{})
-	for i := range wires {
-		wires[i] = &fastWire{batches: make(chan *segments, 64), done: done, loss: loss}
-	}
-	p := join(b, func(x, y *Config) {
-		x.Output, y.Output = wires[0].output, wires[1].output
-		x.MTU, y.MTU = mtu, mtu
-	})
-	var wg sync.WaitGroup
-	wg.Go(func() { wires[0].run(p.b) })
-	wg.Go(func() { wires[1].run(p.a) })
-	b.Cleanup(func() { close(done); wg.Wait() })
+// joinFast is join with paths that lose and delay nothing.
+func joinFast(b *testing.B, mtu int) *pair {
+	p, _ := joinPathMTU(b, conditions{}, 1, true, mtu)
 	return p
 }
 
@@ -81,7 +25,7 @@ func BenchmarkTCP(b *testing.B) {
 	for _, mtu := range []int{1420, 65000} {
 		for _, streams := range []int{1, 4} {
 			b.Run(fmt.Sprintf("mtu=%d/streams=%d", mtu, streams), func(b *testing.B) {
-				benchmarkTCP(b, joinFast(b, mtu, 0), streams)
+				benchmarkTCP(b, joinFast(b, mtu), streams)
 			})
 		}
 	}
@@ -126,20 +70,128 @@ func benchmarkTCP(b *testing.B, p *pair, streams int) {
 	wg.Wait()
 }
 
-// BenchmarkLoss sends over TCP between two stacks joined in memory, where 1 % of the segments is lost, and says for which
-// part of the time the sender waited for a retransmission timeout.
-func BenchmarkLoss(b *testing.B) {
-	p := joinFast(b, DefaultMTU, 0.01)
-	timeouts := p.a.gvisor.Stats().TCP.Timeouts
-	before := timeouts.Value()
-	benchmarkTCP(b, p, 1)
-	waited := float64(timeouts.Value()-before) * tcp.MinRTO.Seconds()
-	b.ReportMetric(100*waited/b.Elapsed().Seconds(), "%waiting")
+// BenchmarkPath sends over TCP between two stacks joined by simulated paths: a
+// stream, and answers of 20 KB. One operation is a round of fixed length.
+func BenchmarkPath(b *testing.B) {
+	for _, rtt := range []time.Duration{0, 5 * time.Millisecond, 20 * time.Millisecond, 80 * time.Millisecond} {
+		for _, loss := range []struct {
+			name string
+			conditions
+		}{
+			{"0", conditions{}},
+			{"0.1%", conditions{loss: 0.001}},
+			{"1%", conditions{loss: 0.01}},
+			{"3%", conditions{loss: 0.03}},
+			{"1%bursts", conditions{loss: 0.01, burst: 8}},
+		} {
+			kind := loss.conditions
+			kind.delay = rtt / 2
+			for _, recovery := range []bool{false, true} {
+				name := fmt.Sprintf("rtt=%v/loss=%s/recovery=%v", rtt, loss.name, recovery)
+				b.Run("bulk/"+name, func(b *testing.B) { benchmarkBulk(b, kind, recovery) })
+				b.Run("answers/"+name, func(b *testing.B) { benchmarkAnswers(b, kind, recovery) })
+			}
+		}
+	}
+}
+
+// benchmarkBulk reports the rate of one stream, and its longest pause.
+func benchmarkBulk(b *testing.B, kind conditions, recovery bool) {
+	const warm, round = 500 * time.Millisecond, 2 * time.Second
+	var moved int
+	var took, pause time.Duration
+	var timeouts uint64
+	seed := uint64(1)
+	for b.Loop() {
+		seed += 2
+		p, paths := joinPath(b, kind, seed, recovery)
+		from, to := p.connect(b, b4)
+		beginLosing(paths)
+		go func() {
+			data := make([]byte, 1<<17)
+			for {
+				if _, err := from.Write(data); err != nil {
+					return
+				}
+			}
+		}()
+		data := make([]byte, 1<<17)
+		start := time.Now()
+		last := start
+		to.SetReadDeadline(start.Add(warm + round))
+		n := 0
+		for {
+			c, err := to.Read(data)
+			now := time.Now()
+			pause = max(pause, now.Sub(last))
+			last = now
+			if err != nil {
+				break
+			}
+			if now.Sub(start) > warm {
+				n += c
+			}
+		}
+		moved += n
+		took += round
+		timeouts += p.a.gvisor.Stats().TCP.Timeouts.Value()
+		from.Close()
+		to.Close()
+	}
+	b.ReportMetric(float64(moved)/1e6/took.Seconds(), "MB/s")
+	b.ReportMetric(float64(pause.Microseconds())/1e3, "ms-pause")
+	b.ReportMetric(float64(timeouts)/took.Seconds(), "timeouts/s")
+	b.ReportMetric(0, "ns/op")
+}
+
+// benchmarkAnswers reports quantiles of the time from a request to the end of
+// its answer of 20 KB.
+func benchmarkAnswers(b *testing.B, kind conditions, recovery bool) {
+	const size, count, most = 20_000, 400, 6 * time.Second
+	var times []time.Duration
+	seed := uint64(1)
+	for rounds := 1; b.Loop(); rounds++ {
+		seed += 2
+		p, paths := joinPath(b, kind, seed, recovery)
+		from, to := p.connect(b, b4)
+		beginLosing(paths)
+		go func() {
+			answer := make([]byte, size)
+			var request [1]byte
+			for {
+				if _, err := to.Read(request[:]); err != nil {
+					return
+				}
+				if _, err := to.Write(answer); err != nil {
+					return
+				}
+			}
+		}()
+		data := make([]byte, size)
+		from.SetDeadline(time.Now().Add(most))
+		for err := error(nil); err == nil && len(times) < rounds*count; {
+			start := time.Now()
+			if _, err = from.Write(data[:1]); err == nil {
+				_, err = io.ReadFull(from, data)
+			}
+			times = append(times, time.Since(start))
+		}
+		from.Close()
+		to.Close()
+	}
+	slices.Sort(times)
+	quantile := func(q float64) float64 {
+		return float64(times[int(q*float64(len(times)-1))].Microseconds()) / 1e3
+	}
+	b.ReportMetric(quantile(0.5), "ms-50th")
+	b.ReportMetric(quantile(0.9), "ms-90th")
+	b.ReportMetric(quantile(0.99), "ms-99th")
+	b.ReportMetric(0, "ns/op")
 }
 
 // BenchmarkRoundTrip sends one byte there and back.
 func BenchmarkRoundTrip(b *testing.B) {
-	p := joinFast(b, DefaultMTU, 0)
+	p := joinFast(b, DefaultMTU)
 	from, to := p.connect(b, b4)
 	go io.Copy(to, to)
 	data := []byte{1}
@@ -156,7 +208,7 @@ func BenchmarkRoundTrip(b *testing.B) {
 
 // BenchmarkDial connects, sends one byte each way and closes: what a short connection costs in the stacks alone.
 func BenchmarkDial(b *testing.B) {
-	p := joinFast(b, DefaultMTU, 0)
+	p := joinFast(b, DefaultMTU)
 	l, err := p.b.Listen(b.Context(), "tcp", "10.0.0.2:7")
 	if err != nil {
 		b.Fatal(err)
@@ -192,4 +244,47 @@ func BenchmarkDial(b *testing.B) {
 		}
 		c.Close()
 	}
+}
+
+// BenchmarkRecovery is what a segment and its acknowledgement cost a flow that
+// loses nothing.
+func BenchmarkRecovery(b *testing.B) {
+	s := newStack(b, Config{Addresses: prefixes(a4), Output: func(*Packet) error { return nil }})
+	data := tcpPacket(a4, b4, 1, 0, flagACK, 100)
+	answer := tcpPacket(b4, a4, 0, 101, flagACK, 0)
+	pb := gstack.NewPacketBuffer(gstack.PacketBufferOptions{Payload: buffer.MakeWithData(data)})
+	p := new(Packet)
+	if !p.setFromBuffer(pb) {
+		b.Fatal("not a packet")
+	}
+	seq := uint32(1)
+	b.ReportAllocs()
+	for b.Loop() {
+		binary.BigEndian.PutUint32(p.parts[0][24:], seq)
+		seq += 100
+		binary.BigEndian.PutUint32(answer[28:], seq)
+		f, _ := s.recovery.beforeOutput(s.ownLink, p, pb)
+		f.out.Lock()
+		f.out.Unlock()
+		s.recovery.beforeDeliver(answer, len(answer))
+	}
+}
+
+// tcpPacket returns an IPv4 packet with ports 1 and 2 and timestamps.
+func tcpPacket(src, dst netip.Addr, seq, ack uint32, flags byte, payload int) []byte {
+	b := make([]byte, ipv4HeaderLen+tcpHeaderLen+12+payload)
+	b[0], b[9] = 0x45, protoTCP
+	binary.BigEndian.PutUint16(b[2:], uint16(len(b)))
+	copy(b[12:], src.AsSlice())
+	copy(b[16:], dst.AsSlice())
+	t := b[20:]
+	t[1], t[3] = 1, 2
+	if src != a4 {
+		t[1], t[3] = 2, 1
+	}
+	binary.BigEndian.PutUint32(t[4:], seq)
+	binary.BigEndian.PutUint32(t[8:], ack)
+	t[12], t[13] = 8<<4, flags
+	copy(t[20:], []byte{optionNOP, optionNOP, optionTimestamp, timestampLen})
+	return b
 }

@@ -61,18 +61,22 @@ func (s *Stack) deliverPacket(j *coalescedPacket) {
 
 // receivePacket copies a packet into memory of gVisor's and delivers it.
 func (l *link) receivePacket(j *coalescedPacket) {
+	edit := l.stack.recovery.beforeDeliver(j.firstPacket, j.length)
 	var payload buffer.Buffer
 	if n := j.headLen(); j.length > splitAbove {
 		head, tail := buffer.NewViewSize(n), buffer.NewViewSize(j.length-n)
 		j.copyInto(head.AsSlice(), tail.AsSlice())
+		edit.apply(head.AsSlice())
 		payload = buffer.MakeWithView(head)
 		payload.Append(tail)
 	} else {
 		v := buffer.NewViewSize(j.length)
 		b := v.AsSlice()
 		j.copyInto(b[:n], b[n:])
+		edit.apply(b[:n])
 		payload = buffer.MakeWithView(v)
 	}
+	l.dispatchAll(edit.before)
 	pb := gstack.NewPacketBuffer(gstack.PacketBufferOptions{Payload: payload})
 	if j.firstPacket[0]>>4 == 4 {
 		l.dispatch(header.IPv4ProtocolNumber, pb)
@@ -80,4 +84,5 @@ func (l *link) receivePacket(j *coalescedPacket) {
 		l.dispatch(header.IPv6ProtocolNumber, pb)
 	}
 	pb.DecRef()
+	l.dispatchAll(edit.after)
 }

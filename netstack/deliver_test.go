@@ -28,7 +28,7 @@ func TestPayloadLiesApart(t *testing.T) {
 			t.Run(fmt.Sprintf("v6=%v/%d", v6, payload), func(t *testing.T) {
 				packet := largeTCP(v6, 0, 12, payload, flagACK)
 				var views [][]byte
-				l := new(link)
+				l := &link{stack: new(Stack)}
 				l.Attach(dispatcherFunc(func(pb *gstack.PacketBuffer) {
 					for _, v := range pb.AsSlices() {
 						views = append(views, bytes.Clone(v))

@@ -119,7 +119,10 @@ func (s *Stack) dialTCP(ctx context.Context, remote netip.AddrPort) (net.Conn, e
 	wq.EventRegister(&entry)
 	defer wq.EventUnregister(&entry)
 
-	if err := s.connectEndpoint(ctx, ep, remote, connected); err != nil {
+	err := s.connectEndpoint(ctx, ep, remote, connected)
+	local, _ := ep.GetLocalAddress()
+	defer s.syns.forgetSYN(flow{protoTCP, addrPortFromFull(local), remote}) // after Abort, which ends the timer
+	if err != nil {
 		ep.Abort()
 		return nil, s.closedError(err)
 	}

@@ -14,6 +14,7 @@ import (
 // A link connects one interface of the gVisor stack with Output and Deliver.
 type link struct {
 	stack      *Stack
+	nic        tcpip.NICID
 	mtu        uint32
 	gsoMaxSize uint32
 
@@ -43,7 +44,8 @@ func (l *link) WritePackets(list gstack.PacketBufferList) (int, tcpip.Error) {
 			case dst.IsLoopback() || dst.IsUnspecified():
 				s.postUnreachable(p, ErrNoRoute)
 			default:
-				if err := s.cfg.Output(p); errors.Is(err, ErrNoRoute) {
+				s.syns.noteSYN(p)
+				if err := l.output(p, pb); errors.Is(err, ErrNoRoute) {
 					s.postUnreachable(p, err)
 				}
 			}
@@ -51,6 +53,19 @@ func (l *link) WritePackets(list gstack.PacketBufferList) (int, tcpip.Error) {
 		p.release()
 	}
 	return len(packets), nil
+}
+
+// output hands p, which pb holds, to Output.
+func (l *link) output(p *Packet, pb *gstack.PacketBuffer) error {
+	f, drop := l.stack.recovery.beforeOutput(l, p, pb)
+	if drop {
+		return nil
+	}
+	if f != nil {
+		f.out.Lock()
+		defer f.out.Unlock()
+	}
+	return l.stack.cfg.Output(p)
 }
 
 // deliverToSelf delivers a packet to one of the stack's own addresses. As on

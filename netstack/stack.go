@@ -98,6 +98,9 @@ type Stack struct {
 	forwarder       forwarder
 	gvisorForwarder *atomic.Pointer[forwarder] // forwarder for gVisor's handlers; nil once closed
 	watchers        watchers
+	syns            unansweredSYNs
+
+	recovery recovery
 
 	closeOnce sync.Once
 	closed    atomic.Bool   // set first in closing
@@ -138,8 +141,9 @@ func New(cfg Config) (*Stack, error) {
 		gvisorForwarder: new(atomic.Pointer[forwarder]),
 	}
 	s.deliverFunc = s.deliverPacket
-	s.ownLink = &link{stack: s, mtu: uint32(cfg.MTU), gsoMaxSize: gsoSize(cfg.MTU, cfg.MaxSegments)}
-	s.foreignLink = &link{stack: s, mtu: uint32(cfg.MTU), gsoMaxSize: gsoSize(cfg.MTU, cfg.MaxSegments)}
+	s.recovery.init()
+	s.ownLink = &link{stack: s, nic: ownNIC, mtu: uint32(cfg.MTU), gsoMaxSize: gsoSize(cfg.MTU, cfg.MaxSegments)}
+	s.foreignLink = &link{stack: s, nic: foreignNIC, mtu: uint32(cfg.MTU), gsoMaxSize: gsoSize(cfg.MTU, cfg.MaxSegments)}
 	s.gvisor = gstack.New(gstack.Options{
 		NetworkProtocols:   []gstack.NetworkProtocolFactory{ipv4.NewProtocol, ipv6.NewProtocol},
 		TransportProtocols: []gstack.TransportProtocolFactory{tcp.NewProtocol, udp.NewProtocol, icmp.NewProtocol4, icmp.NewProtocol6},
@@ -276,6 +280,7 @@ func (s *Stack) closeNow() {
 	}
 	s.forwarder.dropUndecided()
 	s.destroyGVisor()
+	s.recovery.close()
 	// Timers of gVisor, such as those of reassembly, outlive its stack by up to a
 	// minute. They must not keep all that s refers to in memory.
 	s.gvisorForwarder.Store(nil)

@@ -1,15 +1,11 @@
 package udp
 
 import (
-	"encoding/binary"
 	"net"
 	"net/netip"
-	"os"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -71,6 +67,14 @@ func (c *conn) sourceFor(m *Message) Local {
 	return local
 }
 
+// recheckSources implements router.
+func (c *conn) recheckSources() {
+	c.sources.mu.Lock()
+	defer c.sources.mu.Unlock()
+	c.sources.answers = nil
+	c.sources.latest.Store(nil)
+}
+
 // answerFor returns the answer for key, which may have expired, or nil.
 func (s *sourceCache) answerFor(key sourceKey) *sourceAnswer {
 	if a := s.latest.Load(); a != nil && a.key == key {
@@ -111,8 +115,8 @@ func (c *conn) isSource(to netip.Addr, local Local) bool {
 	if bound != 0 {
 		return true // it leaves by that interface whatever the routes
 	}
-	out, err := routeInterface(to, local.Addr, uint32(mark))
-	return err != nil || out == local.IfIndex || !hasAddr(local.IfIndex, local.Addr)
+	r, err := lookupRoute(to, local.Addr, uint32(mark))
+	return err != nil || r.IfIndex == local.IfIndex || !hasAddr(local.IfIndex, local.Addr)
 }
 
 // hasAddr reports whether an interface has an address.
@@ -128,71 +132,4 @@ func hasAddr(index int, a netip.Addr) bool {
 		}
 	}
 	return false
-}
-
-// routeInterface returns the index of the interface by which packets from src
-// to dst leave. It fails with the errno of a route that does not exist, with
-// EINVAL or ENETUNREACH if src is not local, or if netlink is not available.
-func routeInterface(dst, src netip.Addr, mark uint32) (int, error) {
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
-	if err != nil {
-		return 0, os.NewSyscallError("socket", err)
-	}
-	defer unix.Close(fd)
-	// The kernel answers before sendto returns, so this never waits long.
-	if err := unix.Sendto(fd, routeRequest(dst, src, mark), 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
-		return 0, os.NewSyscallError("sendto", err)
-	}
-	b := make([]byte, 4096)
-	n, _, err := unix.Recvfrom(fd, b, unix.MSG_DONTWAIT)
-	if err != nil {
-		return 0, os.NewSyscallError("recvfrom", err)
-	}
-	return parseRouteReply(b[:n])
-}
-
-// routeRequest returns an RTM_GETROUTE message (rtnetlink(7)).
-func routeRequest(dst, src netip.Addr, mark uint32) []byte {
-	family := uint8(unix.AF_INET6)
-	if dst.Is4() {
-		family = unix.AF_INET
-	}
-	bits := uint8(dst.BitLen())
-	b := make([]byte, unix.SizeofNlMsghdr+unix.SizeofRtMsg, 128)
-	b[unix.SizeofNlMsghdr] = family
-	b[unix.SizeofNlMsghdr+1] = bits
-	b[unix.SizeofNlMsghdr+2] = bits
-	attribute := func(kind uint16, data []byte) {
-		b = binary.NativeEndian.AppendUint16(b, uint16(unix.SizeofRtAttr+len(data)))
-		b = binary.NativeEndian.AppendUint16(b, kind)
-		b = append(b, data...)
-	}
-	attribute(unix.RTA_DST, dst.AsSlice())
-	attribute(unix.RTA_SRC, src.AsSlice())
-	attribute(unix.RTA_MARK, binary.NativeEndian.AppendUint32(nil, mark))
-	header := (*unix.NlMsghdr)(unsafe.Pointer(&b[0]))
-	*header = unix.NlMsghdr{Len: uint32(len(b)), Type: unix.RTM_GETROUTE, Flags: unix.NLM_F_REQUEST}
-	return b
-}
-
-// parseRouteReply returns the output interface in the reply to a routeRequest.
-func parseRouteReply(b []byte) (int, error) {
-	messages, err := syscall.ParseNetlinkMessage(b)
-	if err != nil || len(messages) == 0 {
-		return 0, syscall.EBADMSG
-	}
-	m := &messages[0]
-	if m.Header.Type == unix.NLMSG_ERROR && len(m.Data) >= 4 {
-		return 0, syscall.Errno(-int32(binary.NativeEndian.Uint32(m.Data)))
-	}
-	attributes, err := syscall.ParseNetlinkRouteAttr(m)
-	if err != nil {
-		return 0, syscall.EBADMSG
-	}
-	for _, a := range attributes {
-		if a.Attr.Type == unix.RTA_OIF && len(a.Value) >= 4 {
-			return int(binary.NativeEndian.Uint32(a.Value)), nil
-		}
-	}
-	return 0, syscall.ENETUNREACH // an unreachable or blackhole route
 }

@@ -4,17 +4,7 @@ import (
 	"net/netip"
 	"testing"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
-
-// forgetSources makes s ask the kernel again, as it does after a second.
-func forgetSources(s *conn) {
-	s.sources.mu.Lock()
-	defer s.sources.mu.Unlock()
-	s.sources.answers = nil
-	s.sources.latest.Store(nil)
-}
 
 // The default route moves to the other uplink while the old one stays up.
 // Answers must leave by the new route and from its address, although the
@@ -50,7 +40,7 @@ func TestAnswersFollowTheRoute(t *testing.T) {
 		}
 		wantAnswer := func(m Message, what, device, source string) {
 			t.Helper()
-			forgetSources(s)
+			s.recheckSources()
 			for _, segmentSize := range []int{0, 2} {
 				m.SegmentSize = segmentSize
 				host.do(func() { writeAll(t, s, m) })
@@ -88,23 +78,8 @@ func TestAddressRemoved(t *testing.T) {
 	wantAnswerFrom("10.1.0.7")
 	host.run("addr flush dev eth0", "addr add 10.1.0.2/24 dev eth0")
 	wantAnswerFrom("10.1.0.2") // what is remembered of the kernel is out of date
-	forgetSources(s)
+	s.recheckSources()
 	wantAnswerFrom("10.1.0.2")
-}
-
-func TestRouteInterface(t *testing.T) {
-	lo, err := routeInterface(loopback4, netip.MustParseAddr("127.0.0.2"), 0)
-	if err != nil || lo != 1 {
-		t.Errorf("to the loopback address: %d, %v", lo, err)
-	}
-	if i, err := routeInterface(loopback4, netip.MustParseAddr("192.0.2.77"), 0); !isErrno(err, unix.EINVAL) && !isErrno(err, unix.ENETUNREACH) {
-		t.Errorf("from a foreign source: %d, %v", i, err)
-	}
-	for _, b := range [][]byte{nil, make([]byte, 3), make([]byte, 16), make([]byte, 40)} {
-		if i, err := parseRouteReply(b); err == nil {
-			t.Errorf("parsed %d of %d bytes", i, len(b))
-		}
-	}
 }
 
 func TestSourcesAreBounded(t *testing.T) {

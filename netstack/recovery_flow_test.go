@@ -1,0 +1,290 @@
+package netstack
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"net/netip"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"gvisor.dev/gvisor/pkg/buffer"
+	gstack "gvisor.dev/gvisor/pkg/tcpip/stack"
+)
+
+// outbound returns an IPv4 packet from a with ports 1 and 2 as gVisor hands it to
+// the link.
+func outbound(seq uint32, flags byte, payload int) (*Packet, *gstack.PacketBuffer) {
+	pb := gstack.NewPacketBuffer(gstack.PacketBufferOptions{Payload: buffer.MakeWithData(tcpPacket(a4, b4, seq, 0, flags, payload))})
+	p := new(Packet)
+	p.setFromBuffer(pb)
+	return p, pb
+}
+
+// TestFlowsEnd has connections end in all ways.
+func TestFlowsEnd(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		end  func(p *pair, a, b io.Closer)
+	}{
+		{"a closes first", func(p *pair, a, b io.Closer) { a.Close(); b.Close() }},
+		{"b closes first", func(p *pair, a, b io.Closer) { b.Close(); a.Close() }},
+		{"a stack closes", func(p *pair, a, b io.Closer) { p.a.Close(); p.b.Close() }},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			p := join(t, nil)
+			a, b := p.connect(t, b4)
+			sendAll(t, a, b, 100_000)
+			sendAll(t, b, a, 10)
+			if p.a.recovery.count.Load() == 0 || p.b.recovery.count.Load() == 0 {
+				t.Fatal("the connection has no flows")
+			}
+			test.end(p, a, b)
+			eventually(t, "no flow is left", func() bool { return p.a.recovery.count.Load()+p.b.recovery.count.Load() == 0 })
+		})
+	}
+	t.Run("reset", func(t *testing.T) {
+		p := join(t, nil)
+		a, b := p.connect(t, b4)
+		sendAll(t, a, b, 100_000)
+		if _, err := a.Write(make([]byte, 100_000)); err != nil { // which b does not read
+			t.Fatal(err)
+		}
+		b.Close()
+		eventually(t, "no flow is left", func() bool { return p.a.recovery.count.Load()+p.b.recovery.count.Load() == 0 })
+	})
+}
+
+// TestFlowsReleasePackets has a flow end while packets of it are held.
+func TestFlowsReleasePackets(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		end  func(s *Stack)
+	}{
+		{"reset here", func(s *Stack) {
+			p, pb := outbound(200, flagRST, 0)
+			s.recovery.beforeOutput(s.ownLink, p, pb)
+		}},
+		{"a new connection", func(s *Stack) {
+			p, pb := outbound(5000, flagSYN, 0)
+			s.recovery.beforeOutput(s.ownLink, p, pb)
+		}},
+		{"reset there", func(s *Stack) {
+			b := tcpPacket(b4, a4, 0, 0, flagRST, 0)
+			s.recovery.beforeDeliver(b, len(b))
+		}},
+		{"acknowledged", func(s *Stack) {
+			p, pb := outbound(200, flagFIN|flagACK, 0)
+			s.recovery.beforeOutput(s.ownLink, p, pb)
+			pb.DecRef()
+			b := tcpPacket(b4, a4, 0, 201, flagACK, 0)
+			s.recovery.beforeDeliver(b, len(b))
+		}},
+		{"closed", func(s *Stack) { s.Close() }},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			s := newStack(t, Config{Addresses: prefixes(a4), Output: func(*Packet) error { return nil }})
+			p, pb := outbound(100, flagACK, 100)
+			if f, drop := s.recovery.beforeOutput(s.ownLink, p, pb); f == nil || drop {
+				t.Fatal("the flow is not tracked")
+			}
+			if n := pb.ReadRefs(); n != 2 {
+				t.Fatalf("%d references to the packet", n)
+			}
+			test.end(s)
+			if n := pb.ReadRefs(); n != 1 {
+				t.Errorf("%d references to the packet", n)
+			}
+			if n := s.recovery.count.Load(); n != 0 {
+				t.Errorf("%d flows", n)
+			}
+		})
+	}
+}
+
+// TestFlowsAreBounded begins more flows than are tracked, and another when those
+// are idle.
+func TestFlowsAreBounded(t *testing.T) {
+	s := newStack(t, Config{Addresses: prefixes(a4), Output: func(*Packet) error { return nil }})
+	r := &s.recovery
+	begin := func(i int) {
+		b := tcpPacket(a4, netip.AddrFrom4([4]byte{10, 9, byte(i >> 8), byte(i)}), 1, 0, flagACK, 1)
+		pb := gstack.NewPacketBuffer(gstack.PacketBufferOptions{Payload: buffer.MakeWithData(b)})
+		p := new(Packet)
+		p.setFromBuffer(pb)
+		r.beforeOutput(s.ownLink, p, pb)
+		pb.DecRef()
+	}
+	for i := range 4 * flowBuckets {
+		begin(i)
+	}
+	for i := range r.buckets {
+		n := 0
+		for f := r.buckets[i].first; f != nil; f = f.next {
+			n++
+		}
+		if n > 4*4 {
+			t.Errorf("a bucket has %d flows of %d", n, 4*flowBuckets)
+		}
+	}
+	r.seed = [5]uint64{} // from now on there is one bucket
+	for i := range 3 * maxBucket {
+		begin(4*flowBuckets + i)
+	}
+	if n := r.count.Load(); n > 4*flowBuckets+maxBucket {
+		t.Errorf("%d flows are tracked", n)
+	}
+	before := r.count.Load()
+	r.start = r.start.Add(-2 * flowAbandoned)
+	begin(7 * flowBuckets)
+	if n := r.count.Load(); n != before-maxBucket+1 {
+		t.Errorf("%d flows are tracked, and %d after those of a bucket were abandoned", before, n)
+	}
+}
+
+// TestResend sends segments of a large packet again.
+func TestResend(t *testing.T) {
+	const mss = 1000
+	for _, v6 := range []bool{false, true} {
+		t.Run(fmt.Sprintf("v6=%v", v6), func(t *testing.T) {
+			var got []byte
+			s := newStack(t, Config{Addresses: prefixes(a4, a6), Output: func(p *Packet) error {
+				got = make([]byte, p.SegmentLen(0))
+				p.CopySegment(got, 0)
+				return nil
+			}})
+			packet := largeTCP(v6, 0, 24, 2500, flagACK|flagPSH)
+			ip := len(packet) - 2500 - 24 - 20
+			options := packet[ip+20:]
+			copy(options, []byte{1, 1, optionTimestamp, timestampLen, 0, 0, 0, 1, 0, 0, 0, 2, 1, 1, optionSACK, 10, 1, 2, 3, 4, 5, 6, 7, 8})
+			pb := gstack.NewPacketBuffer(gstack.PacketBufferOptions{Payload: buffer.MakeWithData(packet)})
+			pb.GSOOptions = gstack.GSO{Type: gstack.GSOTCPv4, NeedsCsum: true, MSS: mss}
+			f := &tcpFlow{link: s.ownLink}
+			latest := outboundState{ack: 0x0a0b0c0d, window: 0x1234, stamped: true, tsVal: 1000, tsEcr: 77, at: time.Second}
+			for i := range 3 {
+				f.resend(resend{packet: pb, index: i}, &latest, time.Second+5*time.Millisecond)
+				checkPacket(t, got)
+				h, ok := readTCP(got)
+				if !ok {
+					t.Fatal("not TCP")
+				}
+				from := i * mss
+				if want := packet[ip+44+from : ip+44+min(from+mss, 2500)]; !bytes.Equal(got[h.hdr:], want) {
+					t.Errorf("segment %d has another payload", i)
+				}
+				if h.seq() != 0xffffff00+uint32(from) || h.ack() != latest.ack || h.window() != latest.window {
+					t.Errorf("segment %d: sequence number %#x, acknowledgement %#x, window %#x", i, h.seq(), h.ack(), h.window())
+				}
+				if val, ecr, _ := h.timestamps(); val != 1005 || ecr != 77 {
+					t.Errorf("segment %d: timestamps %d %d", i, val, ecr)
+				}
+				var a acknowledgement
+				if h.readSACK(&a); a.count != 0 {
+					t.Errorf("segment %d: old SACK blocks %v", i, a.blocks[:a.count])
+				}
+			}
+		})
+	}
+}
+
+// TestDuplicate reads what gVisor is shown.
+func TestDuplicate(t *testing.T) {
+	for _, v6 := range []bool{false, true} {
+		packet := largeTCP(v6, 0, 12, 100, flagACK|flagPSH)
+		h, _ := readTCP(packet)
+		copy(packet[h.ipLen+20:], []byte{1, 1, optionTimestamp, timestampLen, 0, 0, 0, 1, 0, 0, 0, 2})
+		d := duplicate{ack: 5, window: 6, count: 2, blocks: [3]block{{7, 8}, {9, 10}}}
+		pb := h.duplicate(&d, 100)
+		b := pb.ToView().AsSlice()
+		g, ok := readTCP(b)
+		if !ok || statedLength(b) != len(b) || g.hdr != len(b) {
+			t.Fatalf("not an acknowledgement: %x", b)
+		}
+		var a acknowledgement
+		g.readSACK(&a)
+		if val, ecr, _ := g.timestamps(); g.key() != h.key() || g.seq() != h.seq()+100 || g.ack() != 5 || g.window() != 6 || g.flags() != flagACK || val != 1 || ecr != 2 {
+			t.Errorf("v6=%v: %x", v6, b)
+		}
+		if a.count != 2 || a.blocks[0] != (block{7, 8}) || a.blocks[1] != (block{9, 10}) {
+			t.Errorf("v6=%v: SACK blocks %v", v6, a.blocks[:a.count])
+		}
+		if g.removeSACK(); !bytes.Equal(b[g.hdr-20:g.hdr-18], []byte{1, 1}) {
+			t.Errorf("v6=%v: %x", v6, b)
+		}
+		a.count = 0
+		if g.readSACK(&a); a.count != 0 {
+			t.Errorf("v6=%v: SACK blocks %v are left", v6, a.blocks[:a.count])
+		}
+	}
+}
+
+// TestReadOptions reads malformed options.
+func TestReadOptions(t *testing.T) {
+	for _, options := range [][]byte{
+		{optionSACK, 0, 0, 0}, {optionSACK, 1, 0, 0}, {optionSACK, 40, 0, 0}, {1, 1, 1, optionSACK}, {0, optionSACK, 10, 0},
+		{optionTimestamp, 3, 0, 0}, {optionSACK, 4, 1, 2},
+	} {
+		b := append(tcpPacket(a4, b4, 0, 0, flagACK, 0)[:40], options...)
+		b[32] = byte(20+len(options)) / 4 << 4
+		h, ok := readTCP(b)
+		if !ok {
+			t.Fatal("not TCP")
+		}
+		var a acknowledgement
+		h.readSACK(&a)
+		if _, _, stamped := h.timestamps(); a.count != 0 || stamped {
+			t.Errorf("% x: %d blocks, stamped %v", options, a.count, stamped)
+		}
+	}
+	b := tcpPacket(a4, b4, 0, 0, flagACK, 0)
+	b[32] = 15 << 4
+	if _, ok := readTCP(b); ok {
+		t.Error("a header longer than the packet")
+	}
+	b[32] = 4 << 4
+	if _, ok := readTCP(b); ok {
+		t.Error("a header shorter than a header")
+	}
+}
+
+// TestOutputComesOneAtATime loses much, so that much is sent again, and has
+// Output see whether packets of the flow overlap.
+func TestOutputComesOneAtATime(t *testing.T) {
+	var busy, overlaps atomic.Int32
+	p, paths := joinPath(t, conditions{loss: 0.05, delay: 100 * time.Microsecond}, 1, true)
+	output := p.a.cfg.Output
+	p.a.cfg.Output = func(pkt *Packet) error {
+		if busy.Add(1) != 1 {
+			overlaps.Add(1)
+		}
+		time.Sleep(20 * time.Microsecond)
+		err := output(pkt)
+		busy.Add(-1)
+		return err
+	}
+	a, b := p.connect(t, b4)
+	beginLosing(paths)
+	sendAll(t, a, b, 1<<20)
+	if n := overlaps.Load(); n > 0 {
+		t.Errorf("%d packets came while Output had another", n)
+	}
+}
+
+// TestLossIsRepairedOnce moves data over a path with much loss, and counts what
+// was sent in vain.
+func TestLossIsRepairedOnce(t *testing.T) {
+	d := newDropper(func(number, transmission int) bool { return number%25 == 24 && transmission == 1 })
+	p, _ := joinPath(t, conditions{delay: time.Millisecond, pass: d.pass}, 1, true)
+	a, b := p.connect(t, b4)
+	sendAll(t, a, b, 2<<20)
+	d.mu.Lock()
+	lost := len(d.first) / 25
+	d.mu.Unlock()
+	if n := d.retransmissions(); n < lost || n > 3*lost+50 {
+		t.Errorf("%d retransmissions of %d lost segments", n, lost)
+	}
+	if n := int(p.a.gvisor.Stats().TCP.Timeouts.Value()); n > lost/10 {
+		t.Errorf("%d retransmission timeouts for %d losses", n, lost)
+	}
+}
