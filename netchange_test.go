@@ -115,6 +115,7 @@ func TestNetworkChangeConcernsPeersWhoseRouteMoved(t *testing.T) {
 		changed("the route has moved", true, b.changeNetwork)
 		failure = syscall.ENETUNREACH
 		changed("there is no route", true, b.changeNetwork)
+		changed("there is still no route", true, b.changeNetwork)
 		failure = nil
 		changed("there is one again", true, b.changeNetwork)
 		changed("the change is certain", true, func() { b.dev.noteNetworkChange(true) })
