@@ -255,7 +255,7 @@ func (f *tcpFlow) expired() {
 	var shown []*gstack.PacketBuffer
 	if due := f.tracker.deadline(); due != 0 && due <= now {
 		v := f.tracker.expired(now)
-		f.take(v)
+		f.queueResends(v)
 		for i := range v.after {
 			if h, ok := readTCP(f.template); ok {
 				shown = append(shown, h.duplicate(&v.after[i], 0))
@@ -291,7 +291,7 @@ func (r *recovery) wake(match func(netip.Addr) bool) {
 		now := r.now()
 		for f := bucket.first; f != nil; f = f.next {
 			if f.tracker.inFlight() && match(f.key.remoteAddr()) {
-				f.take(f.tracker.wake(now, unansweredAfter))
+				f.queueResends(f.tracker.wake(now, unansweredAfter))
 				f.armed = 0 // the deadline may now be sooner
 				f.arm(now)
 			}
@@ -300,8 +300,8 @@ func (r *recovery) wake(match func(netip.Addr) bool) {
 	}
 }
 
-// take queues what is to be sent again. bucket.mu is held.
-func (f *tcpFlow) take(v *verdict) {
+// queueResends queues what is to be sent again. bucket.mu is held.
+func (f *tcpFlow) queueResends(v *verdict) {
 	for _, p := range v.resends {
 		p.packet.(*gstack.PacketBuffer).IncRef()
 		f.pending = append(f.pending, p)
@@ -412,7 +412,7 @@ func (r *recovery) beforeDeliver(b []byte, length int) (e inboundEdit) {
 	for i := range v.after {
 		e.after = append(e.after, h.duplicate(&v.after[i], ahead))
 	}
-	f.take(v)
+	f.queueResends(v)
 	if f.tracker.wantsReno() {
 		r.wg.Go(func() { f.useReno(h.ipLen == ipv6HeaderLen) })
 	}
