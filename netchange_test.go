@@ -41,7 +41,8 @@ func TestNetworkChangeInitiatesWhereASessionIsWanted(t *testing.T) {
 			cfg := b.far.peerConfig()
 			cfg.PersistentKeepalive = 10 * time.Hour
 			b.setPeer(cfg)
-			b.far.wantInitiation("the first")
+			b.far.respondTo(b.far.wantInitiation("the first"))
+			time.Sleep(rejectAfterTime)
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -344,6 +345,7 @@ func TestPathErrorIsShown(t *testing.T) {
 					t.Fatal(err)
 				}
 				b.far.respondTo(hs)
+				report(b, msg) // the index is now that of a session
 				time.Sleep(rejectAfterTime)
 				start = time.Now()
 			}
