@@ -49,7 +49,7 @@ func TestP103EachPacketIsMeasured(t *testing.T) {
 			b.outputTo(b.far, "to begin with")
 			b.far.wantData("stream", s, "to begin with")
 		}
-		b.dev.sealers.maxWorkers = 0 // nothing is sealed before all packets are there
+		b.dev.sealers.maxWorkers = 0                               // nothing is sealed before all packets are there
 		for _, size := range []int{1400, 1350, 1200, 1400, 1100} { // two batches
 			b.outputTo(b.far, string(make([]byte, size)))
 		}
