@@ -41,7 +41,8 @@ func TestNetworkChangeInitiatesWhereASessionIsWanted(t *testing.T) {
 			cfg := b.far.peerConfig()
 			cfg.PersistentKeepalive = 10 * time.Hour
 			b.setPeer(cfg)
-			b.far.wantInitiation("the first")
+			b.far.respondTo(b.far.wantInitiation("the first"))
+			time.Sleep(rejectAfterTime)
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -115,6 +116,7 @@ func TestNetworkChangeConcernsPeersWhoseRouteMoved(t *testing.T) {
 		changed("the route has moved", true, b.changeNetwork)
 		failure = syscall.ENETUNREACH
 		changed("there is no route", true, b.changeNetwork)
+		changed("there is still no route", true, b.changeNetwork)
 		failure = nil
 		changed("there is one again", true, b.changeNetwork)
 		changed("the change is certain", true, func() { b.dev.noteNetworkChange(true) })
@@ -343,6 +345,7 @@ func TestPathErrorIsShown(t *testing.T) {
 					t.Fatal(err)
 				}
 				b.far.respondTo(hs)
+				report(b, msg) // the index is now that of a session
 				time.Sleep(rejectAfterTime)
 				start = time.Now()
 			}

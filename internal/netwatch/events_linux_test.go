@@ -38,8 +38,8 @@ func runIP(t *testing.T, command string) {
 func relevantEvents(t *testing.T, n *netlink, command string) (all, relevant int) {
 	t.Helper()
 	runIP(t, command)
-	// The kernel has queued the events when ip ends, save those of the work that
-	// it leaves to others, such as duplicate address detection.
+	// The kernel has queued the events when ip ends, except those of work that it
+	// defers, such as duplicate address detection.
 	for {
 		r, err := n.readEvents(false)
 		if err != nil {
@@ -72,10 +72,10 @@ func TestNetlinkFilter(t *testing.T) {
 		{"addr change 10.1.0.2/24 dev eth0 valid_lft 900 preferred_lft 400", false},
 		{"link set eth0 alias uplink", false},
 		{"link set eth0 mtu 1400", false},
-		{"neigh add 10.1.0.9 lladdr 02:00:00:00:00:01 dev eth0", false},
+		{"neigh replace 10.1.0.9 lladdr 02:00:00:00:00:01 dev eth0", false},
 		{"route add default via 10.1.0.1", true},
 		{"route replace default via 10.1.0.3", true},
-		{"route add local 10.7.0.0/16 dev eth0 table local", false},
+		{"route replace local 10.7.0.0/16 dev eth0 table local", false},
 		{"rule add from 10.9.0.0/16 lookup 100", true},
 		{"route del default", true},
 		{"addr del 10.1.0.2/24 dev eth0", true},
@@ -83,6 +83,13 @@ func TestNetlinkFilter(t *testing.T) {
 		{"link del eth0", true},
 	} {
 		all, relevant := relevantEvents(t, n, step.command)
+		// The state of the links follows some time after the command that changes it.
+		for range 20 {
+			if relevant == 0 || step.relevant {
+				break
+			}
+			all, relevant = relevantEvents(t, n, step.command)
+		}
 		if (relevant > 0) != step.relevant {
 			t.Errorf("ip %s: %d of %d events are relevant", step.command, relevant, all)
 		}
