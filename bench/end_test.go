@@ -161,7 +161,7 @@ func (r *running) closeAfter(t testing.TB, d time.Duration) {
 // time.
 func eventually(t testing.TB, what string, cond func() bool) {
 	t.Helper()
-	const limit = 40 * time.Second
+	const limit = 2 * time.Minute // wireguard-go takes up to one after it lost a whole flight
 	for end := time.Now().Add(limit); !cond(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("not within %v: %s", limit, what)

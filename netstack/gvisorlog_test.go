@@ -35,7 +35,10 @@ func TestNothingOnStderr(t *testing.T) {
 // gVisor logs as a port in use, and opens more than a listener's backlog holds.
 func makeGVisorLog(t *testing.T) {
 	s := newStack(t, Config{Addresses: prefixes(b4), Output: func(*Packet) error { return nil }})
-	listen(t, s, "tcp", ":80")
+	l := listen(t, s, "tcp", ":80")
+	if err := l.(*listener).endpoint.Listen(16); err != nil { // a shorter backlog
+		t.Fatal(err)
+	}
 	stats := s.gvisor.Stats().TCP
 	deadline := time.Now().Add(20 * time.Second)
 	for port := uint16(1); stats.FailedConnectionAttempts.Value() == 0 || stats.ListenOverflowSynCookieSent.Value() == 0; port++ {

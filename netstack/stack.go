@@ -89,14 +89,14 @@ const (
 	// How long a closed TCP connection keeps its ports (TIME-WAIT).
 	timeWait = 30 * time.Second
 
-	// How long Close waits for closed connections to deliver their data.
-	deliveryGrace = 900 * time.Millisecond
+	// The length of Stack.deliveryGrace.
+	defaultDeliveryGrace = 900 * time.Millisecond
 )
 
 // A Stack is a TCP/IP stack on one link. Its methods may be called
 // concurrently.
 type Stack struct {
-	// Constant after New. A test may shorten dnsTimeout.
+	// Constant after New. A test may shorten dnsTimeout and deliveryGrace.
 	cfg         Config
 	ownAddrs    map[netip.Addr]bool
 	firstIPv4   netip.Addr // of ownAddrs; not valid if there is none
@@ -106,6 +106,8 @@ type Stack struct {
 	foreignLink *link                  // of foreignNIC
 	deliverFunc func(*coalescedPacket) // deliverPacket, bound once as that allocates
 	dnsTimeout  time.Duration          // of one query
+
+	deliveryGrace time.Duration // how long Close waits for closed connections to deliver their data
 
 	forwarder       forwarder
 	gvisorForwarder *atomic.Pointer[forwarder] // forwarder for gVisor's handlers; nil once closed
@@ -151,6 +153,8 @@ func New(cfg Config) (*Stack, error) {
 		icmpNotices: make(chan icmpNotice, 64),
 		sockets:     make(map[aborter]struct{}),
 		dnsTimeout:  defaultDNSTimeout,
+
+		deliveryGrace: defaultDeliveryGrace,
 
 		gvisorForwarder: new(atomic.Pointer[forwarder]),
 	}
@@ -306,10 +310,10 @@ func (s *Stack) closeNow() {
 }
 
 // awaitDelivery waits until the other ends have acknowledged all data of the
-// connections that were closed, and the end of the stream, or deliveryGrace has
-// passed. Other connections are over already.
+// connections that were closed, and the end of the stream, or s.deliveryGrace
+// has passed. Other connections are over already.
 func (s *Stack) awaitDelivery() {
-	grace := time.NewTimer(deliveryGrace)
+	grace := time.NewTimer(s.deliveryGrace)
 	defer grace.Stop()
 	again := time.NewTicker(2 * time.Millisecond)
 	defer again.Stop()

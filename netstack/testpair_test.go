@@ -124,7 +124,10 @@ func newStack(t testing.TB, cfg Config) *Stack {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { s.Close() })
+	t.Cleanup(func() {
+		s.deliveryGrace = 0 // the other end may be closed already
+		s.Close()
+	})
 	return s
 }
 
