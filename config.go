@@ -112,6 +112,36 @@ type PeerConfig struct {
 	PersistentKeepalive time.Duration
 }
 
+// LogValue returns the configuration as a group, without keys that are secret
+// and without the shell commands.
+func (c Config) LogValue() slog.Value {
+	peers := make([]slog.Attr, len(c.Peers))
+	for i, p := range c.Peers {
+		peers[i] = slog.Any(p.PublicKey.short(), p)
+	}
+	return slog.GroupValue(
+		slog.Any("private_key", c.PrivateKey),
+		slog.Int("listen_port", int(c.ListenPort)),
+		slog.Uint64("fwmark", uint64(c.FwMark)),
+		slog.Any("address", c.Address),
+		slog.Any("dns", c.DNS),
+		slog.Any("dns_search", c.DNSSearch),
+		slog.Int("mtu", c.MTU),
+		slog.Attr{Key: "peers", Value: slog.GroupValue(peers...)},
+	)
+}
+
+// LogValue returns the configuration as a group, without the preshared key.
+func (p PeerConfig) LogValue() slog.Value {
+	return slog.GroupValue(
+		slog.String("public_key", p.PublicKey.String()),
+		slog.Any("preshared_key", p.PresharedKey),
+		slog.String("endpoint", p.Endpoint),
+		slog.Any("allowed_ips", p.AllowedIPs),
+		slog.Duration("persistent_keepalive", p.PersistentKeepalive),
+	)
+}
+
 const (
 	maxMTU = netstack.MaxMTU - 80 // a packet and its overhead in one IPv6 packet
 

@@ -32,11 +32,15 @@
 // valid key. During a flood of handshakes it asks for cookies, and answers each
 // source address at a limited rate.
 //
-// Secrets are compared in constant time and never logged. Key buffers of this
-// package are zeroed when they are no longer needed, but Go cannot guarantee
-// that no copy remains: the runtime may have moved a stack that held one, and
-// the expanded keys inside the ciphers of golang.org/x/crypto are left to the
-// garbage collector without being zeroed. Go programs cannot pin their memory
+// Secrets are compared in constant time and never logged. A [Config] or
+// [PeerConfig] prints and logs without its keys; encoding/json reveals them, also
+// when a handler of slog marshals a value that contains one, such as a slice of
+// PeerConfig. Key buffers of this package are zeroed when they are no longer
+// needed: those of a private key when [Device.SetPrivateKey] replaces it and when
+// [Device.Close] returns. But Go cannot guarantee that no copy remains: the
+// runtime may have moved a stack that held one, and the private keys inside
+// crypto/ecdh and the expanded keys inside the ciphers of golang.org/x/crypto are
+// left to the garbage collector without being zeroed. Go programs cannot pin their memory
 // either: encrypt swap if that matters.
 //
 // The ECN mark of an inner packet is copied to the outer one. Nothing else of

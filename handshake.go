@@ -18,7 +18,7 @@ import (
 // identity is a device's static key pair with what is derived from it. It
 // never changes once published.
 type identity struct {
-	private PrivateKey
+	private PrivateKey       // guarded by Device.mu; cleared when the device has another identity
 	key     *ecdh.PrivateKey // private, ready for use
 	public  PublicKey
 	checker cookieChecker

@@ -195,7 +195,10 @@ func TestSecretsAreRedacted(t *testing.T) {
 		fmt.Fprintf(&out, "%s\n", errors.New(fmt.Sprint(v)))
 		slog.New(slog.NewTextHandler(&out, nil)).Info("m", "v", v)
 	}
-	slog.New(slog.NewJSONHandler(&out, nil)).Info("m", "priv", priv, "psk", psk)
+	for _, v := range []any{priv, &priv, psk, &psk, cfg, &cfg, cfg.Peers[0], &cfg.Peers[0]} {
+		slog.New(slog.NewJSONHandler(&out, nil)).With("with", v).WithGroup("g").Info("m", "v", v, slog.Group("in", "v", v))
+		slog.New(slog.NewTextHandler(&out, nil)).With("with", v).WithGroup("g").Info("m", "v", v, slog.Group("in", "v", v))
+	}
 	fmt.Fprintln(&out, priv.String(), psk.String())
 
 	for _, line := range strings.Split(out.String(), "\n") {

@@ -63,6 +63,12 @@ func (d *Device) route(addr netip.Addr) (*peer, error) {
 	return p, nil
 }
 
+// checkRoute returns the error of sending a packet to addr that is known before.
+func (d *Device) checkRoute(addr netip.Addr) error {
+	_, err := d.route(addr)
+	return err
+}
+
 // unreachableError says which peer does not answer, and why.
 type unreachableError struct {
 	peer   PublicKey

@@ -82,6 +82,28 @@ func TestP98SecretsAreErased(t *testing.T) {
 		}
 	})
 
+	withTestbed(t, nil, func(b *testbed) {
+		for _, change := range []func() error{
+			func() error { return b.dev.SetPrivateKey(NewPrivateKey()) },
+			b.dev.Close,
+		} {
+			id := b.dev.identity.Load()
+			if id.private.IsZero() {
+				t.Fatal("nothing to erase")
+			}
+			public := b.dev.Stats().PublicKey
+			if err := change(); err != nil {
+				t.Fatal(err)
+			}
+			if !id.private.IsZero() {
+				t.Error("a former private key remains")
+			}
+			if b.dev.closed && (b.dev.Stats().PublicKey != public || b.dev.identity.Load().key != nil) {
+				t.Error("a closed device has no public key, or has a private one")
+			}
+		}
+	})
+
 	k := transportKeys{send: [32]byte{1}, receive: [32]byte{2}}
 	k.erase()
 	r := responder{state: wireguardState}

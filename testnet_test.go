@@ -304,7 +304,7 @@ func exchangeDatagrams(t testing.TB, from, to *Device, host netip.Addr) error {
 // Devices with the real stack and real sockets, over loopback.
 
 // newDevicePair returns two devices, of which the first has an endpoint for the
-// second.
+// second, and takes it for its DNS server.
 func newDevicePair(t testing.TB) (near, far *Device) {
 	t.Helper()
 	start := func(cfg Config) *Device {
@@ -327,6 +327,7 @@ func newDevicePair(t testing.TB) (near, far *Device) {
 	near = start(Config{
 		PrivateKey: nearKey,
 		Address:    addresses("1"),
+		DNS:        []netip.Addr{netip.MustParseAddr("10.0.0.2")},
 		Peers: []PeerConfig{{
 			PublicKey:  farKey.PublicKey(),
 			Endpoint:   netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), far.Stats().ListenPort).String(),

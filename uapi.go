@@ -332,7 +332,7 @@ func (u *peerUpdate) setUAPI(name string, value []byte) (ok bool) {
 // can change, and statistics.
 type uapiState struct {
 	Stats
-	identity      *identity      // nil: no private key
+	privateKey    PrivateKey     // zero: none
 	presharedKeys []PresharedKey // in the order of Stats.Peers
 }
 
@@ -340,7 +340,10 @@ type uapiState struct {
 func (d *Device) uapiState() *uapiState {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
-	s := &uapiState{Stats: d.statsLocked(), identity: d.identity.Load(), presharedKeys: make([]PresharedKey, len(d.peers))}
+	s := &uapiState{Stats: d.statsLocked(), presharedKeys: make([]PresharedKey, len(d.peers))}
+	if id := d.identity.Load(); id != nil {
+		s.privateKey = id.private
+	}
 	for i := range s.Peers {
 		p := d.peers[s.Peers[i].PublicKey]
 		p.mu.Lock()
@@ -350,10 +353,11 @@ func (d *Device) uapiState() *uapiState {
 	return s
 }
 
-// writeTo writes s, and then zeroes its preshared keys. An error stays in w.
+// writeTo writes s, and then zeroes its keys. An error stays in w.
 func (s *uapiState) writeTo(w *bufio.Writer) {
-	if s.identity != nil {
-		writeHexKey(w, "private_key", (*[32]byte)(&s.identity.private))
+	if !s.privateKey.IsZero() {
+		writeHexKey(w, "private_key", (*[32]byte)(&s.privateKey))
+		clear(s.privateKey[:])
 	}
 	fmt.Fprintf(w, "listen_port=%d\n", s.ListenPort)
 	if s.FwMark != 0 {

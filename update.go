@@ -58,6 +58,7 @@ func (p *PeerConfig) update() peerUpdate {
 // once. A peer whose public key is that of key is removed. Setting the present
 // key again does nothing. The only error is one that wraps [net.ErrClosed].
 func (d *Device) SetPrivateKey(key PrivateKey) error {
+	defer clear(key[:])
 	return d.applyUpdate(update{privateKey: &key})
 }
 
@@ -204,9 +205,13 @@ func (d *Device) identityOf(private PrivateKey) (id *identity, changed bool) {
 }
 
 // setIdentity gives the device another identity. Every peer must make a new
-// handshake, but its session still receives. d.mu is held.
+// handshake, but its session still receives. The former private key is cleared,
+// but for the copy inside its *ecdh.PrivateKey, which handshakes under way still
+// use. d.mu is held.
 func (d *Device) setIdentity(id *identity) {
-	d.identity.Store(id)
+	if old := d.identity.Swap(id); old != nil {
+		clear(old.private[:])
+	}
 	now := d.now()
 	for _, p := range d.peers {
 		p.mu.Lock()

@@ -57,6 +57,13 @@ type Config struct {
 	// EHOSTUNREACH. With any other error the packet counts as lost.
 	Output func(*Packet) error
 
+	// Route reports at once why packets to addr cannot be sent, with an error
+	// that Output would return; nil means that they can. UDP dials call it, as no
+	// packet of theirs tells: a dial fails with an error that wraps both that of
+	// Route and EHOSTUNREACH, or goes on to the next address of the name. A nil
+	// Route lets all dials succeed. It may be called concurrently.
+	Route func(addr netip.Addr) error
+
 	// Reach reports why addr cannot be reached; nil means that nothing does. It
 	// runs concurrently with each echo and DNS query to addr, and with each
 	// connection attempt that has not ended after 10 ms or by the end of its

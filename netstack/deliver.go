@@ -13,8 +13,8 @@ import (
 // Deliver hands inbound IP packets to the stack. Each must be a whole packet
 // whose header states its length; others are dropped. Checksums are not
 // verified: the caller must have authenticated the packets. The packets of one
-// flow stay in order. Deliver copies what it needs, and does nothing on a
-// closed stack.
+// flow stay in order. Deliver copies what it needs, and does nothing once
+// [Stack.Close] has returned.
 //
 // Dropped are also packets from one of the stack's own addresses, and packets
 // to an address that is not its own, unless a handler of [Stack.HandleTCP] or
@@ -23,7 +23,7 @@ import (
 // Deliver may be called concurrently; the packets of different calls have no
 // order.
 func (s *Stack) Deliver(packets [][]byte) {
-	if s.closed.Load() {
+	if s.deaf.Load() {
 		return
 	}
 	coalesce(packets, s.deliverFunc)

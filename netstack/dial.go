@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+	"syscall"
 	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
@@ -20,14 +21,25 @@ import (
 // address, or a name that [Stack.LookupNetIP] looks up; 4 and 6 restrict its
 // family. The port is a number or the name of a service, such as http. If a
 // name has several addresses, TCP connects to the first that answers, as in RFC
-// 8305 ("Happy Eyeballs"), and UDP uses the first.
+// 8305 ("Happy Eyeballs"), and UDP uses the first that [Config.Route] allows.
 //
 // ctx limits the lookup and the attempt to connect. It has no effect on a
 // connection that was made.
 //
-// A TCP connection has the methods CloseRead, CloseWrite and SetLinger of
-// *net.TCPConn, sends small writes without delay, and keeps idle connections
-// alive as package net does.
+// A TCP connection, dialled or accepted, sends small writes without delay, and
+// keeps idle connections alive as package net does. It has the methods of
+// *net.TCPConn: CloseRead, CloseWrite, ReadFrom, WriteTo, SetNoDelay, SetLinger,
+// SetKeepAlive, SetKeepAlivePeriod, SetKeepAliveConfig, SetReadBuffer and
+// SetWriteBuffer. A UDP connection has those of *net.UDPConn that
+// [Stack.ListenPacket] lists. Neither has SyscallConn or File, as there is no
+// file descriptor. All methods may be called concurrently.
+//
+//   - ReadFrom and WriteTo, which io.Copy calls, copy data once if the other end
+//     is a TCP connection of a stack too, and through a pooled buffer otherwise.
+//   - SetReadBuffer and SetWriteBuffer set the nearest size that the stack
+//     allows: at most 8 MiB and 6 MiB. Without them TCP buffers begin with 1 or
+//     2 MiB and grow as needed; a size that was set stays. Only payload counts.
+//     Data already in a buffer stays there.
 //
 // An error is a *net.OpError that wraps one of
 //
@@ -35,7 +47,7 @@ import (
 //   - *net.DNSError, if the lookup fails,
 //   - a syscall.Errno: ENETUNREACH without an own address of the family,
 //     ECONNREFUSED, EHOSTUNREACH, ETIMEDOUT and others,
-//   - the error of [Config.Reach] or [Config.Output],
+//   - the error of [Config.Reach], [Config.Route] or [Config.Output],
 //   - the error of ctx, whose deadline is also a timeout of net.Error,
 //   - [net.ErrClosed], if the stack is closed.
 func (s *Stack) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
@@ -89,7 +101,10 @@ func (s *Stack) dial(ctx context.Context, network, address string) (net.Conn, er
 		}
 		return addDialError(network, net.TCPAddrFromAddrPort(remote))(s.dialTCP(ctx, remote))
 	}
-	if len(addrs) == 1 || transport == "udp" {
+	if transport == "udp" {
+		return dialFirst(ctx, addrs, one)
+	}
+	if len(addrs) == 1 {
 		return one(ctx, addrs[0])
 	}
 	return raceDials(ctx, addrs, one)
@@ -126,7 +141,7 @@ func (s *Stack) dialTCP(ctx context.Context, remote netip.AddrPort) (net.Conn, e
 		ep.Abort()
 		return nil, s.closedError(err)
 	}
-	c, err := s.newTCPConn(ep, wq)
+	c, err := s.newTCPConn(ep, wq, remote)
 	if err != nil {
 		return nil, err
 	}
@@ -199,9 +214,14 @@ func (s *Stack) connectEndpoint(ctx context.Context, ep tcpip.Endpoint, remote n
 	}
 }
 
-// dialUDP connects a UDP socket to remote. It returns no *udpConn, as a nil one
-// in a net.Conn would not be nil.
+// dialUDP connects a UDP socket to remote, if there is a route. It returns no
+// *udpConn, as a nil one in a net.Conn would not be nil.
 func (s *Stack) dialUDP(remote netip.AddrPort) (net.Conn, error) {
+	if addr := remote.Addr(); s.cfg.Route != nil && !s.ownAddrs[addr] {
+		if err := s.cfg.Route(addr); err != nil {
+			return nil, s.closedError(&unreachableError{syscall.EHOSTUNREACH, err})
+		}
+	}
 	c, err := s.newDialedUDP(remote)
 	if err != nil {
 		return nil, err

@@ -3,7 +3,9 @@ package netstack
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
+	"net/netip"
 	"syscall"
 	"testing"
 	"time"
@@ -131,5 +133,47 @@ func TestDialName(t *testing.T) {
 	}
 	if d := time.Since(start); d > attemptDelay {
 		t.Errorf("it took %v to be refused twice", d)
+	}
+}
+
+// TestDialUDPRoute dials names and addresses of which some have no route.
+func TestDialUDPRoute(t *testing.T) {
+	lost := errors.New("nobody owns it")
+	n := &nameServer{records: map[string][]dnsmessage.ResourceBody{
+		"both.example.":    {record("10.0.0.2"), record("fd00::9")},
+		"nowhere.example.": {record("10.0.0.9"), record("fd00::9")},
+	}}
+	p := joinDNS(t, n, func(a, b *Config) {
+		a.Route = func(addr netip.Addr) error {
+			if addr != b4 && addr != b6 {
+				return fmt.Errorf("%w: %v", lost, addr)
+			}
+			return nil
+		}
+	})
+	for address, want := range map[string]string{
+		"both.example:7": "10.0.0.2:7",
+		"10.0.0.2:7":     "10.0.0.2:7",
+		"[fd00::1]:7":    "[fd00::1]:7", // the stack's own
+		"10.0.0.9:7":     "",
+	} {
+		c, err := p.a.DialContext(testContext(t), "udp", address)
+		if want == "" {
+			wantOpError(t, err, "dial", "udp", lost)
+			wantOpError(t, err, "dial", "udp", syscall.EHOSTUNREACH)
+			continue
+		}
+		if err != nil {
+			t.Errorf("dial %s: %v", address, err)
+			continue
+		}
+		if got := c.RemoteAddr().String(); got != want {
+			t.Errorf("dial %s connects to %s, want %s", address, got, want)
+		}
+		c.Close()
+	}
+	_, err := p.a.DialContext(testContext(t), "udp", "nowhere.example:7")
+	if oe := wantOpError(t, err, "dial", "udp", lost); oe.Addr.String() != "[fd00::9]:7" {
+		t.Errorf("%v is not the error of the first address", err)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -20,6 +21,9 @@ const (
 	defaultDNSTimeout = 5 * time.Second
 	dnsUDPSize        = 1232 // receive size in EDNS(0): fits the smallest MTU of IPv6
 	maxCNAMEs         = 16
+
+	// resolutionDelay is the Resolution Delay of RFC 8305, section 3.
+	resolutionDelay = 50 * time.Millisecond
 )
 
 var (
@@ -34,8 +38,13 @@ var (
 // tried as it is, otherwise after. There is no localhost: the stack has no
 // loopback address, and RFC 6761 forbids asking servers for it.
 //
+// With "ip", addresses of a family of which the stack has none are asked for only
+// if there are no others, and IPv6 addresses that come more than 50 ms after the
+// IPv4 ones are left out.
+//
 // Each server has 5 seconds to answer a query, and is asked twice before the
-// lookup fails. ctx limits the whole lookup.
+// lookup fails. A server that does not answer is asked last for a minute. ctx
+// limits the whole lookup.
 //
 // An error is a *net.DNSError, which says whether the name does not exist
 // (IsNotFound) or the servers did not answer in time (IsTimeout). It wraps the
@@ -127,54 +136,112 @@ func validName(name string) bool {
 	return true
 }
 
-// lookupName asks for all types of records at once. It succeeds if there is an
-// address of any type.
+// lookupName asks for the types of records that the stack can use, and for the
+// others only if there are none of those.
 func (s *Stack) lookupName(ctx context.Context, name string, types []dnsmessage.Type) ([]netip.Addr, *net.DNSError) {
+	var usable, others []dnsmessage.Type
+	for _, typ := range types {
+		own := s.firstIPv4
+		if typ == dnsmessage.TypeAAAA {
+			own = s.firstIPv6
+		}
+		if own.IsValid() {
+			usable = append(usable, typ)
+		} else {
+			others = append(others, typ)
+		}
+	}
+	if len(usable) == 0 {
+		usable, others = others, nil
+	}
+	addrs, failure := s.lookupTypes(ctx, name, usable)
+	if failure != nil && failure.IsNotFound && len(others) > 0 {
+		return s.lookupTypes(ctx, name, others)
+	}
+	return addrs, failure
+}
+
+// lookupTypes asks for all types of records at once. It succeeds if there is an
+// address of any type. Once it has IPv4 addresses, it waits for IPv6 ones no
+// longer than resolutionDelay.
+func (s *Stack) lookupTypes(ctx context.Context, name string, types []dnsmessage.Type) ([]netip.Addr, *net.DNSError) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	type answer struct {
+		typ   dnsmessage.Type
 		addrs []netip.Addr
 		err   *net.DNSError
 	}
-	answers := make([]chan answer, len(types))
-	for i, typ := range types {
-		answers[i] = make(chan answer, 1)
+	answers := make(chan answer, len(types))
+	for _, typ := range types {
 		go func() {
-			addrs, err := s.askServers(ctx, name, typ)
-			answers[i] <- answer{addrs, err}
+			addrs, err := s.lookupType(ctx, name, typ)
+			answers <- answer{typ, addrs, err}
 		}()
 	}
-	var addrs []netip.Addr
+	var v4, v6 []netip.Addr
 	var failure *net.DNSError
-	for _, c := range answers {
-		a := <-c
-		addrs = append(addrs, a.addrs...)
+	for range types {
+		a := <-answers
+		if a.typ == dnsmessage.TypeA {
+			v4 = a.addrs
+			if len(v4) > 0 {
+				defer time.AfterFunc(resolutionDelay, cancel).Stop()
+			}
+		} else {
+			v6 = a.addrs
+		}
 		if a.err != nil && (failure == nil || failure.IsNotFound) {
 			failure = a.err
 		}
 	}
-	if len(addrs) > 0 {
+	if addrs := slices.Concat(v4, v6); len(addrs) > 0 {
 		return addrs, nil
 	}
 	return nil, failure
 }
 
+// lookupType asks for the addresses of one type.
+func (s *Stack) lookupType(ctx context.Context, name string, typ dnsmessage.Type) ([]netip.Addr, *net.DNSError) {
+	n, err := dnsmessage.NewName(name)
+	if err != nil {
+		return nil, dnsError(errNoSuchHost, "")
+	}
+	r, server, failure := s.askServers(ctx, dnsmessage.Question{Name: n, Type: typ, Class: dnsmessage.ClassINET})
+	if failure != nil {
+		return nil, failure
+	}
+	addrs := r.addresses()
+	if len(addrs) == 0 {
+		return nil, dnsError(errNoSuchHost, server.String())
+	}
+	return addrs, nil
+}
+
 // askServers asks the servers in turn until one answers, or says that the name
-// does not exist.
-func (s *Stack) askServers(ctx context.Context, name string, typ dnsmessage.Type) ([]netip.Addr, *net.DNSError) {
+// does not exist. It returns that server too.
+func (s *Stack) askServers(ctx context.Context, question dnsmessage.Question) (reply, netip.Addr, *net.DNSError) {
 	if len(s.cfg.DNS) == 0 {
-		return nil, &net.DNSError{Err: errNoServers.Error(), UnwrapErr: errNoServers}
+		return reply{}, netip.Addr{}, &net.DNSError{Err: errNoServers.Error(), UnwrapErr: errNoServers}
 	}
 	var failure *net.DNSError
 	for range dnsRounds {
-		for _, server := range s.cfg.DNS {
-			addrs, err := s.exchange(ctx, netip.AddrPortFrom(server.Unmap().WithZone(""), dnsPort), name, typ)
+		for _, server := range s.dnsServers.inOrder(s.cfg.DNS) {
+			start := time.Now()
+			r, err := s.exchange(ctx, netip.AddrPortFrom(server, dnsPort), question)
 			if err == nil {
-				return addrs, nil
+				s.dnsServers.noteAnswer(server)
+				return r, server, nil
 			}
-			failure = dnsError(err, server)
-			if failure.IsNotFound || ctx.Err() != nil || s.closed.Load() {
-				return nil, failure
+			failure = dnsError(err, server.String())
+			ended := ctx.Err() != nil || s.closed.Load()
+			if err != errMisbehaving && (!ended || time.Since(start) >= s.dnsPatience()) {
+				s.dnsServers.noteSilence(server)
+			}
+			if ended {
+				return reply{}, server, failure
 			}
 		}
 	}
-	return nil, failure
+	return reply{}, netip.Addr{}, failure
 }

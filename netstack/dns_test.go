@@ -21,13 +21,17 @@ type nameServer struct {
 	code    map[string]dnsmessage.RCode
 	asked   []string // guarded by mu: "A name tcp"
 
+	truncateTCP bool // sets the TC bit of answers by TCP
+
 	// intercept, if not nil, sends whatever else it wants before the answer, and
 	// reports whether to send that.
 	intercept func(q dnsmessage.Message, send func([]byte)) bool
 }
 
-func (n *nameServer) serve(t testing.TB, s *Stack) {
-	pc := listenPacket(t, s, "udp", ":53")
+func (n *nameServer) serve(t testing.TB, s *Stack) { n.serveAt(t, s, ":53") }
+
+func (n *nameServer) serveAt(t testing.TB, s *Stack, address string) {
+	pc := listenPacket(t, s, "udp", address)
 	go func() {
 		b := make([]byte, 2000)
 		for {
@@ -38,7 +42,7 @@ func (n *nameServer) serve(t testing.TB, s *Stack) {
 			n.answer(b[:m], "udp", func(b []byte) { pc.WriteTo(b, from) })
 		}
 	}()
-	l := listen(t, s, "tcp", ":53")
+	l := listen(t, s, "tcp", address)
 	go func() {
 		for {
 			c, err := l.Accept()
@@ -76,6 +80,7 @@ func (n *nameServer) answer(b []byte, transport string, send func([]byte)) {
 		r.RCode = dnsmessage.RCodeNameError
 	}
 	n.addRecords(&r, name, q.Type)
+	r.Truncated = n.truncateTCP && transport == "tcp"
 	b, err := r.Pack()
 	if err != nil {
 		panic(err)
@@ -96,11 +101,26 @@ func (n *nameServer) addRecords(r *dnsmessage.Message, name string, typ dnsmessa
 			r.Answers = append(r.Answers, dnsmessage.Resource{Header: h, Body: body})
 			continue
 		}
-		_, v4 := body.(*dnsmessage.AResource)
-		if v4 == (typ == dnsmessage.TypeA) {
+		if typeOf(body) == typ {
 			r.Answers = append(r.Answers, dnsmessage.Resource{Header: h, Body: body})
 		}
 	}
+}
+
+func typeOf(body dnsmessage.ResourceBody) dnsmessage.Type {
+	switch body.(type) {
+	case *dnsmessage.AResource:
+		return dnsmessage.TypeA
+	case *dnsmessage.AAAAResource:
+		return dnsmessage.TypeAAAA
+	case *dnsmessage.SRVResource:
+		return dnsmessage.TypeSRV
+	case *dnsmessage.MXResource:
+		return dnsmessage.TypeMX
+	case *dnsmessage.TXTResource:
+		return dnsmessage.TypeTXT
+	}
+	return 0
 }
 
 func record(addr string) dnsmessage.ResourceBody {

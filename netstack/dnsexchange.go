@@ -8,48 +8,54 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"time"
 
 	"golang.org/x/net/dns/dnsmessage"
 )
 
 // A DNS query and its reply on the way, by UDP or TCP.
 
-// exchange asks one server once: by UDP, then by TCP if the reply was
-// truncated, then without EDNS(0) if the server does not know that.
-func (s *Stack) exchange(ctx context.Context, server netip.AddrPort, name string, typ dnsmessage.Type) ([]netip.Addr, error) {
+// exchange asks one server once: by UDP, and then by TCP if the reply was
+// truncated. It succeeds if the reply has an answer, or says that there is none.
+func (s *Stack) exchange(ctx context.Context, server netip.AddrPort, question dnsmessage.Question) (reply, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.dnsTimeout)
 	defer cancel()
+	var queries []*query
 	for _, edns := range []bool{true, false} {
-		q, err := newQuery(name, typ, edns)
+		q, err := newQuery(question, edns)
 		if err != nil {
-			return nil, err
+			return reply{}, err
 		}
-		reply, err := s.queryUDP(ctx, server, q)
-		if err == nil && reply.truncated {
-			reply, err = s.queryTCP(ctx, server, q)
-		}
-		if err != nil {
-			return nil, err
-		}
-		switch reply.code {
-		case dnsmessage.RCodeSuccess:
-			if len(reply.addrs) == 0 {
-				return nil, errNoSuchHost
-			}
-			return reply.addrs, nil
-		case dnsmessage.RCodeNameError:
-			return nil, errNoSuchHost
-		case dnsmessage.RCodeFormatError, dnsmessage.RCodeNotImplemented:
-			continue
-		}
-		break
+		queries = append(queries, q)
 	}
-	return nil, errMisbehaving
+	if s.dnsServers.isPlain(server.Addr()) {
+		queries = queries[1:]
+	}
+	r, err := s.queryUDP(ctx, server, queries)
+	if err == nil && r.query.edns && r.refusesEDNS() {
+		r, err = s.queryUDP(ctx, server, queries[1:])
+	}
+	if err == nil && r.truncated {
+		r, err = s.queryTCP(ctx, server, r.query)
+	}
+	switch {
+	case err != nil:
+		return reply{}, err
+	case r.lame || r.truncated && len(r.answers) == 0:
+		return reply{}, errMisbehaving
+	case r.code != dnsmessage.RCodeSuccess && r.code != dnsmessage.RCodeNameError:
+		return reply{}, errMisbehaving
+	}
+	if len(queries) > 1 && !r.query.edns {
+		s.dnsServers.notePlain(server.Addr())
+	}
+	return r, nil
 }
 
-// queryUDP sends q by UDP. Config.Reach runs beside it, as no ICMP error may
-// come.
-func (s *Stack) queryUDP(ctx context.Context, server netip.AddrPort, q *query) (r reply, err error) {
+// queryUDP sends the first of queries by UDP, and the second, if there is one,
+// when no answer has come for a while. Config.Reach runs beside it, as no ICMP
+// error may come.
+func (s *Stack) queryUDP(ctx context.Context, server netip.AddrPort, queries []*query) (r reply, err error) {
 	c, err := s.newDialedUDP(server)
 	if err != nil {
 		return r, err
@@ -58,19 +64,33 @@ func (s *Stack) queryUDP(ctx context.Context, server netip.AddrPort, q *query) (
 	failed, stop := s.startReach(ctx, server.Addr())
 	defer stop()
 	err = s.runQuery(ctx, c, failed, func() error {
-		if _, err := c.Write(q.message); err != nil {
+		if _, err := c.Write(queries[0].message); err != nil {
 			return err
 		}
 		b := make([]byte, 65535)
+		again := queries[1:]
+		if len(again) > 0 {
+			c.SetReadDeadline(time.Now().Add(s.dnsPatience()))
+		}
 		for {
 			n, err := c.Read(b)
+			if len(again) > 0 && errors.Is(err, os.ErrDeadlineExceeded) {
+				c.SetReadDeadline(time.Time{})
+				if _, err := c.Write(again[0].message); err != nil {
+					return err
+				}
+				again = nil
+				continue
+			}
 			if err != nil {
 				return err
 			}
 			// Anything but the answer may be forged: keep waiting for it.
-			var ok bool
-			if r, ok = q.parseReply(b[:n]); ok {
-				return nil
+			for _, q := range queries {
+				var ok bool
+				if r, ok = q.parseReply(b[:n]); ok {
+					return nil
+				}
 			}
 		}
 	})
@@ -80,6 +100,9 @@ func (s *Stack) queryUDP(ctx context.Context, server netip.AddrPort, q *query) (
 	}
 	return r, err
 }
+
+// dnsPatience is how long a server may take before something is done about it.
+func (s *Stack) dnsPatience() time.Duration { return s.dnsTimeout * 2 / 5 }
 
 // queryTCP sends q by TCP, with the length before the message (RFC 1035,
 // section 4.2.2).
@@ -102,7 +125,7 @@ func (s *Stack) queryTCP(ctx context.Context, server netip.AddrPort, q *query) (
 			return err
 		}
 		var ok bool
-		if r, ok = q.parseReply(b); !ok || r.truncated {
+		if r, ok = q.parseReply(b); !ok {
 			return errMisbehaving
 		}
 		return nil
@@ -130,8 +153,8 @@ func (s *Stack) runQuery(ctx context.Context, c net.Conn, failed <-chan error, t
 }
 
 // dnsError returns err as package net reports it.
-func dnsError(err error, server netip.Addr) *net.DNSError {
-	e := &net.DNSError{Err: err.Error(), Server: server.String(), UnwrapErr: err}
+func dnsError(err error, server string) *net.DNSError {
+	e := &net.DNSError{Err: err.Error(), Server: server, UnwrapErr: err}
 	var ne net.Error
 	switch {
 	case err == errNoSuchHost:

@@ -82,3 +82,152 @@ func TestLookupServers(t *testing.T) {
 		t.Errorf("unreachable: %v, want EHOSTUNREACH", err)
 	}
 }
+
+// TestLookupAsksTheNext has a first server that is of no use.
+func TestLookupAsksTheNext(t *testing.T) {
+	reply := func(code dnsmessage.RCode, question bool) func(dnsmessage.Message, func([]byte)) bool {
+		return func(q dnsmessage.Message, send func([]byte)) bool {
+			m := dnsmessage.Message{Header: dnsmessage.Header{ID: q.ID, Response: true, RCode: code}}
+			if question {
+				m.Questions = q.Questions
+			}
+			b, _ := m.Pack()
+			send(b)
+			return false
+		}
+	}
+	for name, intercept := range map[string]func(dnsmessage.Message, func([]byte)) bool{
+		"SERVFAIL":                    reply(dnsmessage.RCodeServerFailure, true),
+		"SERVFAIL without a question": reply(dnsmessage.RCodeServerFailure, false),
+		"REFUSED":                     reply(dnsmessage.RCodeRefused, true),
+		"lame referral":               reply(dnsmessage.RCodeSuccess, true),
+	} {
+		good := &nameServer{records: map[string][]dnsmessage.ResourceBody{"host.example.": {record("192.0.2.1")}}}
+		bad := &nameServer{intercept: intercept}
+		p := join(t, func(a, b *Config) {
+			a.DNS = addrs("10.0.0.3", "10.0.0.2")
+			b.Addresses = prefixes(addrs("10.0.0.2", "10.0.0.3")...)
+		})
+		good.serveAt(t, p.b, "10.0.0.2:53")
+		bad.serveAt(t, p.b, "10.0.0.3:53")
+		p.a.dnsTimeout = time.Minute // an answer that does not count would fail the test
+		got, err := p.a.LookupNetIP(testContext(t), "ip4", "host.example")
+		if err != nil || !slices.Equal(got, addrs("192.0.2.1")) {
+			t.Errorf("%s: LookupNetIP = %v, %v", name, got, err)
+		}
+		if len(bad.questions()) == 0 {
+			t.Errorf("%s: the first server was not asked", name)
+		}
+	}
+}
+
+// TestLookupRemembersSilence has a silent first server, which is asked once, and
+// again when the second no longer answers.
+func TestLookupRemembersSilence(t *testing.T) {
+	good := &nameServer{records: map[string][]dnsmessage.ResourceBody{"host.example.": {record("192.0.2.1")}}}
+	bad := &nameServer{intercept: func(dnsmessage.Message, func([]byte)) bool { return false }}
+	p := join(t, func(a, b *Config) {
+		a.DNS = addrs("10.0.0.3", "10.0.0.2")
+		b.Addresses = prefixes(addrs("10.0.0.2", "10.0.0.3")...)
+	})
+	good.serveAt(t, p.b, "10.0.0.2:53")
+	bad.serveAt(t, p.b, "10.0.0.3:53")
+	p.a.dnsTimeout = 500 * time.Millisecond
+	// A caller with less patience than the stack learns it too.
+	short, cancel := context.WithTimeout(t.Context(), 400*time.Millisecond)
+	defer cancel()
+	if _, err := p.a.LookupNetIP(short, "ip4", "host.example"); err == nil {
+		t.Error("the silent server answered")
+	}
+	if asked := len(bad.questions()); asked != 2 { // with EDNS(0) and without
+		t.Errorf("%d questions for the silent server, want 2", asked)
+	}
+	for range 3 {
+		if _, err := p.a.LookupNetIP(testContext(t), "ip4", "host.example"); err != nil {
+			t.Error(err)
+		}
+	}
+	if asked := bad.questions(); len(asked) > 0 {
+		t.Errorf("the silent server was asked for %q", asked)
+	}
+	bad.change(func() { bad.intercept, bad.records = nil, good.records })
+	good.change(func() { good.intercept = func(dnsmessage.Message, func([]byte)) bool { return false } })
+	if _, err := p.a.LookupNetIP(testContext(t), "ip4", "host.example"); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestLookupDropsEDNS has a server that does not answer queries with EDNS(0).
+func TestLookupDropsEDNS(t *testing.T) {
+	n := &nameServer{records: map[string][]dnsmessage.ResourceBody{"host.example.": {record("192.0.2.1")}}}
+	var withOPT atomic.Int64
+	n.intercept = func(q dnsmessage.Message, _ func([]byte)) bool {
+		if len(q.Additionals) > 0 {
+			withOPT.Add(1)
+			return false
+		}
+		return true
+	}
+	p := joinDNS(t, n, nil)
+	p.a.dnsTimeout = time.Second
+	for range 3 {
+		got, err := p.a.LookupNetIP(testContext(t), "ip4", "host.example")
+		if err != nil || !slices.Equal(got, addrs("192.0.2.1")) {
+			t.Errorf("LookupNetIP = %v, %v", got, err)
+		}
+	}
+	if n := withOPT.Load(); n != 1 {
+		t.Errorf("%d queries with EDNS(0), want 1", n)
+	}
+}
+
+// TestLookupTruncatedByTCP has an answer that says that even TCP was too short
+// for it.
+func TestLookupTruncatedByTCP(t *testing.T) {
+	many := make([]dnsmessage.ResourceBody, 100)
+	for i := range many {
+		many[i] = &dnsmessage.AResource{A: [4]byte{192, 0, 2, byte(i)}}
+	}
+	n := &nameServer{records: map[string][]dnsmessage.ResourceBody{"many.example.": many}, truncateTCP: true}
+	got, err := joinDNS(t, n, nil).a.LookupNetIP(testContext(t), "ip4", "many.example")
+	if err != nil || len(got) != len(many) {
+		t.Errorf("%d addresses, %v; want %d", len(got), err, len(many))
+	}
+}
+
+// TestLookupOneFamily looks up names on a stack that has only IPv4 addresses.
+func TestLookupOneFamily(t *testing.T) {
+	n := &nameServer{records: map[string][]dnsmessage.ResourceBody{
+		"both.example.": {record("192.0.2.1"), record("2001:db8::1")},
+		"six.example.":  {record("2001:db8::6")},
+	}}
+	p := joinDNS(t, n, func(a, b *Config) { a.Addresses = prefixes(a4) })
+	got, err := p.a.LookupNetIP(testContext(t), "ip", "both.example")
+	if err != nil || !slices.Equal(got, addrs("192.0.2.1")) {
+		t.Errorf("LookupNetIP = %v, %v", got, err)
+	}
+	if asked := n.questions(); !slices.Equal(asked, []string{"A both.example. udp"}) {
+		t.Errorf("asked for %q", asked)
+	}
+	var missing *noAddressError
+	if _, err := p.a.DialContext(testContext(t), "tcp", "six.example:1"); !errors.As(err, &missing) {
+		t.Errorf("dialling a name with an IPv6 address: %v, want %v", err, &noAddressError{"IPv6"})
+	}
+	if got, err := p.a.LookupNetIP(testContext(t), "ip6", "both.example"); err != nil || !slices.Equal(got, addrs("2001:db8::1")) {
+		t.Errorf("LookupNetIP = %v, %v", got, err)
+	}
+}
+
+// TestLookupLateIPv6 has a server that does not answer questions for IPv6
+// addresses.
+func TestLookupLateIPv6(t *testing.T) {
+	n := &nameServer{records: map[string][]dnsmessage.ResourceBody{"host.example.": {record("192.0.2.1")}}}
+	n.intercept = func(q dnsmessage.Message, _ func([]byte)) bool { return q.Questions[0].Type == dnsmessage.TypeA }
+	p := joinDNS(t, n, nil)
+	p.a.dnsTimeout = time.Minute
+	ctx := testContext(t)
+	got, err := p.a.LookupNetIP(ctx, "ip", "host.example")
+	if err != nil || !slices.Equal(got, addrs("192.0.2.1")) || ctx.Err() != nil {
+		t.Errorf("LookupNetIP = %v, %v; the context: %v", got, err, ctx.Err())
+	}
+}

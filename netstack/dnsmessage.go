@@ -17,76 +17,14 @@ type query struct {
 	message  []byte
 	id       uint16
 	question dnsmessage.Question
-}
-
-// parseReply returns the reply in b. ok is false if b is not a well-formed
-// answer to q: it may be forged, so only one with the identifier and the
-// question of q counts. Only records of the name that was asked for, or of its
-// aliases, count.
-func (q *query) parseReply(b []byte) (r reply, ok bool) {
-	var p dnsmessage.Parser
-	h, err := p.Start(b)
-	if err != nil || !h.Response || h.ID != q.id {
-		return r, false
-	}
-	asked, err := p.Question()
-	if err == dnsmessage.ErrSectionDone && (h.RCode == dnsmessage.RCodeFormatError || h.RCode == dnsmessage.RCodeNotImplemented) {
-		return reply{code: h.RCode}, true // it need not repeat a question that it did not understand
-	}
-	if err != nil || asked.Type != q.question.Type || asked.Class != q.question.Class || !sameName(asked.Name, q.question.Name) {
-		return r, false
-	}
-	r = reply{code: h.RCode, truncated: h.Truncated}
-	if h.Truncated || h.RCode != dnsmessage.RCodeSuccess {
-		return r, true
-	}
-	if err := p.SkipAllQuestions(); err != nil {
-		return r, false
-	}
-	answers, err := p.AllAnswers()
-	if err != nil {
-		return r, false
-	}
-	// Follow the aliases, which may come in any order.
-	name := q.question.Name
-	for range maxCNAMEs {
-		alias := false
-		for i := range answers {
-			a := &answers[i]
-			if a.Header.Class != dnsmessage.ClassINET || !sameName(a.Header.Name, name) {
-				continue
-			}
-			switch body := a.Body.(type) {
-			case *dnsmessage.AResource:
-				if q.question.Type == dnsmessage.TypeA {
-					r.addrs = append(r.addrs, netip.AddrFrom4(body.A))
-				}
-			case *dnsmessage.AAAAResource:
-				if q.question.Type == dnsmessage.TypeAAAA {
-					r.addrs = append(r.addrs, netip.AddrFrom16(body.AAAA).Unmap())
-				}
-			case *dnsmessage.CNAMEResource:
-				if !alias {
-					alias, name = true, body.CNAME
-				}
-			}
-		}
-		if !alias || len(r.addrs) > 0 {
-			break
-		}
-	}
-	return r, true
+	edns     bool
 }
 
 // newQuery returns a query with a random identifier.
-func newQuery(name string, typ dnsmessage.Type, edns bool) (*query, error) {
-	n, err := dnsmessage.NewName(name)
-	if err != nil {
-		return nil, errNoSuchHost
-	}
-	q := &query{id: uint16(rand.Uint32()), question: dnsmessage.Question{Name: n, Type: typ, Class: dnsmessage.ClassINET}}
+func newQuery(question dnsmessage.Question, edns bool) (*query, error) {
+	q := &query{id: uint16(rand.Uint32()), question: question, edns: edns}
 	b := dnsmessage.NewBuilder(nil, dnsmessage.Header{ID: q.id, RecursionDesired: true})
-	err = b.StartQuestions()
+	err := b.StartQuestions()
 	if err == nil {
 		err = b.Question(q.question)
 	}
@@ -102,11 +40,88 @@ func newQuery(name string, typ dnsmessage.Type, edns bool) (*query, error) {
 	return q, err
 }
 
-// A reply is the content of an answer.
+// A reply is an answer to a query.
 type reply struct {
+	message   []byte
+	query     *query
 	code      dnsmessage.RCode
 	truncated bool
-	addrs     []netip.Addr
+	lame      bool // neither has answers nor comes from a server that could have any
+	answers   []dnsmessage.Resource
+}
+
+// parseReply returns the reply in b, which it keeps. ok is false if b is not a
+// well-formed answer to q: it may be forged, so only one with the identifier and
+// the question of q counts. An error need not repeat the question.
+func (q *query) parseReply(b []byte) (r reply, ok bool) {
+	var p dnsmessage.Parser
+	h, err := p.Start(b)
+	if err != nil || !h.Response || h.ID != q.id {
+		return r, false
+	}
+	r = reply{message: b, query: q, code: h.RCode, truncated: h.Truncated}
+	asked, err := p.Question()
+	if err == dnsmessage.ErrSectionDone && h.RCode != dnsmessage.RCodeSuccess {
+		return r, true
+	}
+	if err != nil || asked.Type != q.question.Type || asked.Class != q.question.Class || !sameName(asked.Name, q.question.Name) {
+		return r, false
+	}
+	if h.RCode != dnsmessage.RCodeSuccess {
+		return r, true
+	}
+	if err := p.SkipAllQuestions(); err != nil {
+		return r, h.Truncated
+	}
+	if r.answers, err = p.AllAnswers(); err != nil {
+		return r, h.Truncated
+	}
+	r.lame = len(r.answers) == 0 && !h.Truncated && !h.Authoritative && !h.RecursionAvailable
+	return r, true
+}
+
+// refusesEDNS reports whether r may be due to the EDNS(0) of its query.
+func (r *reply) refusesEDNS() bool {
+	switch r.code {
+	case dnsmessage.RCodeFormatError, dnsmessage.RCodeNotImplemented, dnsmessage.RCodeRefused:
+		return true
+	}
+	return false
+}
+
+// addresses returns the addresses in an answer. Only records of the name that
+// was asked for, or of its aliases, count.
+func (r *reply) addresses() (addrs []netip.Addr) {
+	// Follow the aliases, which may come in any order.
+	question := &r.query.question
+	name := question.Name
+	for range maxCNAMEs {
+		alias := false
+		for i := range r.answers {
+			a := &r.answers[i]
+			if a.Header.Class != dnsmessage.ClassINET || !sameName(a.Header.Name, name) {
+				continue
+			}
+			switch body := a.Body.(type) {
+			case *dnsmessage.AResource:
+				if question.Type == dnsmessage.TypeA {
+					addrs = append(addrs, netip.AddrFrom4(body.A))
+				}
+			case *dnsmessage.AAAAResource:
+				if question.Type == dnsmessage.TypeAAAA {
+					addrs = append(addrs, netip.AddrFrom16(body.AAAA).Unmap())
+				}
+			case *dnsmessage.CNAMEResource:
+				if !alias {
+					alias, name = true, body.CNAME
+				}
+			}
+		}
+		if !alias || len(addrs) > 0 {
+			break
+		}
+	}
+	return addrs
 }
 
 // sameName compares names as DNS does, ignoring case.

@@ -20,7 +20,8 @@ import (
 // acceptBacklog is how many connections may wait for Accept.
 const acceptBacklog = 4096
 
-// Listen listens for TCP connections to the stack's own addresses. The network
+// Listen listens for TCP connections to the stack's own addresses. They have the
+// methods that [Stack.DialContext] lists. The network
 // is "tcp", "tcp4" or "tcp6". The address is host:port. The host is one of the
 // stack's own addresses; empty or unspecified, it means all of them, of both
 // families with "tcp". Port 0, or an empty address, means any free port. ctx
@@ -56,8 +57,22 @@ func (s *Stack) Listen(ctx context.Context, network, address string) (net.Listen
 // ListenPacket opens a UDP socket. The network is "udp", "udp4" or "udp6". The
 // address and the errors are those of [Stack.Listen]. The connection reads and
 // writes addresses of type *net.UDPAddr, which are never IPv4-mapped. It also
-// has the methods ReadFromUDPAddrPort and WriteToUDPAddrPort of *net.UDPConn,
-// which do not allocate.
+// has these methods of *net.UDPConn, and no SyscallConn or File:
+//
+//   - Read, Write and RemoteAddr, for connections of [Stack.DialContext].
+//   - ReadFromUDP and WriteToUDP; ReadFromUDPAddrPort and WriteToUDPAddrPort,
+//     which do not allocate.
+//   - ReadMsgUDPAddrPort and WriteMsgUDPAddrPort. A socket on all addresses
+//     otherwise sends from an address that the stack chooses. To answer from the
+//     address that was asked, pass the control message that was read with the
+//     question. It is IP_PKTINFO or IPV6_PKTINFO in the layout of Linux on every
+//     system; 40 bytes hold it. Any other control message fails with EINVAL, and
+//     an address that is not the stack's own with EADDRNOTAVAIL. The flags are
+//     those of Linux: MSG_TRUNC and MSG_CTRUNC.
+//   - SetReadBuffer and SetWriteBuffer, with the limits of [Stack.DialContext].
+//     Received datagrams that do not fit into the buffer, 1 MiB unless it is set,
+//     are dropped. Only their payload counts. A write hands the datagram to the
+//     link before it returns, so that its buffer does not queue anything.
 func (s *Stack) ListenPacket(ctx context.Context, network, address string) (net.PacketConn, error) {
 	ep, wq, at, err := s.bindEndpoint(ctx, network, "udp", address)
 	if err != nil {
@@ -225,10 +240,11 @@ func (l *listener) accept() (*tcpConn, error) {
 		if err := l.checkStart(passed); err != nil {
 			return nil, err
 		}
-		ep, wq, err := l.endpoint.Accept(nil)
+		var remote tcpip.FullAddress
+		ep, wq, err := l.endpoint.Accept(&remote)
 		switch err.(type) {
 		case nil:
-			return l.stack.newTCPConn(ep, wq)
+			return l.stack.newTCPConn(ep, wq, addrPortFromFull(remote))
 		case *tcpip.ErrWouldBlock:
 			if err := l.waitForEvent(l.readable, passed); err != nil {
 				return nil, err

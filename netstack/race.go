@@ -45,6 +45,22 @@ func (s *Stack) dialOrder(addrs []netip.Addr) ([]netip.Addr, error) {
 	return order, nil
 }
 
+// dialFirst dials the addresses in order until one succeeds. It returns the
+// first error if all fail.
+func dialFirst(ctx context.Context, addrs []netip.Addr, dial func(context.Context, netip.Addr) (net.Conn, error)) (net.Conn, error) {
+	var first error
+	for _, addr := range addrs {
+		c, err := dial(ctx, addr)
+		if err == nil {
+			return c, nil
+		}
+		if first == nil {
+			first = err
+		}
+	}
+	return nil, first
+}
+
 // raceDials dials the addresses in order, each when the one before has failed
 // or attemptDelay has passed. It returns the first connection made, or the
 // first error if all fail. It waits for all attempts, and closes the

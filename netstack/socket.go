@@ -152,3 +152,32 @@ func (c *socket) SetWriteDeadline(t time.Time) error {
 	c.writeDeadline.setTime(t)
 	return nil
 }
+
+// setOption calls set unless the socket is closed.
+func (c *socket) setOption(set func()) error {
+	if isDone(c.closed) {
+		return c.opError("set", net.ErrClosed)
+	}
+	set()
+	return nil
+}
+
+// setReadBuffer sets the size of the receive buffer, within the limits of the
+// stack.
+func (c *socket) setReadBuffer(bytes int) error {
+	return c.setOption(func() {
+		opts := c.endpoint.SocketOptions()
+		least, most := opts.ReceiveBufferLimits()
+		opts.SetReceiveBufferSize(min(max(int64(bytes), least), most), true)
+	})
+}
+
+// setWriteBuffer sets the size of the send buffer, within the limits of the
+// stack.
+func (c *socket) setWriteBuffer(bytes int) error {
+	return c.setOption(func() {
+		opts := c.endpoint.SocketOptions()
+		least, most := opts.SendBufferLimits()
+		opts.SetSendBufferSize(min(max(int64(bytes), least), most), true)
+	})
+}

@@ -18,12 +18,20 @@
 //   - Inbound, Deliver gets segments, a batch at a time, and makes coalesced
 //     packets of the TCP segments that follow each other. gVisor gets those.
 //
-// # Goroutines and locks
+// # Goroutines
 //
 // Outbound packets leave in the goroutine that wrote to a socket, that
 // delivered the packet they answer, or of a gVisor timer. One goroutine per
 // stack delivers the ICMP errors that the stack itself makes: their cause is
 // often found while gVisor holds the lock of the socket that must get them.
+//
+// # Log
+//
+// The log of gVisor, which has one target for the whole process, is discarded
+// when this package is initialised; by default it goes to standard error. A
+// program that wants it calls SetTarget of gvisor.dev/gvisor/pkg/log in main.
+//
+// # Locks
 //
 // Stack.listenMu is taken before Stack.mu, and both before the locks of gVisor.
 // Output is called with locks of gVisor held.
@@ -33,6 +41,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -79,6 +88,9 @@ const (
 
 	// How long a closed TCP connection keeps its ports (TIME-WAIT).
 	timeWait = 30 * time.Second
+
+	// How long Close waits for closed connections to deliver their data.
+	deliveryGrace = 900 * time.Millisecond
 )
 
 // A Stack is a TCP/IP stack on one link. Its methods may be called
@@ -98,12 +110,14 @@ type Stack struct {
 	forwarder       forwarder
 	gvisorForwarder *atomic.Pointer[forwarder] // forwarder for gVisor's handlers; nil once closed
 	watchers        watchers
+	dnsServers      dnsServers
 	syns            unansweredSYNs
 
 	recovery recovery
 
 	closeOnce sync.Once
 	closed    atomic.Bool   // set first in closing
+	deaf      atomic.Bool   // set when closing no longer needs inbound packets
 	done      chan struct{} // closed once no socket can be added
 
 	icmpNotices  chan icmpNotice // queued for injectICMP
@@ -256,8 +270,10 @@ func (s *Stack) addAddress(addr netip.Addr) error {
 	return nil
 }
 
-// Close ends the stack: it resets all TCP connections, and every call in
-// progress returns an error that wraps [net.ErrClosed]. When it returns, no
+// Close ends the stack: it resets all TCP connections that are open, and every
+// call in progress returns an error that wraps [net.ErrClosed]. Connections that
+// were closed before get up to 0.9 seconds to deliver what was written to them;
+// until then packets go in and out. When it returns, no
 // goroutine of the stack is left, except those in which handlers of
 // [Stack.HandleTCP] and [Stack.HandleUDP] run. Further calls wait for the first
 // one and do nothing else. The error is always nil.
@@ -279,12 +295,45 @@ func (s *Stack) closeNow() {
 		socket.abort()
 	}
 	s.forwarder.dropUndecided()
+	s.awaitDelivery()
+	s.deaf.Store(true)
 	s.destroyGVisor()
 	s.recovery.close()
 	// Timers of gVisor, such as those of reassembly, outlive its stack by up to a
 	// minute. They must not keep all that s refers to in memory.
 	s.gvisorForwarder.Store(nil)
 	s.injectorDone.Wait()
+}
+
+// awaitDelivery waits until the other ends have acknowledged all data of the
+// connections that were closed, and the end of the stream, or deliveryGrace has
+// passed. Other connections are over already.
+func (s *Stack) awaitDelivery() {
+	grace := time.NewTimer(deliveryGrace)
+	defer grace.Stop()
+	again := time.NewTicker(2 * time.Millisecond)
+	defer again.Stop()
+	for slices.ContainsFunc(s.gvisor.RegisteredEndpoints(), isDelivering) {
+		select {
+		case <-again.C:
+		case <-grace.C:
+			return
+		}
+	}
+}
+
+// isDelivering reports whether ep is a closed TCP connection whose other end has
+// not acknowledged everything.
+func isDelivering(ep gstack.TransportEndpoint) bool {
+	e, ok := ep.(*tcp.Endpoint)
+	if !ok {
+		return false
+	}
+	switch e.EndpointState() {
+	case tcp.StateFinWait1, tcp.StateClosing, tcp.StateLastAck:
+		return true
+	}
+	return false
 }
 
 // destroyGVisor ends the gVisor stack and removes its interfaces. Endpoints

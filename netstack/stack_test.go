@@ -2,7 +2,9 @@ package netstack
 
 import (
 	"bytes"
+	"crypto/rand"
 	"errors"
+	"io"
 	"net"
 	"net/netip"
 	"runtime"
@@ -161,6 +163,67 @@ func TestClose(t *testing.T) {
 	}
 }
 
+// TestCloseDelivers closes connections and then their stack, with much of what
+// was written still in its buffers. The other end resets its own open ones.
+func TestCloseDelivers(t *testing.T) {
+	p := join(t, nil)
+	p.fromA.setFilter(func([]byte) bool {
+		time.Sleep(time.Millisecond) // a slow link
+		return true
+	})
+	const size = 100 << 10
+	data := make([]byte, size)
+	rand.Read(data)
+	open, toldOpen := p.connect(t, b4)
+	var ends []net.Conn
+	for _, host := range []netip.Addr{b4, b6} {
+		a, b := p.connect(t, host)
+		if _, err := a.Write(data); err != nil {
+			t.Fatal(err)
+		}
+		a.Close()
+		ends = append(ends, b)
+	}
+	// One closes after the other end has.
+	a, b := p.connect(t, b4)
+	b.(halfCloser).CloseWrite()
+	io.ReadAll(a)
+	a.Write(data)
+	a.Close()
+	ends = append(ends, b)
+
+	p.a.Close()
+	if err := open.Close(); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("closing an open connection: %v", err)
+	}
+	for i, b := range ends {
+		b.SetReadDeadline(testDeadline())
+		if got, err := io.ReadAll(b); err != nil || !bytes.Equal(got, data) {
+			t.Errorf("connection %d: %d of %d bytes, %v", i, len(got), size, err)
+		}
+	}
+	wantReset(t, "an open connection", toldOpen)
+}
+
+// TestCloseUndeliverable closes a stack with data that nobody acknowledges.
+func TestCloseUndeliverable(t *testing.T) {
+	p := join(t, nil)
+	a, _ := p.connect(t, b4)
+	p.fromA.setFilter(func([]byte) bool { return false })
+	a.Write([]byte("x"))
+	a.Close()
+	over := make(chan struct{})
+	go func() {
+		p.a.Close()
+		close(over)
+	}()
+	select {
+	case <-over:
+	case <-time.After(10 * time.Second):
+		t.Error("Close does not return")
+	}
+}
+
 // TestCloseTwice closes a stack while it is being closed, which Output holds
 // up.
 func TestCloseTwice(t *testing.T) {
@@ -200,7 +263,7 @@ func TestCloseLate(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.Close()
-	if _, err := s.newTCPConn(stream, wq); err != net.ErrClosed {
+	if _, err := s.newTCPConn(stream, wq, netip.AddrPort{}); err != net.ErrClosed {
 		t.Errorf("TCP: %v, want net.ErrClosed", err)
 	}
 	if state := tcp.EndpointState(stream.State()); state != tcp.StateClose {

@@ -4,7 +4,7 @@ import (
 	"bytes"
 	"io"
 	"net"
-	"time"
+	"net/netip"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
@@ -22,31 +22,18 @@ type tcpConn struct {
 	writeFrom bytes.Reader      // guarded by writeMu
 }
 
-// The keep-alive parameters that package net uses.
-const (
-	keepAliveIdle     = 15 * time.Second
-	keepAliveInterval = 15 * time.Second
-	keepAliveCount    = 9
-)
-
-// newTCPConn makes a connection of ep, a connected endpoint, with the options
-// of package net. It fails, and aborts ep, if the stack is closed.
-func (s *Stack) newTCPConn(ep tcpip.Endpoint, wq *waiter.Queue) (*tcpConn, error) {
+// newTCPConn makes a connection of ep, an endpoint that was connected, with the
+// options of package net. gVisor forgets the remote address when the connection
+// is reset, which may be before it is accepted. newTCPConn fails, and aborts ep,
+// if the stack is closed.
+func (s *Stack) newTCPConn(ep tcpip.Endpoint, wq *waiter.Queue, remote netip.AddrPort) (*tcpConn, error) {
 	c := &tcpConn{}
 	c.initSocket(s, "tcp", ep, wq)
 	c.local = net.TCPAddrFromAddrPort(c.localAddrPort())
-	if a, err := ep.GetRemoteAddress(); err == nil {
-		c.remote = net.TCPAddrFromAddrPort(addrPortFromFull(a))
-	} else {
-		c.remote = &net.TCPAddr{} // reset in the meantime
-	}
-	opts := ep.SocketOptions()
-	opts.SetDelayOption(false)
-	opts.SetKeepAlive(true)
-	idle, interval := tcpip.KeepaliveIdleOption(keepAliveIdle), tcpip.KeepaliveIntervalOption(keepAliveInterval)
-	ep.SetSockOpt(&idle)
-	ep.SetSockOpt(&interval)
-	ep.SetSockOptInt(tcpip.KeepaliveCountOption, keepAliveCount)
+	c.remote = net.TCPAddrFromAddrPort(remote)
+	ep.SocketOptions().SetDelayOption(false)
+	c.setKeepAliveParameters(net.KeepAliveConfig{})
+	ep.SocketOptions().SetKeepAlive(true)
 	tuneForDistance(ep)
 	if !s.trackSocket(c) {
 		c.abort()
@@ -86,18 +73,29 @@ func (c *tcpConn) Read(b []byte) (int, error) {
 func (c *tcpConn) read(b []byte) (int, error) {
 	c.readMu.Lock()
 	defer c.readMu.Unlock()
-	passed := c.readDeadline.passedChannel()
-	if err := c.checkStart(passed); err != nil || len(b) == 0 {
-		return 0, err
+	if len(b) == 0 {
+		return 0, c.checkStart(c.readDeadline.passedChannel())
 	}
 	c.readInto = b
 	defer func() { c.readInto = nil }()
+	return c.receive(&c.readInto)
+}
+
+// receive waits for data and passes what there is to w, which must not block. If
+// w has no room for a byte, the result is 0 without an error. c.readMu is held.
+func (c *tcpConn) receive(w io.Writer) (int, error) {
+	passed := c.readDeadline.passedChannel()
+	if err := c.checkStart(passed); err != nil {
+		return 0, err
+	}
 	for {
-		res, err := c.endpoint.Read(&c.readInto, tcpip.ReadOptions{})
+		res, err := c.endpoint.Read(w, tcpip.ReadOptions{})
 		switch err.(type) {
 		case nil:
 			c.endpoint.ModerateRecvBuf(res.Count)
 			return res.Count, nil
+		case *tcpip.ErrBadBuffer:
+			return 0, nil
 		case *tcpip.ErrWouldBlock:
 			if err := c.waitForEvent(c.readable, passed); err != nil {
 				return 0, err
@@ -132,25 +130,38 @@ func (c *tcpConn) write(b []byte) (n int, err error) {
 	c.writeMu.Lock()
 	defer c.writeMu.Unlock()
 	passed := c.writeDeadline.passedChannel()
+	if len(b) == 0 {
+		return 0, c.checkStart(passed)
+	}
 	defer c.writeFrom.Reset(nil)
-	for {
-		if err := c.checkStart(passed); err != nil || n == len(b) {
-			return n, err
-		}
+	for n < len(b) && err == nil {
+		var m int
 		c.writeFrom.Reset(b[n:])
-		m, err := c.endpoint.Write(&c.writeFrom, tcpip.WriteOptions{})
-		n += int(m)
+		m, err = c.send(&c.writeFrom, passed)
+		n += m
+	}
+	return n, err
+}
+
+// send waits for room and writes as much of p as there is room for. passed is
+// the deadline. If p fails, the result is 0 without an error. c.writeMu is held.
+func (c *tcpConn) send(p tcpip.Payloader, passed <-chan struct{}) (int, error) {
+	for {
+		if err := c.checkStart(passed); err != nil {
+			return 0, err
+		}
+		n, err := c.endpoint.Write(p, tcpip.WriteOptions{})
 		switch err.(type) {
 		case nil:
-			if n == len(b) {
-				return n, nil
-			}
+			return int(n), nil
+		case *tcpip.ErrBadBuffer:
+			return 0, nil
 		case *tcpip.ErrWouldBlock:
 			if err := c.waitForEvent(c.writable, passed); err != nil {
-				return n, err
+				return 0, err
 			}
 		default:
-			return n, c.endpointError("write", err)
+			return 0, c.endpointError("write", err)
 		}
 	}
 }
@@ -168,17 +179,6 @@ func (c *tcpConn) shutdown(how tcpip.ShutdownFlags) error {
 	if err := c.endpoint.Shutdown(how); err != nil {
 		return c.opError("close", c.endpointError("shutdown", err))
 	}
-	return nil
-}
-
-// SetLinger sets what Close does with data that is not acknowledged, as the
-// method of *net.TCPConn does: if sec is 0, Close discards the data and resets
-// the connection; otherwise it sends the data in the background.
-func (c *tcpConn) SetLinger(sec int) error {
-	if isDone(c.closed) {
-		return c.opError("set", net.ErrClosed)
-	}
-	c.endpoint.SocketOptions().SetLinger(tcpip.LingerOption{Enabled: sec >= 0, Timeout: time.Duration(sec) * time.Second})
 	return nil
 }
 

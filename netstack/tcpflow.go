@@ -85,7 +85,7 @@ func (t *TCPFlow) accept() (*tcpConn, error) {
 	if err != nil {
 		return nil, t.stack.closedError(syscallError("accept", err))
 	}
-	return t.stack.newTCPConn(ep, wq)
+	return t.stack.newTCPConn(ep, wq, t.Source)
 }
 
 // Reject refuses the connection with a reset. It does nothing if the flow was

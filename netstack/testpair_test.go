@@ -232,3 +232,6 @@ func addrs(list ...string) (out []netip.Addr) {
 	}
 	return out
 }
+
+// testDeadline is later than any test needs.
+func testDeadline() time.Time { return time.Now().Add(10 * time.Second) }

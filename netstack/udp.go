@@ -7,7 +7,12 @@ import (
 	"net/netip"
 	"syscall"
 
+	"gvisor.dev/gvisor/pkg/buffer"
 	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/checksum"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+	gstack "gvisor.dev/gvisor/pkg/tcpip/stack"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
 	"gvisor.dev/gvisor/pkg/waiter"
 )
 
@@ -34,6 +39,7 @@ func (s *Stack) newUDPConn(ep tcpip.Endpoint, wq *waiter.Queue, v4, v6 bool) (*u
 	c := &udpConn{sendsIPv4: v4, sendsIPv6: v6, icmpErrors: make(chan error, 1)}
 	c.initSocket(s, "udp", ep, wq)
 	local := c.localAddrPort()
+	ep.SocketOptions().SetReceiveOriginalDstAddress(true)
 	if !local.Addr().IsValid() {
 		local = netip.AddrPortFrom(unspecifiedAddr(v6), local.Port())
 	}
@@ -74,14 +80,20 @@ func (c *udpConn) takeICMPError() error {
 }
 
 func (c *udpConn) Read(b []byte) (int, error) {
-	n, _, err := c.read(b)
-	if err != nil {
-		err = c.opError("read", err)
-	}
+	n, _, err := c.ReadFromUDPAddrPort(b)
 	return n, err
 }
 
 func (c *udpConn) ReadFrom(b []byte) (int, net.Addr, error) {
+	n, from, err := c.ReadFromUDP(b)
+	if err != nil {
+		return n, nil, err
+	}
+	return n, from, nil
+}
+
+// ReadFromUDP is ReadFrom with the type of the address.
+func (c *udpConn) ReadFromUDP(b []byte) (int, *net.UDPAddr, error) {
 	n, from, err := c.ReadFromUDPAddrPort(b)
 	if err != nil {
 		return n, nil, err
@@ -91,20 +103,39 @@ func (c *udpConn) ReadFrom(b []byte) (int, net.Addr, error) {
 
 // ReadFromUDPAddrPort is ReadFrom without the allocation of an address.
 func (c *udpConn) ReadFromUDPAddrPort(b []byte) (int, netip.AddrPort, error) {
-	n, from, err := c.read(b)
+	res, err := c.read(b)
 	if err != nil {
-		err = c.opError("read", err)
+		return 0, netip.AddrPort{}, c.opError("read", err)
 	}
-	return n, from, err
+	return res.Count, addrPortFromFull(res.RemoteAddr), nil
+}
+
+// ReadMsgUDPAddrPort is ReadFromUDPAddrPort and puts the address that the
+// datagram was sent to into oob, as putPacketInfo does.
+func (c *udpConn) ReadMsgUDPAddrPort(b, oob []byte) (n, oobn, flags int, addr netip.AddrPort, err error) {
+	res, err := c.read(b)
+	if err != nil {
+		return 0, 0, 0, addr, c.opError("read", err)
+	}
+	if res.Total > res.Count {
+		flags |= flagTruncated
+	}
+	if len(oob) > 0 {
+		local := addrPortFromFull(res.ControlMessages.OriginalDstAddress).Addr()
+		if oobn = putPacketInfo(oob, local); oobn == 0 {
+			flags |= flagControlTruncated
+		}
+	}
+	return res.Count, oobn, flags, addrPortFromFull(res.RemoteAddr), nil
 }
 
 // read reads one datagram. What does not fit into b is lost.
-func (c *udpConn) read(b []byte) (int, netip.AddrPort, error) {
+func (c *udpConn) read(b []byte) (tcpip.ReadResult, error) {
 	c.readMu.Lock()
 	defer c.readMu.Unlock()
 	passed := c.readDeadline.passedChannel()
 	if err := c.checkStart(passed); err != nil {
-		return 0, netip.AddrPort{}, err
+		return tcpip.ReadResult{}, err
 	}
 	defer func() { c.readInto = nil }()
 	for {
@@ -112,16 +143,16 @@ func (c *udpConn) read(b []byte) (int, netip.AddrPort, error) {
 		res, err := c.endpoint.Read(&c.readInto, tcpip.ReadOptions{NeedRemoteAddr: true})
 		switch err.(type) {
 		case nil, *tcpip.ErrBadBuffer: // the latter: b is empty
-			return res.Count, addrPortFromFull(res.RemoteAddr), nil
+			return res, nil
 		case *tcpip.ErrWouldBlock:
 			if err := c.takeICMPError(); err != nil {
-				return 0, netip.AddrPort{}, wrapErrno("read", err)
+				return res, wrapErrno("read", err)
 			}
 			if err := c.waitForEvent(c.readable, passed); err != nil {
-				return 0, netip.AddrPort{}, err
+				return res, err
 			}
 		default:
-			return 0, netip.AddrPort{}, c.endpointError("read", err)
+			return res, c.endpointError("read", err)
 		}
 	}
 }
@@ -145,28 +176,136 @@ func (c *udpConn) WriteTo(b []byte, addr net.Addr) (int, error) {
 	return c.WriteToUDPAddrPort(b, ua.AddrPort())
 }
 
+// WriteToUDP is WriteTo with the type of the address.
+func (c *udpConn) WriteToUDP(b []byte, addr *net.UDPAddr) (int, error) {
+	if addr == nil {
+		return c.WriteToUDPAddrPort(b, netip.AddrPort{})
+	}
+	return c.WriteToUDPAddrPort(b, addr.AddrPort())
+}
+
 // WriteToUDPAddrPort is WriteTo without the allocation of an address.
 func (c *udpConn) WriteToUDPAddrPort(b []byte, to netip.AddrPort) (int, error) {
-	addr := to.Addr().Unmap().WithZone("")
-	to = netip.AddrPortFrom(addr, to.Port())
-	n, err := 0, error(nil)
-	switch {
-	case c.remote != nil:
-		err = net.ErrWriteToConnected
-	case !addr.IsValid():
-		err = errors.New("missing address")
-	case addr.Is4() && !c.sendsIPv4:
-		err = &net.AddrError{Err: "non-IPv6 address", Addr: addr.String()}
-	case addr.Is6() && !c.sendsIPv6:
-		err = &net.AddrError{Err: "non-IPv4 address", Addr: addr.String()}
-	default:
-		n, err = c.write(b, to)
+	to = canonicalAddrPort(to)
+	err := c.checkDestination(to)
+	if err != nil {
+		return 0, c.writeToError(to, err)
+	}
+	n, err := c.write(b, to)
+	if err != nil {
+		return n, c.writeToError(to, err)
+	}
+	return n, nil
+}
+
+// WriteMsgUDPAddrPort is WriteToUDPAddrPort from the local address in oob, if it
+// has one; see parsePacketInfo. On a connected socket, to must not be valid, and
+// the local address must be that of the socket.
+func (c *udpConn) WriteMsgUDPAddrPort(b, oob []byte, to netip.AddrPort) (n, oobn int, err error) {
+	to = canonicalAddrPort(to)
+	from, err := parsePacketInfo(oob)
+	if err == nil && (c.remote == nil || to.IsValid()) {
+		err = c.checkDestination(to)
 	}
 	if err != nil {
-		err = &net.OpError{Op: "write", Net: c.network, Source: c.local, Addr: net.UDPAddrFromAddrPort(to), Err: err}
+		return 0, 0, c.writeToError(to, err)
 	}
-	return n, err
+	switch local := c.local.(*net.UDPAddr).AddrPort().Addr().Unmap(); {
+	case !from.IsValid() || from == local:
+		n, err = c.write(b, to)
+	case c.remote != nil:
+		err = syscall.EINVAL
+	default:
+		n, err = c.writeFromAddr(b, from, to)
+	}
+	if err != nil {
+		return n, 0, c.writeToError(to, err)
+	}
+	return n, len(oob), nil
 }
+
+// canonicalAddrPort returns ap with an address as this package uses them.
+func canonicalAddrPort(ap netip.AddrPort) netip.AddrPort {
+	return netip.AddrPortFrom(ap.Addr().Unmap().WithZone(""), ap.Port())
+}
+
+// checkDestination returns the error of sending to an address that the socket
+// cannot send to.
+func (c *udpConn) checkDestination(to netip.AddrPort) error {
+	switch addr := to.Addr(); {
+	case c.remote != nil:
+		return net.ErrWriteToConnected
+	case !addr.IsValid():
+		return errors.New("missing address")
+	case addr.Is4() && !c.sendsIPv4:
+		return &net.AddrError{Err: "non-IPv6 address", Addr: addr.String()}
+	case addr.Is6() && !c.sendsIPv6:
+		return &net.AddrError{Err: "non-IPv4 address", Addr: addr.String()}
+	}
+	return nil
+}
+
+// writeToError returns the error of sending to an address as package net would.
+func (c *udpConn) writeToError(to netip.AddrPort, err error) error {
+	addr := c.remote
+	if to.IsValid() {
+		addr = net.UDPAddrFromAddrPort(to)
+	}
+	return &net.OpError{Op: "write", Net: c.network, Source: c.local, Addr: addr, Err: err}
+}
+
+// writeFromAddr sends b from one of the stack's own addresses and the port of
+// the socket. A gVisor socket on all addresses can choose only the IPv6 ones, so
+// that the datagram is made here.
+func (c *udpConn) writeFromAddr(b []byte, from netip.Addr, to netip.AddrPort) (int, error) {
+	c.writeMu.Lock()
+	defer c.writeMu.Unlock()
+	if err := c.checkStart(c.writeDeadline.passedChannel()); err != nil {
+		return 0, err
+	}
+	switch {
+	case !c.stack.ownAddrs[from] || from.Is4() != to.Addr().Is4():
+		return 0, wrapErrno("sendmsg", syscall.EADDRNOTAVAIL)
+	case to.Port() == 0:
+		return 0, wrapErrno("sendmsg", syscall.EINVAL)
+	}
+	route, err := c.stack.gvisor.FindRoute(ownNIC, tcpipAddress(from), tcpipAddress(to.Addr()), networkProtocol(from), false)
+	if err != nil {
+		return 0, c.endpointError("sendmsg", err)
+	}
+	defer route.Release()
+	length := header.UDPMinimumSize + len(b)
+	if length > 65535 || from.Is4() && length > 65535-ipv4HeaderLen {
+		return 0, wrapErrno("sendmsg", syscall.EMSGSIZE)
+	}
+	pb := gstack.NewPacketBuffer(gstack.PacketBufferOptions{
+		ReserveHeaderBytes: header.UDPMinimumSize + int(route.MaxHeaderLength()),
+		Payload:            buffer.MakeWithData(b),
+	})
+	defer pb.DecRef()
+	pb.TransportProtocolNumber = udp.ProtocolNumber
+	h := header.UDP(pb.TransportHeader().Push(header.UDPMinimumSize))
+	h.Encode(&header.UDPFields{SrcPort: c.localAddrPort().Port(), DstPort: to.Port(), Length: uint16(length)})
+	pseudo := header.PseudoHeaderChecksum(udp.ProtocolNumber, route.LocalAddress(), route.RemoteAddress(), uint16(length))
+	sum := ^h.CalculateChecksum(checksum.Combine(pseudo, pb.Data().Checksum()))
+	if sum == 0 {
+		sum = 0xffff // 0 stands for no checksum (RFC 768)
+	}
+	h.SetChecksum(sum)
+	params := gstack.NetworkHeaderParams{Protocol: udp.ProtocolNumber, TTL: route.DefaultTTL()}
+	if err := route.WritePacket(params, pb); err != nil {
+		return 0, c.endpointError("sendmsg", err)
+	}
+	return len(b), nil
+}
+
+// SetReadBuffer sets the size of the receive buffer in bytes. Only payload
+// counts.
+func (c *udpConn) SetReadBuffer(bytes int) error { return c.setReadBuffer(bytes) }
+
+// SetWriteBuffer sets the size of the send buffer in bytes. A write hands the
+// datagram to the link before it returns, so that the size hardly matters.
+func (c *udpConn) SetWriteBuffer(bytes int) error { return c.setWriteBuffer(bytes) }
 
 // write sends b to an address, or to the address that the socket is connected
 // to if to is not valid.
