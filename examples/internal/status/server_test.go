@@ -13,6 +13,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -206,13 +207,13 @@ func TestMetrics(t *testing.T) {
 // TestReady pings an address that first does not answer, then does, then stops.
 func TestReady(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		answers := false
+		var answers atomic.Bool
 		addr := netip.MustParseAddr("10.0.0.1")
 		alive := NewAlive(func(ctx context.Context, to netip.Addr) (time.Duration, error) {
 			if to != addr {
 				t.Errorf("ping of %s", to)
 			}
-			if !answers {
+			if !answers.Load() {
 				<-ctx.Done()
 				return 0, ctx.Err()
 			}
@@ -237,11 +238,11 @@ func TestReady(t *testing.T) {
 			}
 		}
 		want(503, 0)
-		answers = true
+		answers.Store(true)
 		time.Sleep(5 * time.Second)
 		pong := time.Now().Unix()
 		want(200, pong)
-		answers = false
+		answers.Store(false)
 		time.Sleep(7 * time.Second)
 		want(200, pong)
 		time.Sleep(time.Second)
@@ -271,10 +272,10 @@ func TestEvents(t *testing.T) {
 
 func TestRates(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var received uint64
+		var received atomic.Uint64
 		s := newServer(nil)
 		s.Stats = func() wireguard.Stats {
-			return wireguard.Stats{Peers: []wireguard.PeerStats{{RxBytes: received, TxBytes: 2 * received}, {TxBytes: 1}}}
+			return wireguard.Stats{Peers: []wireguard.PeerStats{{RxBytes: received.Load(), TxBytes: 2 * received.Load()}, {TxBytes: 1}}}
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan struct{})
@@ -286,10 +287,10 @@ func TestRates(t *testing.T) {
 		if got := s.samples.rates(time.Now()); len(got) != 0 {
 			t.Errorf("after one sample: %v", got)
 		}
-		received = 1000
+		received.Store(1000)
 		time.Sleep(time.Second)
 		synctest.Wait()
-		received = 0 // a peer was removed
+		received.Store(0) // a peer was removed
 		time.Sleep(time.Second)
 		synctest.Wait()
 		got := s.samples.rates(time.Now())
