@@ -73,14 +73,18 @@ func (b *streamTestbed) outputPacket(pkt []byte) {
 func (b *streamTestbed) waitingBatches() int { return b.dev.sealers.queuedJobs() }
 
 // sealWaiting seals and sends the waiting batches.
-func (b *streamTestbed) sealWaiting() {
-	for b.waitingBatches() > 0 {
-		s := &b.dev.sealers
+func (b *streamTestbed) sealWaiting() { sealQueuedBatches(b.dev) }
+
+// sealQueuedBatches seals and sends the batches that wait in the queue of a device
+// whose sealing pool has no workers.
+func sealQueuedBatches(d *Device) {
+	s := &d.sealers
+	for s.queuedJobs() > 0 {
 		s.mu.Lock()
 		batch := s.jobs[s.head]
 		s.head++
 		s.mu.Unlock()
-		b.dev.sealBatch(batch)
+		d.sealBatch(batch)
 	}
 }
 

@@ -109,8 +109,11 @@ func (p *peer) refreshPath(b *binding, certain, checked bool) {
 	}
 	p.pathFailure, p.wakeFlowsNext = nil, true
 	p.allowRefusedAgain()
-	if !p.mayInitiate(now) && p.keys.current.usable(now) {
-		p.sendKeepalive(now) // tells the peer our new address meanwhile
+	if p.keys.current.usable(now) {
+		if !p.mayInitiate(now) {
+			p.sendKeepalive(now) // tells the peer our new address meanwhile
+		}
+		p.device.background.Go(p.wakeFlows)
 	}
 	p.startHandshake(now, false)
 }

@@ -289,6 +289,9 @@ func TestFlowsAreWokenAfterSilence(t *testing.T) {
 			t.Errorf("woken after silence: %v", woken)
 		}
 		b.changeNetwork()
+		if woken := b.stack.takeWoken(); len(woken) != 1 {
+			t.Errorf("woken at once after a change of the network: %v", woken)
+		}
 		for want := 1; want >= 0; want-- {
 			b.far.sendKeepalive(s)
 			if woken := b.stack.takeWoken(); len(woken) != want {

@@ -49,9 +49,11 @@ func TestP103EachPacketIsMeasured(t *testing.T) {
 			b.outputTo(b.far, "to begin with")
 			b.far.wantData("stream", s, "to begin with")
 		}
+		b.dev.sealers.maxWorkers = 0                               // nothing is sealed before all packets are there
 		for _, size := range []int{1400, 1350, 1200, 1400, 1100} { // two batches
 			b.outputTo(b.far, string(make([]byte, size)))
 		}
+		sealQueuedBatches(b.dev)
 		b.far.wantData("smaller", s, string(make([]byte, 1200)))
 		b.far.wantData("smaller", s, string(make([]byte, 1100)))
 		if got := b.stack.tooBig; !slices.Equal(got, []int{1280, 1280, 1280}) {

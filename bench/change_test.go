@@ -151,7 +151,7 @@ func TestRoam(t *testing.T) {
 				var nat *relay
 				r := tunnel{kinds: kinds, outer: outer, via: func(t testing.TB, at netip.AddrPort) netip.AddrPort {
 					nat = newRelay(t, at)
-					return addrPort(nat.front)
+					return nat.at()
 				}}.start(t)
 				d := r.streams(t, 4, -1)
 				defer func() {

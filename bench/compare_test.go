@@ -82,10 +82,15 @@ var ratios = map[string]string{
 	kindGo.name:        "x-",
 	kindTailscale.name: "x-tailscale-",
 	nameTUN:            "x-tun-",
+	nameKernel:         "x-kernel-",
 }
 
 // nameTUN is the name of the contestant with the kernel's TCP/IP.
 const nameTUN = "wireguard-go-tun"
+
+// nameKernel is the name of the contestant with the kernel's TCP/IP in this
+// process; see kernelEnd.
+const nameKernel = "kernel"
 
 // A pairing gives the kind of each end of a contestant's tunnel.
 type pairing [2]kind

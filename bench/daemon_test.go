@@ -31,34 +31,42 @@ import (
 // A namespace is the name of a network namespace of ip-netns(8).
 type namespace string
 
-// newNamespace makes a namespace with a loopback interface and deletes it when
-// the test ends.
+// newNamespace makes a namespace with a loopback interface for daemons, and
+// deletes it when the test ends.
 func newNamespace(t testing.TB) namespace {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("not root")
-	}
-	for _, program := range []string{"ip", "wireguard-go", "wg"} {
+	for _, program := range []string{"wireguard-go", "wg"} {
 		if _, err := exec.LookPath(program); err != nil {
 			t.Skip(err)
 		}
 	}
-	if _, err := os.Stat("/dev/net/tun"); err != nil {
+	ns, err := makeNamespace(t)
+	if err != nil {
 		t.Skip(err)
+	}
+	return ns
+}
+
+// makeNamespace is newNamespace without the daemon's programs. The error says
+// what is missing.
+func makeNamespace(t testing.TB) (namespace, error) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		return "", errors.New("not root")
+	}
+	if _, err := os.Stat("/dev/net/tun"); err != nil {
+		return "", err
 	}
 	ns := namespace(fmt.Sprintf("wgt-%08x", rand.Uint32()))
 	if err := ip("netns", "add", string(ns)); err != nil {
-		t.Skip(err)
+		return "", err
 	}
 	t.Cleanup(func() {
 		if err := ip("netns", "del", string(ns)); err != nil {
 			t.Error(err)
 		}
 	})
-	if err := ns.ip("link", "set", "lo", "up"); err != nil {
-		t.Fatal(err)
-	}
-	return ns
+	return ns, ns.ip("link", "set", "lo", "up")
 }
 
 // ip runs ip(8).

@@ -440,7 +440,7 @@ func (g *guest) testRekey(t *testing.T) {
 
 func (g *guest) testRoam(t *testing.T) {
 	nat := newRelay(t, g.at)
-	v := g.startPeer(t, guestPeerConfig{n: 1, endpoint: addrPort(nat.front).String()})
+	v := g.startPeer(t, guestPeerConfig{n: 1, endpoint: nat.at().String()})
 	d := v.echo(t, -1)
 	for range 2 {
 		d.advance(t)

@@ -235,7 +235,7 @@ func (t *tracker) segmentResent(now time.Duration, seq, end uint32) {
 		if !t.recovering {
 			t.noteWindow()
 		}
-		t.recovering, t.recoverEnd = true, t.nxt
+		t.recovering, t.recoverEnd, t.declared = true, t.nxt, 0
 	}
 	t.progress = now
 	for i := t.head; i < len(t.flights); i++ {
@@ -707,8 +707,11 @@ func (t *tracker) expired(now time.Duration) *verdict {
 	switch {
 	case s.lost && !s.resent && t.declared == 0:
 		t.declare(now)
-	case s.lost && t.declared > 0 && t.declared+repairAfter <= now:
+	case t.declared > 0 && t.declared+repairAfter <= now:
 		t.declared = 0
+		if !s.lost {
+			break
+		}
 		t.owed = true
 		t.again(now, f, i)
 		t.progress = now

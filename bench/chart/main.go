@@ -1,11 +1,12 @@
-// Command chart makes a chart and a table from the output of the benchmarks.
+// Command chart makes a chart and tables from the output of the benchmarks.
 //
 //	go test -run '^$' -bench . -count 5 -timeout 0 . | go run ./chart -svg figures.svg
 //
 // It reads the named files, or standard input, and takes the medians of
-// repeated results. The table, in Markdown, goes to standard output. Only the
-// scenarios in scenarios.go are shown, and of these only those with results for
-// this library and for the implementation that it is compared with.
+// repeated results. The tables, in Markdown, go to standard output. The chart and
+// the first table show only the scenarios in scenarios.go, and of these only
+// those with results for this library and for the implementation that it is
+// compared with. The other tables are the matrix of BenchmarkPath, if it ran.
 package main
 
 import (
@@ -38,13 +39,19 @@ func run(table io.Writer, svg string, paths []string) error {
 		return err
 	}
 	rows := r.rows()
-	if len(rows) == 0 {
+	if len(rows) == 0 && len(r.cells()) == 0 {
 		return errors.New("no results to compare in the input")
+	}
+	if len(rows) == 0 {
+		return r.writeMatrix(table)
 	}
 	if svg != "" {
 		if err := os.WriteFile(svg, draw(rows, r.cpu), 0o644); err != nil {
 			return err
 		}
 	}
-	return writeMarkdown(table, rows)
+	if err := writeMarkdown(table, rows); err != nil {
+		return err
+	}
+	return r.writeMatrix(table)
 }

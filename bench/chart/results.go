@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 
 	"golang.org/x/perf/benchfmt"
 )
@@ -57,7 +58,8 @@ func (r *results) add(rec *benchfmt.Result) error {
 		if v.OrigUnit != "" {
 			value, unit = v.OrigValue, v.OrigUnit
 		}
-		if charted(name, unit) && !(value > 0 && value < math.Inf(1)) {
+		stalled := value == 0 && strings.HasPrefix(name, "Path/") // its stream stood still
+		if charted(name, unit) && !(value > 0 && value < math.Inf(1)) && !stalled {
 			return fmt.Errorf("%s of %s is %v", unit, name, value)
 		}
 		k := key{name, impl, unit}
@@ -83,11 +85,15 @@ func splitName(full benchfmt.Name) (name, impl string) {
 
 // median returns the median of a key's values; there may be none.
 func (r *results) median(k key) (_ float64, ok bool) {
-	values := slices.Sorted(slices.Values(r.values[k]))
+	return median(r.values[k])
+}
+
+func median(values []float64) (_ float64, ok bool) {
 	n := len(values)
 	if n == 0 {
 		return 0, false
 	}
+	values = slices.Sorted(slices.Values(values))
 	return (values[(n-1)/2] + values[n/2]) / 2, true
 }
 
@@ -110,7 +116,7 @@ func (r *results) rows() (rows []row) {
 	for _, s := range scenarios {
 		own, ownOK := r.median(key{s.name, "own", s.unit})
 		rival, rivalOK := r.median(key{s.name, s.rival(), s.unit})
-		if !ownOK || !rivalOK {
+		if !ownOK || !rivalOK || own == 0 || rival == 0 {
 			continue
 		}
 		row := row{scenario: s, own: own, rival: rival, ratio: s.better(own / rival)}
@@ -119,7 +125,7 @@ func (r *results) rows() (rows []row) {
 			row.ratio = s.better(x)
 		}
 		for _, impl := range otherImpls {
-			if v, ok := r.median(key{s.name, impl, s.unit}); ok {
+			if v, ok := r.median(key{s.name, impl, s.unit}); ok && v > 0 {
 				row.others = append(row.others, other{impl, v, s.better(v / rival)})
 			}
 		}

@@ -85,3 +85,15 @@ func TestErrors(t *testing.T) {
 		}
 	}
 }
+
+// A stream that stood still leaves its scenario out of the chart, and is in the
+// matrix.
+func TestStalledStream(t *testing.T) {
+	rows := parseRows(t, "BenchmarkPath/rtt=5ms/loss=1%/impl=own 1 0 B/s\n"+
+		"BenchmarkPath/rtt=5ms/loss=1%/impl=wireguard-go 1 4 B/s\n"+
+		"BenchmarkTCP/streams=1/impl=own 1 3 MB/s\n"+
+		"BenchmarkTCP/streams=1/impl=wireguard-go 1 1 MB/s\n")
+	if len(rows) != 1 || rows[0].name != "TCP/streams=1" {
+		t.Errorf("rows: %+v", rows)
+	}
+}

@@ -29,15 +29,17 @@ var scenarios = []scenario{
 	{throughput, "Duplex/streams=4", "TCP both ways, 4 streams", "MB/s", false},
 	{throughput, "TUN/streams=1", "TCP, one stream, vs TUN + kernel TCP", "MB/s", false},
 	{throughput, "TUN/streams=4", "TCP, 4 streams, vs TUN + kernel TCP", "MB/s", false},
-	{throughput, "Path/rtt=50ms", "TCP, 50 ms away", "MB/s", false},
-	{throughput, "Path/loss=1%", "TCP, 1% lost", "MB/s", false},
-	{throughput, "Path/rtt=20ms,loss=1%", "TCP, 20 ms away and 1% lost", "MB/s", false},
+	{throughput, "Path/rtt=80ms/loss=0%", "TCP, 80 ms away", "B/s", false},
+	{throughput, "Path/rtt=5ms/loss=1%", "TCP, 5 ms away and 1% lost", "B/s", false},
+	{throughput, "Path/rtt=20ms/loss=1%", "TCP, 20 ms away and 1% lost", "B/s", false},
+	{throughput, "Path/rtt=20ms/late=1%", "TCP, 20 ms away and 1% late", "B/s", false},
 	{throughput, "UDP/size=1200", "UDP, 1200 bytes", "packets/s", false},
 	{throughput, "Peers/busy=1000/idle=0", "Data from 1000 peers in turns", "packets/s", false},
 	{latency, "Latency/idle", "Round trip, median", "p50-us", true},
 	{latency, "Latency/loaded", "Round trip under load, 99th percentile", "p99-us", true},
 	{latency, "Dial/at-once=8", "TCP connections, 8 at a time", "conns/s", false},
 	{latency, "Handshake/at-once=8", "Handshakes, 8 at a time", "handshakes/s", false},
+	{latency, "Path/rtt=20ms/loss=1%", "20 KB, 20 ms away and 1% lost, 99th perc.", "p99-us", true},
 	{cost, "TCP/streams=4", "CPU for TCP, 4 streams", "CPU-s/GB", true},
 	{cost, "Allocations", "Allocations for a packet of TCP", "allocs/packet", true},
 	{cost, "Memory/device", "Heap of an idle device", "heap-B", true},
@@ -84,6 +86,8 @@ func (s scenario) format(v float64) string {
 	switch s.unit {
 	case "MB/s":
 		return formatSI(v*1e6, "B/s")
+	case "B/s":
+		return formatSI(v, "B/s")
 	case "p50-us", "p99-us":
 		return formatSI(v/1e6, "s")
 	case "heap-B":

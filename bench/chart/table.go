@@ -18,7 +18,6 @@ func writeMarkdown(w io.Writer, rows []row) error {
 		}
 	}
 	table := [][]string{slices.Concat([]string{"", "this library", "wireguard-go"}, columns, []string{"ratio"})}
-	table = append(table, slices.Repeat([]string{"---"}, len(table[0])))
 	for _, r := range rows {
 		cells := []string{r.label, r.format(r.own), r.format(r.rival)}
 		for _, impl := range columns {
@@ -30,6 +29,12 @@ func writeMarkdown(w io.Writer, rows []row) error {
 		}
 		table = append(table, append(cells, formatRatio(r.ratio)))
 	}
+	return writeTable(w, table)
+}
+
+// writeTable writes a table, the first row of which is the head.
+func writeTable(w io.Writer, table [][]string) error {
+	table = slices.Insert(table, 1, slices.Repeat([]string{"---"}, len(table[0])))
 	for _, cells := range table {
 		if _, err := fmt.Fprintf(w, "| %s |\n", strings.Join(cells, " | ")); err != nil {
 			return err

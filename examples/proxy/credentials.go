@@ -4,15 +4,16 @@ import (
 	"crypto/sha256"
 	"crypto/subtle"
 	"errors"
+	"fmt"
 	"os"
 	"strings"
 )
 
 // checkCredentials checks the flags for a name and a password.
-func checkCredentials(user, file string) error {
+func checkCredentials(flag, user, file string) error {
 	switch {
 	case user == "" && file != "":
-		return errors.New("a password file, but no -user")
+		return errors.New("a password file, but no " + flag)
 	case len(user) > 255:
 		return errLongCredentials
 	}
@@ -21,13 +22,13 @@ func checkCredentials(user, file string) error {
 
 var errLongCredentials = errors.New("SOCKS has no names and passwords of more than 255 bytes")
 
-// readPassword returns the password of a user, empty if there is no user. There
-// is no flag for it: the flags of a process are visible to all users.
-func readPassword(user, file string) (string, error) {
+// readPassword returns the password of a user, from a file or else a variable,
+// and an empty one if there is no user. There is no flag for it: the flags of a process are visible to all users.
+func readPassword(user, variable, flag, file string) (string, error) {
 	if user == "" {
 		return "", nil
 	}
-	password := os.Getenv("SOCKS_PASSWORD")
+	password := os.Getenv(variable)
 	if file != "" {
 		b, err := os.ReadFile(file)
 		if err != nil {
@@ -37,7 +38,7 @@ func readPassword(user, file string) (string, error) {
 	}
 	switch {
 	case password == "":
-		return "", errors.New("no password: set $SOCKS_PASSWORD or give -password-file")
+		return "", fmt.Errorf("no password: set $%s or give %s", variable, flag)
 	case len(password) > 255:
 		return "", errLongCredentials
 	}

@@ -25,7 +25,7 @@ func TestPasswordFile(t *testing.T) {
 	if err := os.WriteFile(file, []byte("from a file\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	password, err := readPassword("me", file)
+	password, err := readPassword("me", "SOCKS_PASSWORD", "-password-file", file)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -26,9 +26,9 @@ func waitBeforeAccept(ctx context.Context) {
 
 // serveSTDIO connects standard input and output with a target, as for the
 // ProxyCommand of ssh, until the target ends the connection.
-func (g *gateway) serveSTDIO(ctx context.Context, f gatewayconf.Forward, stdin io.Reader, stdout io.Writer) error {
+func (g *gateway) serveSTDIO(ctx context.Context, f gatewayconf.Forward, dial dialFunc) error {
 	dialCtx, cancel := context.WithTimeout(ctx, g.dialTimeout)
-	out, err := g.network.DialContext(dialCtx, "tcp", f.Target)
+	out, err := dial(dialCtx, "tcp", f.Target)
 	cancel()
 	if err != nil {
 		return err
@@ -36,12 +36,12 @@ func (g *gateway) serveSTDIO(ctx context.Context, f gatewayconf.Forward, stdin i
 	defer out.Close()
 	defer context.AfterFunc(ctx, func() { out.Close() })()
 	go func() { // a read from standard input cannot be ended
-		io.Copy(out, stdin)
+		io.Copy(out, g.stdin)
 		if c, ok := out.(interface{ CloseWrite() error }); ok {
 			c.CloseWrite()
 		}
 	}()
-	_, err = io.Copy(stdout, out)
+	_, err = io.Copy(g.stdio, out)
 	if ctx.Err() != nil {
 		return nil
 	}

@@ -24,12 +24,10 @@ func TestSTDIOTunnel(t *testing.T) {
 	near := clitest.Device(t, conf.Tunnel)
 	var o options
 	o.register(flag.NewFlagSet("proxy", flag.ContinueOnError))
-	g := newGateway(near, conf, o, io.Discard, slog.New(slog.DiscardHandler))
+	g := newGateway(near, o, io.Discard, slog.New(slog.DiscardHandler))
 	var stdout bytes.Buffer
-	if err := g.open(t.Context(), strings.NewReader("hello"), &stdout); err != nil {
-		t.Fatal(err)
-	}
-	if err := g.serve(t.Context()); err != nil || stdout.String() != "echo: hello" {
+	g.stdin, g.stdio = strings.NewReader("hello"), &stdout
+	if err := g.serve(t.Context(), conf, func() {}); err != nil || stdout.String() != "echo: hello" {
 		t.Errorf("got %q, %v", &stdout, err)
 	}
 }

@@ -3,12 +3,18 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
+	"os/signal"
+	"slices"
 	"sync"
+	"sync/atomic"
+	"syscall"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/wgstack/wireguard"
 	"github.com/wgstack/wireguard/examples/internal/gatewayconf"
@@ -16,159 +22,138 @@ import (
 	"github.com/wgstack/wireguard/examples/internal/memory"
 	"github.com/wgstack/wireguard/examples/internal/relay"
 	"github.com/wgstack/wireguard/examples/internal/socks"
+	"github.com/wgstack/wireguard/examples/internal/status"
 	"github.com/wgstack/wireguard/examples/internal/warn"
 )
 
 // A gateway serves the listeners of a configuration.
 type gateway struct {
 	options
-	conf     gatewayconf.Config
-	network  network
-	stdout   io.Writer // is told where listeners are
-	log      *slog.Logger
-	warnings *warn.Log
-	clients  *limit.Table
+	dev          *wireguard.Device
+	stdin        io.Reader // of STDIOTunnel
+	stdio        io.Writer // of STDIOTunnel
+	stdout       io.Writer // is told where listeners are
+	log          *slog.Logger
+	warnings     *warn.Log
+	clients      *limit.Table
+	dialFailures *prometheus.CounterVec
+	alive        atomic.Pointer[status.Alive]
+	fail         context.CancelCauseFunc // ends serve
+	ended        chan struct{}           // a service has ended by itself
 
+	conf      gatewayconf.Config // only for the goroutine of open and serve, as what follows
+	services  []*service
 	socksAddr netip.AddrPort // of the last SOCKS server
-	servers   []func(ctx context.Context) error
-	closers   []io.Closer
 }
 
-func newGateway(dev *wireguard.Device, conf gatewayconf.Config, o options, stdout io.Writer, log *slog.Logger) *gateway {
+func newGateway(dev *wireguard.Device, o options, stdout io.Writer, log *slog.Logger) *gateway {
 	warnings := warn.New(log)
 	return &gateway{
-		options:  o,
-		conf:     conf,
-		network:  network{dev, conf.HostResolver, conf.Resolve},
-		stdout:   stdout,
-		log:      log,
-		warnings: warnings,
-		clients:  &limit.Table{Name: "clients", Max: o.maxClients, MaxPerOwner: o.maxClientsPerAddr, Log: warnings},
+		options:      o,
+		dev:          dev,
+		stdin:        os.Stdin,
+		stdio:        os.Stdout,
+		stdout:       stdout,
+		log:          log,
+		warnings:     warnings,
+		clients:      &limit.Table{Name: "clients", Max: o.maxClients, MaxPerOwner: o.maxClientsPerAddr, Log: warnings},
+		dialFailures: newDialFailures(),
+		ended:        make(chan struct{}, 1),
 	}
 }
 
-// open opens all listeners, so that an address in use is an error before anything
-// is served.
-func (g *gateway) open(ctx context.Context, stdin io.Reader, stdout io.Writer) (err error) {
-	defer func() {
-		if err != nil {
-			g.close()
-		}
-	}()
-	if g.conf.HostResolver {
-		g.log.Warn("the configuration has no DNS: names are looked up by the host")
-	}
-	for _, p := range g.conf.SOCKS {
-		l, err := g.listen(ctx, "SOCKS and HTTP", p.Listen, p.Username != "")
-		if err != nil {
-			return err
-		}
-		if at, ok := l.Addr().(*net.TCPAddr); ok {
-			g.socksAddr = at.AddrPort()
-		}
-		g.addServer(l, func(ctx context.Context) error { return g.serveSOCKS(ctx, l, p) })
-	}
-	for _, p := range g.conf.HTTP {
-		l, err := g.listen(ctx, "HTTP", p.Listen, p.Username != "" || p.Password != "")
-		if err != nil {
-			return err
-		}
-		g.addServer(l, func(ctx context.Context) error { return g.serveHTTP(ctx, l, p) })
-	}
-	for _, p := range g.conf.SNI {
-		l, err := g.listen(ctx, "SNI", p.Listen, false)
-		if err != nil {
-			return err
-		}
-		g.addServer(l, func(ctx context.Context) error { return g.serveSNI(ctx, l, p) })
-	}
-	for _, f := range g.conf.TCPClients {
-		l, err := g.listen(ctx, "TCP for "+f.Target, f.Listen, true)
-		if err != nil {
-			return err
-		}
-		g.addServer(l, func(ctx context.Context) error { return g.forwardTCP(ctx, l, f.Target, g.network.DialContext) })
-	}
-	for _, f := range g.conf.TCPServers {
-		l, err := g.network.Listen(ctx, "tcp", f.Listen)
-		if err != nil {
-			return err
-		}
-		fmt.Fprintf(g.stdout, "TCP for %s in the tunnel on %s\n", f.Target, l.Addr())
-		g.addServer(l, func(ctx context.Context) error {
-			return g.forwardTCP(ctx, l, f.Target, new(net.Dialer).DialContext)
-		})
-	}
-	for _, f := range g.conf.UDPProxies {
-		conn, err := new(net.ListenConfig).ListenPacket(ctx, "udp", f.Listen)
-		if err != nil {
-			return err
-		}
-		fmt.Fprintf(g.stdout, "UDP for %s on %s\n", f.Target, conn.LocalAddr())
-		g.addServer(conn, func(ctx context.Context) error { return g.forwardUDP(ctx, conn.(*net.UDPConn), f) })
-	}
-	for _, f := range g.conf.STDIO {
-		g.servers = append(g.servers, func(ctx context.Context) error { return g.serveSTDIO(ctx, f, stdin, stdout) })
-	}
-	return nil
-}
-
-func (g *gateway) addServer(listener io.Closer, serve func(context.Context) error) {
-	g.closers = append(g.closers, listener)
-	g.servers = append(g.servers, serve)
-}
-
-func (g *gateway) close() {
-	for _, c := range g.closers {
-		c.Close()
-	}
-}
-
-// serve serves all listeners until ctx ends or one fails.
-func (g *gateway) serve(ctx context.Context) error {
-	defer g.close()
+// serve serves the listeners of conf until ctx ends or one fails. It first opens
+// all, so that an address in use is an error before anything is served, and then
+// calls opened.
+func (g *gateway) serve(ctx context.Context, conf gatewayconf.Config, opened func()) error {
 	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	var servers, guard sync.WaitGroup
-	guard.Go(func() { memory.Guard(ctx, g.memory, g.warnings, g.clients) })
+	g.fail = cancel
+	var guard sync.WaitGroup
 	defer guard.Wait()
 	defer cancel(nil)
-	for _, serve := range g.servers {
-		servers.Go(func() {
-			if err := serve(ctx); err != nil {
-				cancel(err)
-			}
-		})
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	defer signal.Stop(hangup)
+	if conf.HostResolver {
+		g.log.Warn("the configuration has no DNS: names are looked up by the host")
 	}
-	servers.Wait()
-	if err := context.Cause(ctx); err != nil && !errors.Is(err, context.Canceled) {
+	if err := g.replace(ctx, conf, func() error { return nil }); err != nil {
 		return err
 	}
-	return nil
+	g.conf = conf
+	defer g.stopAll()
+	guard.Go(func() { memory.Guard(ctx, g.memory, g.warnings, g.clients) })
+	opened()
+	for {
+		select {
+		case <-hangup:
+			g.reload(ctx)
+			continue
+		case <-g.ended:
+			if g.isServing() {
+				continue
+			}
+		case <-ctx.Done():
+		}
+		if err := context.Cause(ctx); err != nil && !errors.Is(err, context.Canceled) {
+			return err
+		}
+		return nil
+	}
+}
+
+// noteEnd is called when a service has ended.
+func (g *gateway) noteEnd() {
+	select {
+	case g.ended <- struct{}{}:
+	default:
+	}
+}
+
+// isServing reports whether there is a service that the program is for.
+func (g *gateway) isServing() bool {
+	return slices.ContainsFunc(g.services, func(s *service) bool {
+		select {
+		case <-s.stopped:
+			return false
+		default:
+			return !s.auxiliary()
+		}
+	})
+}
+
+func (g *gateway) stopAll() {
+	for _, s := range g.services {
+		s.cancel()
+	}
+	for _, s := range g.services {
+		s.stop()
+		s.close()
+	}
 }
 
 // networkOf returns the network that a proxy's clients reach.
-func (g *gateway) networkOf(p gatewayconf.Proxy) socks.Network {
+func (g *gateway) networkOf(n network, p gatewayconf.Proxy) socks.Network {
 	if len(p.TunnelDomains) == 0 {
-		return g.network
+		return countedNetwork{n, g.counted(n.DialContext)}
 	}
-	n := domainNetwork{network: g.network, domains: p.TunnelDomains}
+	some := domainNetwork{network: n, domains: p.TunnelDomains}
 	if p.LogDomains {
-		n.log = g.log
+		some.log = g.log
 	}
-	return n
+	return countedNetwork{some, g.counted(some.DialContext)}
 }
 
 // serveSOCKS serves SOCKS on l, and HTTP to clients that speak that.
-func (g *gateway) serveSOCKS(ctx context.Context, l net.Listener, p gatewayconf.Proxy) error {
+func (g *gateway) serveSOCKS(ctx context.Context, l net.Listener, p gatewayconf.Proxy, n network) error {
 	ctx, cancel := context.WithCancel(ctx)
 	web := newHandover(l.Addr())
 	var proxy sync.WaitGroup
-	proxy.Go(func() { g.serveHTTP(ctx, web, p) })
+	proxy.Go(func() { g.serveHTTP(ctx, web, p, n) })
 	defer proxy.Wait()
 	defer cancel()
 	s := socks.Server{
-		Network:          g.networkOf(p),
+		Network:          g.networkOf(n, p),
 		Authenticate:     authenticator(p.Username, p.Password),
 		HandshakeTimeout: g.handshakeTimeout,
 		DialTimeout:      g.dialTimeout,
@@ -215,6 +200,7 @@ func (g *gateway) connect(ctx context.Context, c net.Conn, target string, dial d
 	owner := ownerOf(c)
 	entry := g.clients.Add(owner, func() { cancel(errEvicted) })
 	defer entry.Remove()
+	entry.SetTarget(target)
 	out, err := g.dial(ctx, target, owner, dial)
 	if err != nil {
 		relay.Reset(c)

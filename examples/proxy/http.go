@@ -32,10 +32,10 @@ type httpProxy struct {
 }
 
 // serveHTTP serves an HTTP proxy on l until ctx ends.
-func (g *gateway) serveHTTP(ctx context.Context, l net.Listener, p gatewayconf.Proxy) error {
+func (g *gateway) serveHTTP(ctx context.Context, l net.Listener, p gatewayconf.Proxy, n network) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	h := &httpProxy{gateway: g, ctx: ctx, network: g.networkOf(p), authenticate: authenticator(p.Username, p.Password)}
+	h := &httpProxy{gateway: g, ctx: ctx, network: g.networkOf(n, p), authenticate: authenticator(p.Username, p.Password)}
 	transport := &http.Transport{
 		DialContext: func(ctx context.Context, _, address string) (net.Conn, error) {
 			return g.dial(ctx, address, "HTTP", h.network.DialContext)
@@ -46,10 +46,11 @@ func (g *gateway) serveHTTP(ctx context.Context, l net.Listener, p gatewayconf.P
 	defer transport.CloseIdleConnections()
 	errorLog := slog.NewLogLogger(g.log.Handler(), slog.LevelDebug)
 	h.plain = &httputil.ReverseProxy{
-		Rewrite:       func(*httputil.ProxyRequest) {}, // the request names its server
-		Transport:     transport,
-		FlushInterval: -1,
-		ErrorLog:      errorLog,
+		Rewrite:        func(*httputil.ProxyRequest) {}, // the request names its server
+		Transport:      transport,
+		FlushInterval:  -1,
+		ModifyResponse: h.countResponse,
+		ErrorLog:       errorLog,
 		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, err error) {
 			http.Error(w, err.Error(), statusOf(err))
 		},
@@ -60,6 +61,9 @@ func (g *gateway) serveHTTP(ctx context.Context, l net.Listener, p gatewayconf.P
 		IdleTimeout:       2 * time.Minute,
 		ErrorLog:          errorLog,
 		ConnState:         h.count,
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+			return context.WithValue(ctx, connKey{}, c)
+		},
 	}
 	defer h.tunnels.Wait()
 	defer context.AfterFunc(ctx, func() { server.Close() })()
@@ -103,8 +107,46 @@ func (h *httpProxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "this is a proxy: a request must name its server, as http://host/", http.StatusBadRequest)
 	default:
 		r.Header.Del("Proxy-Authorization")
+		h.countRequest(r)
 		h.plain.ServeHTTP(w, r)
 	}
+}
+
+// connKey is the key of the client's net.Conn in the context of a request.
+type connKey struct{}
+
+// entryOf returns the entry of the client of a request, nil if it has ended.
+func (h *httpProxy) entryOf(r *http.Request) *limit.Entry {
+	entry, _ := h.entries.Load(r.Context().Value(connKey{}))
+	e, _ := entry.(*limit.Entry)
+	return e
+}
+
+// countRequest counts the bytes of the body, and says where the client goes.
+func (h *httpProxy) countRequest(r *http.Request) {
+	if entry := h.entryOf(r); entry != nil {
+		entry.SetTarget(r.URL.Host)
+		r.Body = countedBody{r.Body, entry.CountSent}
+	}
+}
+
+func (h *httpProxy) countResponse(r *http.Response) error {
+	if entry := h.entryOf(r.Request); entry != nil && r.StatusCode != http.StatusSwitchingProtocols { // which needs the body as it is
+		r.Body = countedBody{r.Body, entry.CountReceived}
+	}
+	return nil
+}
+
+type countedBody struct {
+	io.ReadCloser
+	count func(int)
+}
+
+// Read reads from the body.
+func (b countedBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	b.count(n)
+	return n, err
 }
 
 // authorized reports whether a request has the right name and password.

@@ -17,6 +17,9 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"path/filepath"
+	"runtime/debug"
+	"strings"
 	"time"
 
 	"github.com/wgstack/wireguard"
@@ -24,6 +27,7 @@ import (
 	"github.com/wgstack/wireguard/examples/internal/gatewayconf"
 	"github.com/wgstack/wireguard/examples/internal/memory"
 	"github.com/wgstack/wireguard/examples/internal/socks"
+	"github.com/wgstack/wireguard/examples/internal/status"
 )
 
 func main() { cli.Main(run) }
@@ -34,8 +38,11 @@ type options struct {
 	demo                          bool
 	listen                        string
 	user, passwordFile            string
+	info                          string
+	infoUser, infoPasswordFile    string
 	uapi                          string
-	check, verbose                bool
+	check, verbose, silent        bool
+	version, daemon               bool
 	handshakeTimeout, dialTimeout time.Duration
 	maxHandshakes                 int
 	maxClients, maxClientsPerAddr int
@@ -43,14 +50,27 @@ type options struct {
 }
 
 func (o *options) register(fs *flag.FlagSet) {
-	fs.StringVar(&o.config, "config", "", "configuration, a `file` as for wg-quick or wireproxy")
+	// Those with two names are as in wireproxy.
+	fs.StringVar(&o.config, "config", "", "configuration, a `file` as for wg-quick or wireproxy (default "+strings.Join(defaultConfigs(), " or ")+")")
+	fs.StringVar(&o.config, "c", "", "short for -config `file`")
+	fs.BoolVar(&o.check, "configtest", false, "check the configuration and end")
+	fs.BoolVar(&o.check, "n", false, "short for -configtest")
+	fs.StringVar(&o.info, "info", "", "serve the status page, /metrics, /healthz and /readyz on `address`")
+	fs.StringVar(&o.info, "i", "", "short for -info `address`")
+	fs.BoolVar(&o.silent, "silent", false, "print and log nothing but errors")
+	fs.BoolVar(&o.silent, "s", false, "short for -silent")
+	fs.BoolVar(&o.version, "version", false, "print the version and end")
+	fs.BoolVar(&o.daemon, "daemon", false, "not supported: use a service manager")
+	fs.BoolVar(&o.daemon, "d", false, "short for -daemon")
+	fs.BoolVar(&o.verbose, "v", false, "log what happens; as the only argument: print the version and end")
+
 	fs.BoolVar(&o.demo, "demo", false, "make a tunnel to a far end in this process instead")
 	fs.StringVar(&o.listen, "socks", "", "`address` to serve SOCKS and HTTP on (default 127.0.0.1:1080, unless the configuration has listeners)")
 	fs.StringVar(&o.user, "user", "", "`name` that clients must give, with the password in $SOCKS_PASSWORD or -password-file")
 	fs.StringVar(&o.passwordFile, "password-file", "", "`file` with the password")
+	fs.StringVar(&o.infoUser, "info-user", "", "`name` for -info, with the password in $INFO_PASSWORD or -info-password-file")
+	fs.StringVar(&o.infoPasswordFile, "info-password-file", "", "`file` with the password")
 	fs.StringVar(&o.uapi, "uapi", "", "let wg(8) show and change the tunnel under this interface `name`")
-	fs.BoolVar(&o.check, "n", false, "check the configuration and end")
-	fs.BoolVar(&o.verbose, "v", false, "log what happens")
 	fs.DurationVar(&o.handshakeTimeout, "handshake-timeout", socks.DefaultHandshakeTimeout, "`time` for a client to send its request")
 	fs.DurationVar(&o.dialTimeout, "dial-timeout", socks.DefaultDialTimeout, "`time` for connecting to a target")
 	fs.IntVar(&o.maxHandshakes, "max-handshakes", socks.DefaultMaxHandshakes, "clients at a time without a request; one more ends the oldest")
@@ -59,34 +79,88 @@ func (o *options) register(fs *flag.FlagSet) {
 	fs.Var(&o.memory, "memory", "end the longest idle connections when more `bytes` are in use (512M, 2G); 0: no limit")
 }
 
-func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+// defaultConfigs returns where a configuration is looked for, as by wireproxy.
+func defaultConfigs() []string {
+	paths := []string{"/etc/wireproxy/wireproxy.conf"}
+	if home, err := os.UserHomeDir(); err == nil {
+		paths = append(paths, filepath.Join(home, ".config", "wireproxy.conf"))
+	}
+	return paths
+}
+
+// parse parses the command line. It prints the version if that is asked for, and
+// then done is true.
+func (o *options) parse(args []string, stdout, stderr io.Writer) (done bool, err error) {
 	fs := cli.Flags("proxy", stderr)
-	var o options
 	o.register(fs)
 	if err := cli.Parse(fs, args, 0); err != nil {
+		return false, err
+	}
+	if o.version || len(args) == 1 && o.verbose {
+		fmt.Fprintln(stdout, "proxy, version "+version())
+		return true, nil
+	}
+	if !o.demo && o.config == "" {
+		for _, path := range defaultConfigs() {
+			if _, err := os.Stat(path); err == nil {
+				o.config = path
+				break
+			}
+		}
+	}
+	switch {
+	case o.daemon:
+		return false, cli.Usage(fs, "-daemon is not supported: run the program by a service manager")
+	case o.demo == (o.config != ""):
+		return false, cli.Usage(fs, "give one of -config and -demo")
+	case o.silent && o.verbose:
+		return false, cli.Usage(fs, "give one of -silent and -v")
+	}
+	return false, nil
+}
+
+// version returns the version of the module that the program was built from.
+func version() string {
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
+		return info.Main.Version
+	}
+	return "(devel)"
+}
+
+// logger returns the logger of the program.
+func (o *options) logger(stderr io.Writer) *slog.Logger {
+	if o.silent {
+		return cli.LoggerAt(stderr, slog.LevelError)
+	}
+	return cli.Logger(stderr, o.verbose)
+}
+
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	var o options
+	if done, err := o.parse(args, stdout, stderr); done || err != nil {
 		return err
 	}
-	if o.demo == (o.config != "") {
-		return cli.Usage(fs, "give one of -config and -demo")
+	log := o.logger(stderr)
+	deviceLog := log
+	var events status.Events
+	if o.info != "" {
+		// The device's events are few, those of clients are not.
+		deviceLog = slog.New(events.Handler(log.Handler(), slog.LevelDebug))
+		log = slog.New(events.Handler(log.Handler(), slog.LevelInfo))
 	}
-	log := cli.Logger(stderr, o.verbose)
-	var conf gatewayconf.Config
+	conf, err := o.load()
+	if err != nil {
+		return err
+	}
 	if o.demo {
-		far, err := startFarEnd(log)
+		far, err := startFarEnd(o.logger(stderr))
 		if err != nil {
 			return err
 		}
 		defer far.Close()
 		conf.Tunnel = far.near
 	} else {
-		var err error
-		if conf, err = gatewayconf.Load(o.config); err != nil {
-			return err
-		}
 		cli.Prepare(&conf.Tunnel, o.config, log)
-	}
-	if err := o.addSOCKS(&conf); err != nil {
-		return err
 	}
 	for _, warning := range conf.Warnings {
 		log.Warn(warning)
@@ -96,6 +170,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return nil
 	}
 
+	conf.Tunnel.Logger = deviceLog
 	dev, err := wireguard.New(conf.Tunnel)
 	if err != nil {
 		return err
@@ -113,27 +188,45 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if len(conf.STDIO) > 0 {
 		stdout = stderr // standard output carries the connection
 	}
-	g := newGateway(dev, conf, o, stdout, log)
-	if err := g.open(ctx, os.Stdin, os.Stdout); err != nil {
-		return err
+	if o.silent {
+		stdout = io.Discard
 	}
-	if o.demo {
-		printDemo(stdout, g.socksAddr, o.user)
+	g := newGateway(dev, o, stdout, log)
+	if o.info != "" {
+		stop, err := g.serveInfo(ctx, &events)
+		if err != nil {
+			return err
+		}
+		defer stop()
 	}
-	return g.serve(ctx)
+	return g.serve(ctx, conf, func() {
+		if o.demo {
+			printDemo(stdout, g.socksAddr, o.user)
+		}
+	})
+}
+
+// load reads the configuration, to which the flags may add a listener.
+func (o *options) load() (conf gatewayconf.Config, err error) {
+	if !o.demo {
+		if conf, err = gatewayconf.Load(o.config); err != nil {
+			return conf, err
+		}
+	}
+	return conf, o.addSOCKS(&conf)
 }
 
 // addSOCKS adds the SOCKS server of the flags to a configuration, if it has no
 // listeners or the flags ask for one.
 func (o *options) addSOCKS(conf *gatewayconf.Config) error {
-	if err := checkCredentials(o.user, o.passwordFile); err != nil {
+	if err := checkCredentials("-user", o.user, o.passwordFile); err != nil {
 		return err
 	}
 	listeners := len(conf.SOCKS) + len(conf.HTTP) + len(conf.SNI) + len(conf.TCPClients) + len(conf.TCPServers) + len(conf.UDPProxies) + len(conf.STDIO)
 	if o.listen == "" && listeners > 0 {
 		return nil
 	}
-	password, err := readPassword(o.user, o.passwordFile)
+	password, err := readPassword(o.user, "SOCKS_PASSWORD", "-password-file", o.passwordFile)
 	conf.SOCKS = append(conf.SOCKS, gatewayconf.Proxy{
 		Listen:   cmp.Or(o.listen, "127.0.0.1:1080"),
 		Username: o.user,

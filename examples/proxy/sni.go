@@ -15,8 +15,8 @@ import (
 
 // serveSNI connects each TLS client with port 443 of the server that it names in
 // its first message, without decrypting anything.
-func (g *gateway) serveSNI(ctx context.Context, l net.Listener, p gatewayconf.Proxy) error {
-	n := g.networkOf(p)
+func (g *gateway) serveSNI(ctx context.Context, l net.Listener, p gatewayconf.Proxy, via network) error {
+	n := g.networkOf(via, p)
 	return g.acceptAll(ctx, l, func(ctx context.Context, c net.Conn) {
 		stop := context.AfterFunc(ctx, func() { c.Close() })
 		entry := g.clients.Add(ownerOf(c), func() { c.Close() })

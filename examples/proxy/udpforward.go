@@ -18,6 +18,7 @@ import (
 type udpForward struct {
 	*gateway
 	gatewayconf.Forward
+	dial  dialFunc     // reaches the target
 	conn  *net.UDPConn // faces the clients
 	flows sync.WaitGroup
 
@@ -36,13 +37,14 @@ type udpClient struct {
 const maxPending = 16 // datagrams of a client, while its target is looked up
 
 // forwardUDP forwards datagrams between the clients of conn and a target in the
-// tunnel until ctx ends.
-func (g *gateway) forwardUDP(ctx context.Context, conn *net.UDPConn, f gatewayconf.Forward) error {
-	u := &udpForward{gateway: g, Forward: f, conn: conn, clients: make(map[netip.AddrPort]*udpClient)}
+// tunnel until ctx ends. It leaves conn open.
+func (g *gateway) forwardUDP(ctx context.Context, conn *net.UDPConn, f gatewayconf.Forward, dial dialFunc) error {
+	u := &udpForward{gateway: g, Forward: f, dial: dial, conn: conn, clients: make(map[netip.AddrPort]*udpClient)}
 	ctx, cancel := context.WithCancel(ctx)
 	defer u.flows.Wait()
 	defer cancel()
-	defer context.AfterFunc(ctx, func() { conn.Close() })()
+	conn.SetReadDeadline(time.Time{})
+	defer context.AfterFunc(ctx, func() { conn.SetReadDeadline(time.Now()) })()
 	buf := make([]byte, 65535)
 	for {
 		n, from, err := conn.ReadFromUDPAddrPort(buf)
@@ -74,6 +76,7 @@ func (u *udpForward) clientOf(ctx context.Context, addr netip.AddrPort) *udpClie
 	u.clients[addr] = c
 	u.mu.Unlock()
 	c.entry = u.gateway.clients.Add(addr.Addr().Unmap().String(), cancel)
+	c.entry.SetTarget(u.Target)
 	u.flows.Go(func() {
 		defer cancel()
 		u.run(c)
@@ -90,7 +93,7 @@ func (u *udpForward) run(c *udpClient) {
 		delete(u.clients, c.addr)
 	}()
 	dialCtx, cancel := context.WithTimeout(c.ctx, u.dialTimeout)
-	out, err := u.network.DialContext(dialCtx, "udp", u.Target)
+	out, err := u.dial(dialCtx, "udp", u.Target)
 	cancel()
 	if err != nil {
 		if c.ctx.Err() == nil {
@@ -104,7 +107,7 @@ func (u *udpForward) run(c *udpClient) {
 		for {
 			select {
 			case datagram := <-c.pending:
-				c.entry.Touch()
+				c.entry.CountSent(len(datagram))
 				out.Write(datagram)
 				u.renew(out)
 			case <-c.ctx.Done():
@@ -121,7 +124,7 @@ func (u *udpForward) run(c *udpClient) {
 		case err != nil:
 			continue // an ICMP error about an earlier datagram
 		}
-		c.entry.Touch()
+		c.entry.CountReceived(n)
 		u.renew(out)
 		u.conn.WriteToUDPAddrPort(buf[:n], c.addr)
 	}

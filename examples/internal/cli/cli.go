@@ -69,10 +69,14 @@ func Usage(fs *flag.FlagSet, format string, args ...any) error {
 // Logger returns a logger that writes everything to w if verbose, otherwise
 // warnings and errors.
 func Logger(w io.Writer, verbose bool) *slog.Logger {
-	level := slog.LevelWarn
 	if verbose {
-		level = slog.LevelDebug
+		return LoggerAt(w, slog.LevelDebug)
 	}
+	return LoggerAt(w, slog.LevelWarn)
+}
+
+// LoggerAt returns a logger that writes everything from a level on to w.
+func LoggerAt(w io.Writer, level slog.Level) *slog.Logger {
 	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: level}))
 }
 

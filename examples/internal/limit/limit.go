@@ -24,14 +24,20 @@ type Table struct {
 	mu     sync.Mutex
 	owners map[string]map[*Entry]struct{} // guarded by mu; no empty ones
 	count  int                            // guarded by mu
+
+	added, evicted, sent, received atomic.Uint64 // since the start
 }
 
 // An Entry is one connection in a Table.
 type Entry struct {
-	table *Table
-	owner string
-	evict func()
-	moved atomic.Int64 // when data last moved, in nanoseconds of Unix time
+	table  *Table
+	owner  string
+	evict  func()
+	opened time.Time
+	target atomic.Pointer[string]
+	moved  atomic.Int64 // when data last moved, in nanoseconds of Unix time
+
+	sent, received atomic.Uint64 // bytes, as seen by the client
 
 	// blocked is the number of writes that wait: the connection then holds what
 	// its sender has sent.
@@ -43,8 +49,9 @@ type Entry struct {
 // has too many, otherwise of the owner that has most. It calls the evict
 // function of that one, which must end it and must not block.
 func (t *Table) Add(owner string, evict func()) *Entry {
-	e := &Entry{table: t, owner: owner, evict: evict}
+	e := &Entry{table: t, owner: owner, evict: evict, opened: time.Now()}
 	e.Touch()
+	t.added.Add(1)
 	t.mu.Lock()
 	var victim *Entry
 	switch {
@@ -66,6 +73,7 @@ func (t *Table) Add(owner string, evict func()) *Entry {
 	t.count++
 	t.mu.Unlock()
 	if victim != nil {
+		t.evicted.Add(1)
 		t.Log.Warn(t.Name+" "+victim.owner, "too many "+t.Name+": the longest idle ended",
 			"owner", victim.owner, "idle", victim.idle().Round(time.Millisecond), "limit", t.Max, "limit_per_owner", t.MaxPerOwner)
 		victim.evict()
@@ -95,6 +103,7 @@ func (t *Table) Evict(n int) int {
 		t.remove(victim)
 	}
 	t.mu.Unlock()
+	t.evicted.Add(uint64(len(victims)))
 	for _, victim := range victims {
 		victim.evict()
 	}
@@ -106,6 +115,55 @@ func (t *Table) Len() int {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.count
+}
+
+// Totals are what a Table has counted since the start.
+type Totals struct {
+	Open           int    // connections now
+	Added, Evicted uint64 // connections
+	Sent, Received uint64 // bytes, as seen by the clients
+}
+
+// Totals returns what the table has counted.
+func (t *Table) Totals() Totals {
+	return Totals{t.Len(), t.added.Load(), t.evicted.Load(), t.sent.Load(), t.received.Load()}
+}
+
+// A Connection is a snapshot of an Entry.
+type Connection struct {
+	Owner, Target  string // Target may be empty
+	Opened, Moved  time.Time
+	Sent, Received uint64 // bytes, as seen by the client
+}
+
+// Connections returns the n connections in which data has moved most recently.
+func (t *Table) Connections(n int) []Connection {
+	t.mu.Lock()
+	var all []Connection
+	for _, entries := range t.owners {
+		for e := range entries {
+			all = append(all, e.connection())
+		}
+	}
+	t.mu.Unlock()
+	slices.SortFunc(all, func(a, b Connection) int {
+		return cmp.Or(b.Moved.Compare(a.Moved), b.Opened.Compare(a.Opened), cmp.Compare(a.Owner, b.Owner))
+	})
+	return all[:min(n, len(all))]
+}
+
+func (e *Entry) connection() Connection {
+	c := Connection{
+		Owner:    e.owner,
+		Opened:   e.opened,
+		Moved:    time.Unix(0, e.moved.Load()),
+		Sent:     e.sent.Load(),
+		Received: e.received.Load(),
+	}
+	if target := e.target.Load(); target != nil {
+		c.Target = *target
+	}
+	return c
 }
 
 // largestOwner returns the owner with most connections. The caller holds t.mu.
@@ -142,6 +200,23 @@ func (t *Table) remove(e *Entry) {
 
 // Touch records that data moves.
 func (e *Entry) Touch() { e.moved.Store(time.Now().UnixNano()) }
+
+// SetTarget says what the connection leads to.
+func (e *Entry) SetTarget(target string) { e.target.Store(&target) }
+
+// CountSent records that the client has sent n bytes.
+func (e *Entry) CountSent(n int) {
+	e.Touch()
+	e.sent.Add(uint64(n))
+	e.table.sent.Add(uint64(n))
+}
+
+// CountReceived records that n bytes are sent to the client.
+func (e *Entry) CountReceived(n int) {
+	e.Touch()
+	e.received.Add(uint64(n))
+	e.table.received.Add(uint64(n))
+}
 
 // Block adds n to the number of writes that wait.
 func (e *Entry) Block(n int) { e.blocked.Add(int32(n)) }

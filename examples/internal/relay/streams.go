@@ -30,8 +30,8 @@ func Streams(ctx context.Context, a, b net.Conn, activity Activity) error {
 	s := &streams{a: a, b: b, activity: activity}
 	defer context.AfterFunc(ctx, func() { s.fail(context.Cause(ctx)) })()
 	var opposite sync.WaitGroup
-	opposite.Go(func() { s.copyStream(b, a) })
-	s.copyStream(a, b)
+	opposite.Go(func() { s.copyStream(b, a, activity.CountSent) })
+	s.copyStream(a, b, activity.CountReceived)
 	opposite.Wait()
 	a.Close()
 	b.Close()
@@ -43,14 +43,16 @@ func Streams(ctx context.Context, a, b net.Conn, activity Activity) error {
 // An Activity is told when data moves. Its methods are called concurrently and
 // must not block.
 type Activity interface {
-	Touch()    // data has been read
-	Block(int) // 1: a write begins, which may have to wait; -1: it has ended
+	CountSent(n int)     // n bytes have been read from a
+	CountReceived(n int) // n bytes have been read from b
+	Block(n int)         // 1: a write begins, which may have to wait; -1: it has ended
 }
 
 type noActivity struct{}
 
-func (noActivity) Touch()    {}
-func (noActivity) Block(int) {}
+func (noActivity) CountSent(int)     {}
+func (noActivity) CountReceived(int) {}
+func (noActivity) Block(int)         {}
 
 // Reset closes connections so that their other ends do not take it for the end
 // of the stream.
@@ -88,15 +90,16 @@ func (s *streams) fail(err error) {
 	}
 }
 
-// copyStream copies from src to dst until the end of the stream or an error.
-func (s *streams) copyStream(dst, src net.Conn) {
+// copyStream copies from src to dst until the end of the stream or an error, and
+// counts the bytes.
+func (s *streams) copyStream(dst, src net.Conn, count func(int)) {
 	d := direction{streams: s, src: src, last: time.Now()}
 	defer d.buffer.release()
 	for {
 		d.setReadDeadline()
 		n, err := src.Read(d.buffer.bytes())
 		if n > 0 {
-			s.activity.Touch()
+			count(n)
 			s.activity.Block(1)
 			_, err := dst.Write(d.buffer.bytes()[:n])
 			s.activity.Block(-1)

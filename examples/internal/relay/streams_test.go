@@ -156,30 +156,31 @@ func TestStreamsReportActivity(t *testing.T) {
 		var activity counter
 		result := make(chan error, 1)
 		go func() { result <- Streams(t.Context(), x, y, &activity) }()
-		want := func(touched, blocked int64) {
+		want := func(sent, received, blocked int64) {
 			t.Helper()
 			synctest.Wait()
-			if n, m := activity.touched.Load(), activity.blocked.Load(); n != touched || m != blocked {
-				t.Errorf("%d reads and %d writes that wait, want %d and %d", n, m, touched, blocked)
+			if s, r, b := activity.sent.Load(), activity.received.Load(), activity.blocked.Load(); s != sent || r != received || b != blocked {
+				t.Errorf("%d bytes sent, %d received, %d writes that wait; want %d, %d and %d", s, r, b, sent, received, blocked)
 			}
 		}
 		a.Write([]byte("x"))
-		want(1, 1)
-		b.Write([]byte("y"))
-		want(2, 2)
+		want(1, 0, 1)
+		b.Write([]byte("yz"))
+		want(1, 2, 2)
 		b.Read(make([]byte, 1))
-		a.Read(make([]byte, 1))
-		want(2, 0)
+		a.Read(make([]byte, 2))
+		want(1, 2, 0)
 		a.Close()
 		b.Close()
 		<-result
 	})
 }
 
-type counter struct{ touched, blocked atomic.Int64 }
+type counter struct{ sent, received, blocked atomic.Int64 }
 
-func (c *counter) Touch()      { c.touched.Add(1) }
-func (c *counter) Block(n int) { c.blocked.Add(int64(n)) }
+func (c *counter) CountSent(n int)     { c.sent.Add(int64(n)) }
+func (c *counter) CountReceived(n int) { c.received.Add(int64(n)) }
+func (c *counter) Block(n int)         { c.blocked.Add(int64(n)) }
 
 func TestStreamsEndWithEitherConnection(t *testing.T) {
 	a, x := pair(t)

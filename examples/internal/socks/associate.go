@@ -150,7 +150,7 @@ func (a *association) fromClient() {
 			a.log.Debug("datagram dropped", "from", from, "err", err)
 			continue
 		}
-		a.entry.Touch()
+		a.entry.CountSent(len(payload))
 		if to.ip.IsValid() {
 			a.send(src, payload, netip.AddrPortFrom(to.ip, to.port))
 		} else {
@@ -243,7 +243,7 @@ func (a *association) fromNetwork(src *source) {
 		start := maxHeader - len(header)
 		copy(buf[start:], header)
 		src.used.Store(time.Now().UnixNano())
-		a.entry.Touch()
+		a.entry.CountReceived(n)
 		if _, err := a.relay.WriteToUDPAddrPort(buf[start:maxHeader+n], src.addr); err != nil {
 			a.log.Debug("datagram not sent to the client", "err", err)
 		}

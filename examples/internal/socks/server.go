@@ -181,6 +181,7 @@ func (c *client) serve(ctx context.Context) {
 	defer cancel(nil)
 	c.entry.Remove()
 	c.entry = c.Clients.Add(c.owner, func() { cancel(errEvicted) })
+	c.entry.SetTarget(map[bool]string{true: "UDP association", false: to.String()}[cmd == cmdAssociate])
 	switch log = log.With("to", to.String()); cmd {
 	case cmdConnect:
 		err = c.connect(ctx, to)
