@@ -88,9 +88,6 @@ func TestMessages(t *testing.T) {
 	if n != 2 || oobn != 0 || flags != flagTruncated|flagControlTruncated || from.Addr() != a4 || err != nil {
 		t.Errorf("ReadMsgUDPAddrPort = %d, %d, %d, %v, %v", n, oobn, flags, from, err)
 	}
-	if runtime.GOOS == "linux" && (flagTruncated != syscall.MSG_TRUNC || flagControlTruncated != syscall.MSG_CTRUNC) {
-		t.Error("the flags are not those of Linux")
-	}
 	n, oobn, flags, _, err = server.ReadMsgUDPAddrPort(make([]byte, 10), nil)
 	if n != 5 || oobn != 0 || flags != 0 || err != nil {
 		t.Errorf("ReadMsgUDPAddrPort without oob = %d, %d, %d, %v", n, oobn, flags, err)
