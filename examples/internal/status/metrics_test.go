@@ -1,0 +1,37 @@
+package status
+
+import (
+	"testing"
+
+	"github.com/prometheus/common/expfmt"
+	"github.com/prometheus/common/model"
+)
+
+// TestMetrics reads the metrics with Prometheus' own parser.
+func TestMetrics(t *testing.T) {
+	w := request(newServer(nil), loopback, "GET", "/metrics")
+	parser := expfmt.NewTextParser(model.UTF8Validation)
+	families, err := parser.TextToMetricFamilies(w.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]float64{
+		"wireguard_sent_bytes_total":          100,
+		"wireguard_received_bytes_total":      200,
+		"wireguard_dropped_packets_total":     7,
+		"gateway_connections_total":           1,
+		"gateway_client_sent_bytes_total":     3,
+		"gateway_client_received_bytes_total": 5,
+		"gateway_evicted_connections_total":   0,
+	} {
+		f := families[name]
+		if f == nil || f.Metric[0].Counter.GetValue() != want {
+			t.Errorf("%s: %v, want %v", name, f, want)
+		}
+	}
+	for _, name := range []string{"wireguard_latest_handshake_seconds", "gateway_connections", "gateway_ready", "go_goroutines"} {
+		if families[name] == nil {
+			t.Errorf("no %s", name)
+		}
+	}
+}
