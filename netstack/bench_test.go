@@ -265,6 +265,7 @@ func BenchmarkRecovery(b *testing.B) {
 		binary.BigEndian.PutUint32(answer[28:], seq)
 		f, _ := s.recovery.beforeOutput(s.ownLink, p, pb)
 		f.out.Lock()
+		_ = f.pending // as Output runs under the lock
 		f.out.Unlock()
 		s.recovery.beforeDeliver(answer, len(answer))
 	}

@@ -195,7 +195,7 @@ func (f *tcpFlow) end() {
 	}
 	*at = f.next // f keeps it, for a loop that is at f
 	f.recovery.count.Add(-1)
-	f.tracker.reset()
+	f.tracker.forgetFlights()
 	for _, p := range f.pending {
 		p.packet.DecRef()
 	}
@@ -254,7 +254,7 @@ func (f *tcpFlow) expired() {
 	now := f.recovery.now()
 	var shown []*gstack.PacketBuffer
 	if due := f.tracker.deadline(); due != 0 && due <= now {
-		v := f.tracker.expired(now)
+		v := f.tracker.handleDeadline(now)
 		f.queueResends(v)
 		for i := range v.after {
 			if h, ok := readTCP(f.template); ok {
@@ -291,7 +291,7 @@ func (r *recovery) wake(match func(netip.Addr) bool) {
 		now := r.now()
 		for f := bucket.first; f != nil; f = f.next {
 			if f.tracker.inFlight() && match(f.key.remoteAddr()) {
-				f.queueResends(f.tracker.wake(now, unansweredAfter))
+				f.queueResends(f.tracker.wakeAfterSilence(now, unansweredAfter))
 				f.armed = 0 // the deadline may now be sooner
 				f.arm(now)
 			}

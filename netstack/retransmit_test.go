@@ -109,7 +109,7 @@ func TestTrackerWakes(t *testing.T) {
 	const least = 50 * time.Millisecond
 	s := newScript(t)
 	resends := func() (at []uint32) {
-		for _, r := range s.tr.wake(s.now, least).resends {
+		for _, r := range s.tr.wakeAfterSilence(s.now, least).resends {
 			at = append(at, r.seq)
 		}
 		return at
