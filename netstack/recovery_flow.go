@@ -414,7 +414,8 @@ func (r *recovery) beforeDeliver(b []byte, length int) (e inboundEdit) {
 	}
 	f.queueResends(v)
 	if f.tracker.wantsReno() {
-		r.wg.Go(func() { f.useReno(h.ipLen == ipv6HeaderLen) })
+		v6 := h.ipLen == ipv6HeaderLen // not h, which would be allocated for each packet
+		r.wg.Go(func() { f.useReno(v6) })
 	}
 	if f.finished && !f.tracker.inFlight() {
 		f.end()

@@ -2,6 +2,7 @@ package netstack
 
 import (
 	"bytes"
+	"encoding/binary"
 	"fmt"
 	"io"
 	"net/netip"
@@ -100,6 +101,24 @@ func TestFlowsReleasePackets(t *testing.T) {
 				t.Errorf("%d flows", n)
 			}
 		})
+	}
+}
+
+// TestFlowsAllocateNothing sends segments and has them acknowledged.
+func TestFlowsAllocateNothing(t *testing.T) {
+	s := newStack(t, Config{Addresses: prefixes(a4), Output: func(*Packet) error { return nil }})
+	p, pb := outbound(1, flagACK, 100)
+	answer := tcpPacket(b4, a4, 0, 101, flagACK, 0)
+	seq := uint32(1)
+	n := testing.AllocsPerRun(100, func() {
+		binary.BigEndian.PutUint32(p.parts[0][24:], seq)
+		seq += 100
+		binary.BigEndian.PutUint32(answer[28:], seq)
+		s.recovery.beforeOutput(s.ownLink, p, pb)
+		s.recovery.beforeDeliver(answer, len(answer))
+	})
+	if n != 0 {
+		t.Errorf("%v allocations for a segment and its acknowledgement", n)
 	}
 }
 
