@@ -191,9 +191,8 @@ func (s *Stack) configureGVisor() error {
 	sack := tcpip.TCPSACKEnabled(true)
 	// RACK is off: when a timeout finds that many segments are lost, gVisor's
 	// RACK counts the others as still in flight, so that each further timeout
-	// resends a single segment. The cost is its tail loss probe, which finds the
-	// loss of the last segments of a flight before a timeout does, if they are in
-	// small packets.
+	// resends a single segment. The tracker of each flow finds such losses, and
+	// those of the last segments of a flight, without it.
 	recovery := tcpip.TCPRecovery(0)
 	moderate := tcpip.TCPModerateReceiveBufferOption(true)
 	receive := tcpip.TCPReceiveBufferSizeRangeOption{Min: tcp.MinBufferSize, Default: tcpDefaultBuffer, Max: tcpMaxReceive}
