@@ -8,7 +8,10 @@ import (
 // Memory for messages comes from pools of a few sizes, so that packets in
 // flight leave nothing to the garbage collector.
 
-const maxMessage = 1 << 16 // bytes of the largest datagram or batch
+// maxMessage is the size in bytes of the largest datagram that a socket can return,
+// or of a run of datagrams that the kernel has joined. Batches to send stay below
+// it: see maxBatchBytes.
+const maxMessage = 1 << 16
 
 // buffer is pooled memory for messages, shared by reference counting.
 type buffer struct {

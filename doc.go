@@ -13,13 +13,13 @@
 // All methods of a Device may be called concurrently. [Device.Close] may be
 // called at any time. It unblocks every call that waits on the device, its
 // connections or its listeners, and returns when every goroutine of the device
-// has ended. A device runs one goroutine for each outer socket, and others only
-// while there are packets to encrypt or handshakes to make. An idle peer has
-// none.
+// has ended. A device runs one goroutine for each outer socket, one or two that
+// watch the network of the host, and others only while there are packets to
+// encrypt or handshakes to make. An idle peer has none.
 //
 // A write blocks while packets for its peer are made faster than the outer
-// socket sends them. A socket that blocks can hold a write past its deadline. Up
-// to 128 packets for a peer wait for a handshake; beyond that the oldest are
+// socket sends them. A socket that blocks can hold a write past its deadline.
+// Up to 128 packets for a peer wait for a handshake; beyond that the oldest are
 // dropped.
 //
 // # Security
@@ -33,15 +33,15 @@
 // source address at a limited rate.
 //
 // Secrets are compared in constant time and never logged. A [Config] or
-// [PeerConfig] prints and logs without its keys; encoding/json reveals them, also
-// when a handler of slog marshals a value that contains one, such as a slice of
-// PeerConfig. Key buffers of this package are zeroed when they are no longer
-// needed: those of a private key when [Device.SetPrivateKey] replaces it and when
-// [Device.Close] returns. But Go cannot guarantee that no copy remains: the
-// runtime may have moved a stack that held one, and the private keys inside
-// crypto/ecdh and the expanded keys inside the ciphers of golang.org/x/crypto are
-// left to the garbage collector without being zeroed. Go programs cannot pin their memory
-// either: encrypt swap if that matters.
+// [PeerConfig] prints and logs without its keys; encoding/json reveals them,
+// also when a handler of slog marshals a value that contains one, such as a
+// slice of PeerConfig. Key buffers of this package are zeroed when they are no
+// longer needed: those of a private key when [Device.SetPrivateKey] replaces it
+// and when [Device.Close] returns. But Go cannot guarantee that no copy
+// remains: the runtime may have moved a stack that held one, and the private
+// keys inside crypto/ecdh and the expanded keys inside the ciphers of
+// golang.org/x/crypto are left to the garbage collector without being zeroed.
+// Go programs cannot pin their memory either: encrypt swap if that matters.
 //
 // The ECN mark of an inner packet is copied to the outer one. Nothing else of
 // the inner headers is visible outside. Sizes and times of packets are visible:

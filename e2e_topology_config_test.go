@@ -81,7 +81,7 @@ func (b *testbed) wantPeersWithPrefixes(peers [][]netip.Prefix) {
 	}
 }
 
-func TestN12Scale(t *testing.T) {
+func TestN12ManyPeersAndPrefixes(t *testing.T) {
 	for what, peers := range largeConfigurations() {
 		t.Run(what, func(t *testing.T) {
 			withTestbed(t, nil, func(b *testbed) {
@@ -112,7 +112,7 @@ func TestN12Scale(t *testing.T) {
 	}
 }
 
-func TestN12ScaleByUAPI(t *testing.T) {
+func TestN12ManyPeersAndPrefixesByUAPI(t *testing.T) {
 	for what, peers := range largeConfigurations() {
 		t.Run(what, func(t *testing.T) {
 			withTestbed(t, nil, func(b *testbed) {
@@ -141,7 +141,7 @@ func TestN12ScaleByUAPI(t *testing.T) {
 	}
 }
 
-func TestN13KeysSetAndUnset(t *testing.T) {
+func TestN13KeysCanBeSetAndUnset(t *testing.T) {
 	withTestbed(t, nil, func(b *testbed) {
 		c := b.dialUAPI()
 		far := "public_key=" + hexKey(PublicKey(b.far.Public))

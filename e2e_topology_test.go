@@ -59,7 +59,7 @@ func TestN01EverythingBothWaysAtOnce(t *testing.T) {
 }
 
 // Covers N03.
-func TestN02TenPingsBetweenDevices(t *testing.T) {
+func TestN02TenPingsBetweenDevicesTakeTheExactBytes(t *testing.T) {
 	for _, v6 := range []bool{false, true} {
 		for _, mtu := range []int{0, 34736} {
 			withTestnet(t, func(w *testnet) {
@@ -96,7 +96,7 @@ func TestN02TenPingsBetweenDevices(t *testing.T) {
 	}
 }
 
-func TestN03LargeMTU(t *testing.T) {
+func TestN03InnerMTUOf34736(t *testing.T) {
 	for _, host := range []string{"127.0.0.1", "::1"} {
 		t.Run(host, func(t *testing.T) {
 			probe, err := net.ListenPacket("udp", net.JoinHostPort(host, "0"))

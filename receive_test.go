@@ -107,7 +107,7 @@ func TestP67WindowMovesWordByWord(t *testing.T) {
 }
 
 // The sequence of the Linux kernel's self-test of its window.
-func TestP68KernelSequence(t *testing.T) {
+func TestP68KernelReplaySequence(t *testing.T) {
 	withTestbed(t, nil, func(b *testbed) {
 		const (
 			past  = replay.Size + 1

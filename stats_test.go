@@ -54,7 +54,7 @@ func TestP89CountersAreBytesOfUDPPayload(t *testing.T) {
 	})
 }
 
-func TestN02TenPings(t *testing.T) {
+func TestN02TenPingsTakeTheExactBytes(t *testing.T) {
 	withTestbed(t, nil, func(b *testbed) {
 		var s *fakepeer.Session
 		for i := range 10 {
@@ -76,7 +76,7 @@ func TestN02TenPings(t *testing.T) {
 	})
 }
 
-func TestP90OnlyWhatWasSentCounts(t *testing.T) {
+func TestP90OnlySentMessagesCount(t *testing.T) {
 	var outer *simnet.Conn
 	withTestbed(t, captureSocket(&outer), func(b *testbed) {
 		outer.FailWrites(errors.New("no network"))

@@ -115,7 +115,7 @@ func TestP41ConfirmationResetsAttempts(t *testing.T) {
 	})
 }
 
-func TestP42GivingUpPurgesWhatIsStaged(t *testing.T) {
+func TestP42GivingUpPurgesStagedPackets(t *testing.T) {
 	withTestbed(t, nil, func(b *testbed) {
 		start := time.Now()
 		b.outputTo(b.far, "one")

@@ -98,7 +98,7 @@ func TestP103BatchesOfOneCallSurviveOneTooBig(t *testing.T) {
 	})
 }
 
-func TestP103TellsIPv6Sender(t *testing.T) {
+func TestP103IPv6SenderLearnsTheMTU(t *testing.T) {
 	withTestbed(t, nil, func(b *testbed) {
 		b.far.setAllowedIPs("fd00::2/128", "10.0.0.2/32")
 		s := b.far.connectFromDevice()

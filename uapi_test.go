@@ -79,7 +79,7 @@ func TestC01ReplyEndsWithErrno(t *testing.T) {
 	})
 }
 
-func TestC02Errors(t *testing.T) {
+func TestC02ErrnoOfEachMistake(t *testing.T) {
 	peer := "public_key=" + hexKey(key32(1))
 	long := strings.Repeat("x", maxUAPILine)
 	for _, test := range []struct {
@@ -133,7 +133,7 @@ func TestC02Errors(t *testing.T) {
 	}
 }
 
-func TestC02ErrorsOfGet(t *testing.T) {
+func TestC02GetRefusesLines(t *testing.T) {
 	withTestbed(t, nil, func(b *testbed) {
 		c := b.dialUAPI()
 		c.sendText("get=1\nfwmark\n\nget=1\nfwmark=1\nx\n\nget=1\n\n")
@@ -164,7 +164,7 @@ func TestC02BusyPort(t *testing.T) {
 	})
 }
 
-func TestC02OtherErrors(t *testing.T) {
+func TestC02ErrnoOfFailedChanges(t *testing.T) {
 	withTestbed(t, nil, func(b *testbed) {
 		listenPacket := b.dev.listenPacket
 		b.dev.listenPacket = failingListen
@@ -245,7 +245,7 @@ func TestC03NothingIsAppliedUnlessAllIsValid(t *testing.T) {
 	})
 }
 
-func TestC04DeviceKeys(t *testing.T) {
+func TestC04DeviceKeysAreApplied(t *testing.T) {
 	withTestbed(t, nil, func(b *testbed) {
 		c := b.dialUAPI()
 		c.mustSetLines("private_key=" + strings.Repeat("fF", 32))
@@ -280,7 +280,7 @@ func TestC04DeviceKeys(t *testing.T) {
 	})
 }
 
-func TestC04BadDeviceValues(t *testing.T) {
+func TestC04InvalidDeviceValuesAreRefused(t *testing.T) {
 	withTestbed(t, nil, func(b *testbed) {
 		c := b.dialUAPI()
 		for _, line := range []string{
@@ -297,7 +297,7 @@ func TestC04BadDeviceValues(t *testing.T) {
 	})
 }
 
-func TestC05PeerKeys(t *testing.T) {
+func TestC05PeerKeysAreApplied(t *testing.T) {
 	withTestbed(t, nil, func(b *testbed) {
 		c := b.dialUAPI()
 		k := key32(1)
@@ -373,7 +373,7 @@ func TestC05AnyPublicKeyIsPeer(t *testing.T) {
 	})
 }
 
-func TestC05BadPeerValues(t *testing.T) {
+func TestC05InvalidPeerValuesAreRefused(t *testing.T) {
 	withTestbed(t, nil, func(b *testbed) {
 		c := b.dialUAPI()
 		for _, line := range []string{
@@ -464,7 +464,7 @@ func TestC08RemovedPeerIgnoresTheRest(t *testing.T) {
 	})
 }
 
-func TestC09AnyOrderWithinABlock(t *testing.T) {
+func TestC09KeysOfABlockInAnyOrder(t *testing.T) {
 	device := []string{"private_key=" + hexKey(NewPrivateKey()), "listen_port=7", "fwmark=1", "replace_peers=true"}
 	peer := []string{"preshared_key=" + hexKey(key32(2)), "endpoint=192.0.2.1:1", "persistent_keepalive_interval=3", "replace_allowed_ips=true", "allowed_ip=10.1.0.0/16"}
 	var want []string
@@ -496,7 +496,7 @@ func TestC09AnyOrderWithinABlock(t *testing.T) {
 	})
 }
 
-func TestC10Get(t *testing.T) {
+func TestC10GetShowsTheConfiguration(t *testing.T) {
 	withTestbed(t, func(cfg *Config) { cfg.FwMark = 5 }, func(b *testbed) {
 		c := b.dialUAPI()
 		time.Sleep(1234567) // not on a full second
@@ -563,7 +563,7 @@ func TestC10GetRoundTrips(t *testing.T) {
 	})
 }
 
-func TestC10GetWithoutAnything(t *testing.T) {
+func TestC10GetOfAnEmptyDevice(t *testing.T) {
 	withTestbed(t, func(cfg *Config) { cfg.PrivateKey, cfg.Peers = PrivateKey{}, nil }, func(b *testbed) {
 		if got := b.dialUAPI().getLines(); !slices.Equal(got, []string{"listen_port=51820"}) {
 			b.Errorf("got %q", got)

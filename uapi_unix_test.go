@@ -70,7 +70,7 @@ func serveAt(d *Device, l net.Listener) <-chan error {
 	return served
 }
 
-func TestC11Socket(t *testing.T) {
+func TestC11SocketIsPrivateAndRemoved(t *testing.T) {
 	for _, umask := range []int{0, 0o027, 0o077} {
 		dir := filepath.Join(socketDir(t), "new")
 		old := syscall.Umask(umask)
@@ -116,7 +116,7 @@ func TestC11Socket(t *testing.T) {
 	}
 }
 
-func TestC11Names(t *testing.T) {
+func TestC11NamesOfSocketsAreChecked(t *testing.T) {
 	dir := socketDir(t)
 	for _, name := range []string{"", ".", "..", "/", "a/b", "../a", "/etc/a", "a/", "a\x00b", strings.Repeat("a", 200)} {
 		if l, err := listenUAPI(dir, name); err == nil {
@@ -165,7 +165,7 @@ func TestC11LiveSocketIsRefused(t *testing.T) {
 	dialUAPI(t, l.Addr().String()).mustSetLines("fwmark=1")
 }
 
-func TestC11OtherFilesAreLeft(t *testing.T) {
+func TestC11OtherFilesStay(t *testing.T) {
 	dir := socketDir(t)
 	path := filepath.Join(dir, "wg0.sock")
 	if err := os.WriteFile(path, []byte("precious"), 0o600); err != nil {

@@ -304,7 +304,7 @@ func TestP96RemovedPeerIsStopped(t *testing.T) {
 	}
 }
 
-func TestP96WorkUnderWayEndsHarmlessly(t *testing.T) {
+func TestP96WorkInProgressEndsHarmlessly(t *testing.T) {
 	for name, begin := range map[string]func(b *testbed){
 		"our initiation":   func(b *testbed) { b.outputTo(b.far, "x") },
 		"their initiation": func(b *testbed) { msg, _ := b.far.Initiation(fakepeer.InitiationOptions{}); b.far.writeMessage(msg) },

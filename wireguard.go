@@ -25,8 +25,9 @@ package wireguard
 // batches and back, lanes and pools see only batches, and internal/udp sees
 // messages, or one large message that the kernel cuts into equal ones.
 //
-// Goroutines. A device has one reader for each outer socket. Sealing, opening
-// and handshakes run on pools, whose goroutines exist only while there is work.
+// Goroutines. A device has one reader for each outer socket, and one that watches
+// the network of the host. Sealing, opening and handshakes run on pools, whose
+// goroutines exist only while there is work.
 // A peer has no goroutine, and at most one timer, besides one while received
 // packets wait for late ones.
 //

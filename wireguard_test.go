@@ -224,7 +224,7 @@ func TestP97CloseIsIdempotent(t *testing.T) {
 	})
 }
 
-func TestP97ClosedDeviceRefuses(t *testing.T) {
+func TestP97ClosedDeviceRefusesCalls(t *testing.T) {
 	withTestbed(t, nil, func(b *testbed) {
 		b.dev.Close()
 		for name, err := range map[string]error{
