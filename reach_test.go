@@ -83,16 +83,21 @@ func TestReachNamesWhyNothingIsSent(t *testing.T) {
 
 func TestReachNamesTheLatestFailure(t *testing.T) {
 	for _, c := range []struct {
+		errno error
 		lasts time.Duration
 		cause string
-	}{{time.Minute, syscall.ENETUNREACH.Error()}, {200 * time.Millisecond, "no reply"}} {
+	}{
+		{syscall.ENETUNREACH, time.Minute, syscall.ENETUNREACH.Error()},
+		{syscall.ENETUNREACH, 200 * time.Millisecond, "no reply"},
+		{syscall.ENOBUFS, time.Minute, syscall.ENOBUFS.Error()}, // does not tell that the host cannot send
+	} {
 		var outer *simnet.Conn
 		withTestbed(t, captureSocket(&outer), func(b *testbed) {
-			outer.FailWrites(syscall.ENETUNREACH)
+			outer.FailWrites(c.errno)
 			time.AfterFunc(c.lasts, func() { outer.FailWrites(nil) })
 			err := b.dev.reach(background, farInner)
 			if !errors.Is(err, ErrNoHandshake) || !strings.HasSuffix(err.Error(), ": "+c.cause) {
-				t.Errorf("network down for %v: error %v, want %s", c.lasts, err, c.cause)
+				t.Errorf("%v for %v: error %v, want %s", c.errno, c.lasts, err, c.cause)
 			}
 		})
 	}
