@@ -2,6 +2,7 @@ package netstack
 
 import (
 	"encoding/binary"
+	"flag"
 	"fmt"
 	"io"
 	"net/netip"
@@ -95,9 +96,16 @@ func BenchmarkPath(b *testing.B) {
 	}
 }
 
+// runsOnce reports whether benchmarks run once only to see that they work, with
+// -benchtime 1x. Their figures then mean nothing.
+func runsOnce() bool { return flag.Lookup("test.benchtime").Value.String() == "1x" }
+
 // benchmarkBulk reports the rate of one stream, and its longest pause.
 func benchmarkBulk(b *testing.B, kind conditions, recovery bool) {
-	const warm, round = 500 * time.Millisecond, 2 * time.Second
+	warm, round := 500*time.Millisecond, 2*time.Second
+	if runsOnce() {
+		warm, round = 20*time.Millisecond, 50*time.Millisecond
+	}
 	var moved int
 	var took, pause time.Duration
 	var timeouts uint64
@@ -147,7 +155,11 @@ func benchmarkBulk(b *testing.B, kind conditions, recovery bool) {
 // benchmarkAnswers reports quantiles of the time from a request to the end of
 // its answer of 20 KB.
 func benchmarkAnswers(b *testing.B, kind conditions, recovery bool) {
-	const size, count, most = 20_000, 400, 6 * time.Second
+	const size = 20_000
+	count, most := 400, 6*time.Second
+	if runsOnce() {
+		count, most = 3, 500*time.Millisecond
+	}
 	var times []time.Duration
 	seed := uint64(1)
 	for rounds := 1; b.Loop(); rounds++ {
