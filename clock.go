@@ -22,6 +22,9 @@ type clock struct {
 
 const (
 	clockDriftTolerance = int64(500 * time.Millisecond)
+	// suspensionTolerance is how much a suspension that is read may exceed the
+	// true one, as two clocks are read one after the other.
+	suspensionTolerance = int64(10 * time.Millisecond)
 	// minSuspension is the least suspension after which the network may be
 	// another.
 	minSuspension = int64(time.Second)
@@ -45,9 +48,16 @@ func (c *clock) now() time.Time {
 	return t.Add(c.slept())
 }
 
-// noteSuspension notes how long the system was suspended since start.
+// noteSuspension notes how long the system was suspended since start. A change
+// that is no more than the inaccuracy of reading two clocks is ignored, since
+// time must not go backwards.
 func (c *clock) noteSuspension(total time.Duration) {
-	if former := c.suspended.Swap(int64(total)); int64(total)-former < minSuspension {
+	change := int64(total) - c.suspended.Load()
+	if change <= suspensionTolerance {
+		return
+	}
+	c.suspended.Store(int64(total))
+	if change < minSuspension {
 		return
 	}
 	select {

@@ -37,6 +37,30 @@ func (b *testbed) suspendSystem(d time.Duration) {
 	c.drift.Add(-int64(d)) // as if the wall clock had advanced
 }
 
+// A step of the wall clock makes the device read how long the system was
+// suspended, which is inaccurate by the time between reading two clocks.
+func TestTimeDoesNotGoBackwards(t *testing.T) {
+	c := newClock()
+	read := c.suspendedBefore
+	c.suspension = func() (time.Duration, bool) { return read, true }
+	for _, step := range []time.Duration{-time.Millisecond, time.Millisecond, -time.Minute, 0} {
+		before := c.now()
+		read = c.suspendedBefore + step
+		c.drift.Add(-int64(time.Second)) // as if the wall clock had been set
+		if c.now().Before(before) {
+			t.Errorf("%v back after %v more", before.Sub(c.now()), step)
+		}
+	}
+	if c.slept() != 0 {
+		t.Errorf("suspended for %v", c.slept())
+	}
+	read = c.suspendedBefore + 200*time.Millisecond
+	c.drift.Add(-int64(time.Second))
+	if c.now(); c.slept() != 200*time.Millisecond || len(c.resumed) != 0 {
+		t.Errorf("suspended for %v, %d notices", c.slept(), len(c.resumed))
+	}
+}
+
 // Covers M32.
 func TestP33KeysAgeWhileSuspended(t *testing.T) {
 	withTestbed(t, nil, func(b *testbed) {

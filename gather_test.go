@@ -69,8 +69,20 @@ func (b *streamTestbed) outputPacket(pkt []byte) {
 	}
 }
 
-// waitingBatches returns how many batches wait to be sealed.
-func (b *streamTestbed) waitingBatches() int { return b.dev.sealers.queuedJobs() }
+// waitingBatches returns how many batches of packets wait to be sealed. The
+// initiation that a packet without usable keys starts waits in the same queue,
+// at any time after the packet.
+func (b *streamTestbed) waitingBatches() (n int) {
+	s := &b.dev.sealers
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, batch := range s.jobs[s.head:] {
+		if !batch.isHandshake() {
+			n++
+		}
+	}
+	return n
+}
 
 // sealWaiting seals and sends the waiting batches.
 func (b *streamTestbed) sealWaiting() { sealQueuedBatches(b.dev) }
