@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/stdlib"
 )
 
 func TestPgxPool(t *testing.T) {
@@ -35,6 +36,13 @@ func TestPgxPool(t *testing.T) {
 	numbers, err := pgx.CollectRows(rows, pgx.RowTo[int])
 	if err != nil || len(numbers) != lines || numbers[lines-1] != lines-1 {
 		t.Errorf("read %d lines, %v; want %d", len(numbers), err, lines)
+	}
+
+	db := stdlib.OpenDBFromPool(pool)
+	defer db.Close()
+	var count int
+	if err := db.QueryRowContext(ctx, "SELECT count(*) FROM lines").Scan(&count); err != nil || count != lines {
+		t.Errorf("database/sql counts %d lines, %v; want %d", count, err, lines)
 	}
 
 	// pgx ends a query by setting a deadline of its connection, as the end of the
