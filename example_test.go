@@ -72,6 +72,43 @@ func Example() {
 	// Output: hello from inside
 }
 
+// An HTTP server that knows its callers by their public keys: a packet from an
+// address in the tunnel can only come from the peer that owns the address.
+func ExampleDevice_PeerOf() {
+	near, far := twoDevices()
+	defer near.Close()
+	defer far.Close()
+
+	names := map[wireguard.PublicKey]string{near.Stats().PublicKey: "Ada"}
+	l, err := far.Listen(context.Background(), "tcp", ":80")
+	if err != nil {
+		log.Fatal(err)
+	}
+	go http.Serve(l, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		caller, err := netip.ParseAddrPort(r.RemoteAddr)
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+			return
+		}
+		key, _ := far.PeerOf(caller.Addr())
+		name, ok := names[key]
+		if !ok {
+			http.Error(w, "not one of us", http.StatusForbidden)
+			return
+		}
+		fmt.Fprintf(w, "hello %s\n", name)
+	}))
+
+	client := http.Client{Transport: &http.Transport{DialContext: near.DialContext}}
+	resp, err := client.Get("http://10.0.0.2/")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer resp.Body.Close()
+	io.Copy(os.Stdout, resp.Body)
+	// Output: hello Ada
+}
+
 func ExampleParseConfig() {
 	cfg, err := wireguard.ParseConfig(strings.NewReader(`
 [Interface]

@@ -66,6 +66,7 @@ type Device struct {
 	// Constant.
 	log          *slog.Logger
 	mtu          int
+	addresses    []netip.Prefix // of the device inside the tunnel
 	listenPacket func(ctx context.Context, network, address string) (net.PacketConn, error)
 	lookupHost   func(ctx context.Context, host string) ([]netip.Addr, error)
 	routeTo      func(udp.Socket, netip.Addr) (udp.Route, error)
@@ -162,6 +163,7 @@ func newDevice(cfg Config) *Device {
 	d := &Device{
 		log:          cfg.Logger,
 		mtu:          cfg.MTU,
+		addresses:    cfg.Address,
 		listenPacket: cfg.ListenPacket,
 		lookupHost:   lookupHost,
 		routeTo:      udp.RouteTo,
