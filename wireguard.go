@@ -34,9 +34,10 @@ package wireguard
 // Locks are taken in this order:
 //
 //	Device.mu -> peer.mu -> lane, pool, indexTable, cookieSecret, timestamper
+//	Device.mu -> peerFinder -> pool
 //
 // None of them is held while a packet is written or delivered, a name is
-// looked up or a log handler is called. Device.mu, which serialises changes of
+// looked up, or a log handler or Config.PeerFor is called. Device.mu, which serialises changes of
 // the configuration, is held while sockets are opened and closed.
 //
 // The identity, the sockets, the allowed IPs and the endpoint of each peer are
@@ -90,6 +91,7 @@ type Device struct {
 	openers     pool[*recvBatch]
 	handshakes  pool[receivedHandshake]
 	initiations pool[*peer]    // that an initiation is to be made for
+	finder      peerFinder     // of peers with unknown keys
 	heldBytes   atomic.Int64   // bytes of buffers that were received and not yet delivered
 	background  sync.WaitGroup // readers and resolvers
 	closing     sync.Once
@@ -181,6 +183,8 @@ func newDevice(cfg Config) *Device {
 	// Half the cores stay free for data during a flood of handshakes.
 	d.handshakes = pool[receivedHandshake]{doJob: d.handleHandshake, maxWorkers: max(1, workers/2)}
 	d.initiations = pool[*peer]{doJob: (*peer).sendInitiation, maxWorkers: max(1, workers/2)}
+	d.finder.peerFor = cfg.PeerFor
+	d.finder.calls = pool[*lookup]{doJob: d.lookUpPeer, maxWorkers: maxLookups}
 	return d
 }
 
@@ -299,6 +303,7 @@ func (d *Device) close() {
 	}
 	d.background.Wait()
 	d.handshakes.close()
+	d.finder.calls.close()
 	d.initiations.close()
 	d.openers.close()
 	d.sealers.close()
