@@ -508,7 +508,7 @@ func (f *peerFinder) wantBounded(t testing.TB, what string) {
 
 func TestFloodOfUnknownKeys(t *testing.T) {
 	const (
-		strangers = 600
+		strangers = 300
 		answerIn  = 50 * time.Millisecond
 		interval  = time.Millisecond // between strangers: more than PeerFor can answer
 	)
