@@ -91,7 +91,8 @@ type Config struct {
 
 	// ListenPacket opens the socket for the encrypted packets of both families.
 	// nil means UDP sockets of the host, which send and receive in batches, as
-	// does a *net.UDPConn that ListenPacket returns. It has the signature of
+	// does a *net.UDPConn that ListenPacket returns. js/wasm and wasip1 have no such
+	// sockets, and need ListenPacket. It has the signature of
 	// [Device.ListenPacket], so that the tunnel of one device can carry another.
 	//
 	// It is called with the network "udp" and the address ":port", by New, by

@@ -70,6 +70,7 @@
 //
 // On Linux the age of keys includes the time that the system was suspended; on
 // other systems it may not. UDP segmentation offload is used on Linux; other
-// systems send one datagram a system call. The inner stack has one interface
+// systems send one datagram a system call. js/wasm and wasip1 have no UDP: there
+// [Config.ListenPacket] is required. The inner stack has one interface
 // and no routes but the allowed IPs of the peers.
 package wireguard

@@ -196,10 +196,10 @@ func TestPeerForRefusalIsRemembered(t *testing.T) {
 		if !strings.Contains(log.String(), errNotListed.Error()) {
 			t.Errorf("the log does not name the refusal: %s", &log)
 		}
-		time.Sleep(refusalTime - 1)
+		time.Sleep(refusalTime - shortTime)
 		r.sendInitiation()
 		x.wantAsked(t, "while the refusal is remembered", 1)
-		time.Sleep(1)
+		time.Sleep(shortTime)
 		r.sendInitiation()
 		x.wantAsked(t, "later", 2)
 		r.wantSilence("refused", time.Second)

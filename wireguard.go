@@ -45,6 +45,7 @@ package wireguard
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -129,11 +130,16 @@ var _ inner = (*netstack.Stack)(nil)
 // needed. New copies cfg.
 //
 // An error names the field that is invalid, or wraps the error of the system,
-// such as EADDRINUSE for a port that is in use.
+// such as EADDRINUSE for a port that is in use, or [errors.ErrUnsupported] where
+// there are no UDP sockets (js/wasm and wasip1) and cfg has no ListenPacket.
 func New(cfg Config) (*Device, error) {
 	cfg, err := cfg.canonical()
 	if err != nil {
 		return nil, err
+	}
+	if cfg.ListenPacket == nil && !udp.HasSockets {
+		return nil, fmt.Errorf("wireguard: %s/%s has no UDP sockets: Config.ListenPacket is required: %w",
+			runtime.GOOS, runtime.GOARCH, errors.ErrUnsupported)
 	}
 	d := newDevice(cfg)
 	stack, err := netstack.New(netstack.Config{
