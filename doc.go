@@ -32,7 +32,8 @@
 // stays, as soon as they name it. RemovePeer removes it at once, and so does a
 // configuration that replaces all peers, such as that of wg syncconf; its next
 // handshake calls PeerFor again. A removed peer's earlier handshakes cannot be
-// replayed: the device remembers the timestamps of the latest 65536 or so.
+// replayed: the device remembers the timestamps of up to 65536 of them, 96 bytes
+// each. How many peers there may be at once is for PeerFor to decide.
 //
 // A flood of handshakes under random keys costs less than a megabyte of memory,
 // the processor time of two key agreements for each, and at most 16 calls of

@@ -3,6 +3,7 @@ package wireguard_test
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -107,6 +108,52 @@ func ExampleDevice_PeerOf() {
 	defer resp.Body.Close()
 	io.Copy(os.Stdout, resp.Body)
 	// Output: hello Ada
+}
+
+// Peers that are looked up when they first send a handshake. A map stands for the
+// database.
+func ExampleConfig_peerFor() {
+	clientKey, serverKey := wireguard.NewPrivateKey(), wireguard.NewPrivateKey()
+	users := map[wireguard.PublicKey]netip.Addr{clientKey.PublicKey(): netip.MustParseAddr("10.0.0.7")}
+	server, err := wireguard.New(wireguard.Config{
+		PrivateKey: serverKey,
+		Address:    []netip.Prefix{netip.MustParsePrefix("10.0.0.1/32")},
+		PeerFor: func(ctx context.Context, key wireguard.PublicKey) (wireguard.PeerConfig, error) {
+			addr, ok := users[key]
+			if !ok {
+				return wireguard.PeerConfig{}, errors.New("no such user")
+			}
+			return wireguard.PeerConfig{PublicKey: key, AllowedIPs: []netip.Prefix{netip.PrefixFrom(addr, 32)}}, nil
+		},
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer server.Close()
+	fmt.Println(len(server.Stats().Peers), "peers")
+
+	client, err := wireguard.New(wireguard.Config{
+		PrivateKey: clientKey,
+		Address:    []netip.Prefix{netip.MustParsePrefix("10.0.0.7/32")},
+		Peers: []wireguard.PeerConfig{{
+			PublicKey:  serverKey.PublicKey(),
+			Endpoint:   fmt.Sprintf("127.0.0.1:%d", server.Stats().ListenPort),
+			AllowedIPs: []netip.Prefix{netip.MustParsePrefix("10.0.0.1/32")},
+		}},
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer client.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	if err := client.Handshake(ctx, serverKey.PublicKey()); err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println("after a handshake:", server.Stats().Peers[0].AllowedIPs)
+	// Output:
+	// 0 peers
+	// after a handshake: [10.0.0.7/32]
 }
 
 func ExampleParseConfig() {

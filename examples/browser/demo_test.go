@@ -13,6 +13,7 @@ import (
 
 	"github.com/wgstack/wireguard"
 	"github.com/wgstack/wireguard/examples/browser/wsudp"
+	"github.com/wgstack/wireguard/examples/internal/clitest"
 )
 
 func newDemo(t *testing.T) *demo {
@@ -38,34 +39,59 @@ func TestDemoGreetsItsClients(t *testing.T) {
 	srv := httptest.NewServer(&wsudp.Relay{Target: d.endpoint(), MaxClients: 2})
 	defer srv.Close()
 	for _, addr := range []string{"10.73.0.2", "10.73.0.3"} {
-		cfg, err := wireguard.ParseConfig(issueConfig(d).Body)
-		if err != nil {
-			t.Fatal(err)
-		}
-		cfg.Peers[0].Endpoint = wsudp.Remote.String()
-		cfg.ListenPacket = func(ctx context.Context, _, _ string) (net.PacketConn, error) {
-			return wsudp.Dial(ctx, srv.URL)
-		}
-		dev, err := wireguard.New(cfg)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer dev.Close()
-		client := http.Client{Transport: &http.Transport{DialContext: dev.DialContext}, Timeout: 30 * time.Second}
-		resp, err := client.Get("http://" + demoAddr.String())
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer resp.Body.Close()
-		text, err := io.ReadAll(resp.Body)
-		want := "Hello " + dev.Stats().PublicKey.String() + " at " + addr
-		if err != nil || !strings.HasPrefix(string(text), want) {
-			t.Errorf("%q, %v, want %q", text, err, want)
-		}
+		dev, client := newTab(t, d, srv.URL)
+		wantGreeting(t, client, "Hello "+dev.Stats().PublicKey.String()+" at "+addr)
 	}
 	if n := len(d.dev.Stats().Peers); n != 2 {
 		t.Errorf("%d peers, want 2", n)
 	}
+}
+
+// newTab starts a device that sends through the relay at url, and a client in its
+// tunnel.
+func newTab(t *testing.T, d *demo, url string) (*wireguard.Device, *http.Client) {
+	t.Helper()
+	cfg, err := wireguard.ParseConfig(issueConfig(d).Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg.Peers[0].Endpoint = wsudp.Remote.String()
+	cfg.ListenPacket = func(ctx context.Context, _, _ string) (net.PacketConn, error) { return wsudp.Dial(ctx, url) }
+	dev := clitest.Device(t, cfg)
+	return dev, &http.Client{Transport: &http.Transport{DialContext: dev.DialContext}, Timeout: 30 * time.Second}
+}
+
+// wantGreeting expects that the demo's web server greets client with text.
+func wantGreeting(t *testing.T, client *http.Client, text string) {
+	t.Helper()
+	resp, err := client.Get("http://" + demoAddr.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	got, err := io.ReadAll(resp.Body)
+	if err != nil || !strings.HasPrefix(string(got), text) {
+		t.Errorf("%q, %v, want %q", got, err, text)
+	}
+}
+
+func TestTabOpensAnotherWebSocket(t *testing.T) {
+	d := newDemo(t)
+	relay := &wsudp.Relay{Target: d.endpoint(), MaxClients: 2}
+	ends := make(chan context.CancelFunc, 2)
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		ctx, cancel := context.WithCancel(r.Context())
+		defer cancel()
+		ends <- cancel
+		relay.ServeHTTP(w, r.WithContext(ctx))
+	}))
+	defer srv.Close()
+	_, client := newTab(t, d, srv.URL)
+	wantGreeting(t, client, "Hello")
+	(<-ends)()
+	(<-ends)() // blocks until there is another WebSocket; ends that too
+	<-ends     // a third
+	wantGreeting(t, client, "Hello")
 }
 
 func TestDemoLimitsItsClients(t *testing.T) {

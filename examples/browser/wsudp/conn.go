@@ -5,7 +5,6 @@ package wsudp
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -93,7 +92,7 @@ func (c *conn) ReadFrom(b []byte) (int, net.Addr, error) {
 
 func (c *conn) WriteTo(b []byte, _ net.Addr) (int, error) {
 	if err := c.ws.Write(c.ctx, websocket.MessageBinary, b); err != nil {
-		return 0, errors.Join(err, context.Cause(c.ctx))
+		return 0, fmt.Errorf("relay: %w: %w", net.ErrClosed, err)
 	}
 	return len(b), nil
 }
