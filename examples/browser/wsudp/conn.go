@@ -91,6 +91,9 @@ func (c *conn) ReadFrom(b []byte) (int, net.Addr, error) {
 }
 
 func (c *conn) WriteTo(b []byte, _ net.Addr) (int, error) {
+	if err := context.Cause(c.ctx); err != nil {
+		return 0, err
+	}
 	if err := c.ws.Write(c.ctx, websocket.MessageBinary, b); err != nil {
 		return 0, fmt.Errorf("relay: %w: %w", net.ErrClosed, err)
 	}
