@@ -26,8 +26,8 @@ package wireguard
 // messages, or one large message that the kernel cuts into equal ones.
 //
 // Goroutines. A device has one reader for each outer socket, and one that watches
-// the network of the host. Sealing, opening and handshakes run on pools, whose
-// goroutines exist only while there is work.
+// the network of the host. Sealing, opening, handshakes and calls of
+// Config.PeerFor run on pools, whose goroutines exist only while there is work.
 // A peer has no goroutine, and at most one timer, besides one while received
 // packets wait for late ones.
 //
