@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -82,6 +83,22 @@ type Config struct {
 	// within five seconds, by the addresses of the host. Sockets that fail are
 	// opened again in any case.
 	IgnoreNetworkChanges bool
+
+	// KeyLog receives the keys of every handshake, for debugging: with them
+	// Wireshark decrypts a capture of the encrypted packets, by its setting
+	// wg.keylog_file. nil means none. As the format has no line for session keys,
+	// it reveals PrivateKey itself: who reads it can impersonate the device. The
+	// log warns about that.
+	//
+	// Write is called once at a time: with PrivateKey when that is set, and with
+	// four lines for each handshake message, before that is sent. A slow writer
+	// delays New, handshakes and, while one waits, Close; it never delays the
+	// packets of a session. The first error is logged; the device works on.
+	KeyLog io.Writer
+
+	// Capture receives what passes through the device from its start;
+	// [Device.SetCapture] changes it. nil means none.
+	Capture Capture
 
 	// Logger receives the log of the device; nil means none. Keys are never
 	// logged in full. The handler must not close the device.

@@ -74,12 +74,14 @@ type Device struct {
 	inner        inner
 	ctx          context.Context // ends with the device
 	cancel       context.CancelFunc
+	keyLog       keyLog
 	// keepsArrivalOrder turns resequencing across batches off, in tests.
 	keepsArrivalOrder bool
 
 	identity atomic.Pointer[identity] // nil: no private key
 	binding  atomic.Pointer[binding]
-	allowed  prefixTable[*peer] // written under mu
+	capture  atomic.Pointer[Capture] // nil: none
+	allowed  prefixTable[*peer]      // written under mu
 	indices  indexTable
 	cookies  cookieSecret
 	limiter  ratelimit.Limiter
@@ -172,6 +174,7 @@ func newDevice(cfg Config) *Device {
 	if d.log == nil {
 		d.log = slog.New(slog.DiscardHandler)
 	}
+	d.keyLog = keyLog{w: cfg.KeyLog, log: d.log}
 	d.ctx, d.cancel = context.WithCancel(context.Background())
 	workers := runtime.GOMAXPROCS(0)
 	d.sealers = pool[*sendBatch]{doJob: d.sealBatch, maxWorkers: workers}
@@ -186,6 +189,8 @@ func newDevice(cfg Config) *Device {
 // device.
 func (d *Device) start(cfg Config, in inner) error {
 	d.inner = in
+	d.keyLog.warnStarted()
+	d.SetCapture(cfg.Capture)
 	b, err := d.openBinding(d.ctx, cfg.ListenPort)
 	if err != nil {
 		in.Close()
