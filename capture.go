@@ -7,8 +7,8 @@ import (
 	"github.com/wgstack/wireguard/netstack"
 )
 
-// The hooks of a capture. Each costs one load and one comparison for a batch of
-// packets while there is none.
+// The hooks of a capture. While there is none, each costs one load and one
+// comparison for a batch of packets, without a call.
 
 // A Capture receives what passes through a device. Its methods are called
 // concurrently, by the goroutines that handle packets: they must not block, call
@@ -50,27 +50,25 @@ func (d *Device) SetCapture(c Capture) {
 // captureOuter shows the capture, if there is one, the datagrams in ms.
 func (d *Device) captureOuter(sent bool, ms ...udp.Message) {
 	if c := d.capture.Load(); c != nil {
-		d.showOuter(*c, sent, ms)
+		d.showOuter(c, sent, ms)
 	}
 }
 
 // captureSent shows the capture, if there is one, the segments of pkt.
 func (d *Device) captureSent(pkt *netstack.Packet) {
 	if c := d.capture.Load(); c != nil {
-		d.showSent(*c, pkt)
+		d.showSent(c, pkt)
 	}
 }
 
 // captureReceived shows the capture, if there is one, packets for the stack.
 func (d *Device) captureReceived(packets [][]byte) {
 	if c := d.capture.Load(); c != nil {
-		for _, pkt := range packets {
-			(*c).InnerPacket(false, pkt)
-		}
+		d.showReceived(c, packets)
 	}
 }
 
-func (d *Device) showOuter(c Capture, sent bool, ms []udp.Message) {
+func (d *Device) showOuter(c *Capture, sent bool, ms []udp.Message) {
 	for i := range ms {
 		m := &ms[i]
 		rest, size := m.Buf, m.SegmentSize
@@ -83,7 +81,7 @@ func (d *Device) showOuter(c Capture, sent bool, ms []udp.Message) {
 			if size > 0 {
 				n = min(n, size)
 			}
-			c.OuterPacket(sent, local, m.Addr, m.TOS, rest[:n:n])
+			(*c).OuterPacket(sent, local, m.Addr, m.TOS, rest[:n:n])
 			rest = rest[n:]
 		}
 	}
@@ -111,10 +109,19 @@ func (d *Device) outerSource(m *udp.Message) netip.AddrPort {
 	return netip.AddrPortFrom(addr, b.port)
 }
 
-func (d *Device) showSent(c Capture, pkt *netstack.Packet) {
+// It is not inlined, so that captureReceived can be.
+//
+//go:noinline
+func (d *Device) showReceived(c *Capture, packets [][]byte) {
+	for _, pkt := range packets {
+		(*c).InnerPacket(false, pkt)
+	}
+}
+
+func (d *Device) showSent(c *Capture, pkt *netstack.Packet) {
 	buf := newBuffer(d.mtu)
 	defer buf.release()
 	for i := range pkt.Segments() {
-		c.InnerPacket(true, buf.bytes[:pkt.CopySegment(buf.bytes, i)])
+		(*c).InnerPacket(true, buf.bytes[:pkt.CopySegment(buf.bytes, i)])
 	}
 }
