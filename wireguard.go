@@ -130,11 +130,15 @@ var _ inner = (*netstack.Stack)(nil)
 // An error names the field that is invalid, or wraps the error of the system,
 // such as EADDRINUSE for a port that is in use.
 func New(cfg Config) (*Device, error) {
+	given := cfg.Address
 	cfg, err := cfg.canonical()
 	if err != nil {
 		return nil, err
 	}
 	d := newDevice(cfg)
+	if d.mtu < netstack.MinMTUIPv6 && slices.ContainsFunc(given, func(p netip.Prefix) bool { return p.Addr().Unmap().Is6() }) {
+		d.log.Warn("IPv6 addresses are not used: the MTU is too small", "mtu", d.mtu, "least", netstack.MinMTUIPv6)
+	}
 	stack, err := netstack.New(netstack.Config{
 		Addresses: cfg.Address,
 		DNS:       cfg.DNS,
