@@ -261,7 +261,8 @@ func checkDecrypted(t *testing.T, file string, long int, options ...string) {
 		}
 		received[f.on+" "+f.tcpPort] += f.tcpLen
 	}
-	if handshakes != "1212" {
+	// On a slow machine an initiation may be repeated.
+	if strings.Count(handshakes, "1") < 2 || strings.Count(handshakes, "2") < 2 {
 		t.Errorf("handshake messages of types %s", handshakes)
 	}
 	for _, on := range []string{"outer", "inner"} {
