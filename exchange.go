@@ -36,7 +36,12 @@ func (l *handshakeLoad) isHigh(now time.Time) bool {
 // can send those. A full queue drops the message.
 func (d *Device) queueHandshake(b []byte, from endpoint) {
 	id := d.identity.Load()
-	if id == nil || messageType(b) != typeCookieReply && !id.checker.validMAC1(b) {
+	switch {
+	case id == nil:
+		d.drop(DropNoPrivateKey, 1, from.addr)
+		return
+	case messageType(b) != typeCookieReply && !id.checker.validMAC1(b):
+		d.drop(DropInvalidMAC1, 1, from.addr)
 		return
 	}
 	j := receivedHandshake{size: len(b), from: from}
@@ -44,7 +49,9 @@ func (d *Device) queueHandshake(b []byte, from endpoint) {
 	if d.handshakes.queuedJobs() >= underLoadHandshakes {
 		d.load.noteLongQueue(d.now())
 	}
-	d.handshakes.submit(j, maxQueuedHandshakes)
+	if !d.handshakes.submit(j, maxQueuedHandshakes) {
+		d.drop(DropHandshakeQueueFull, 1, from.addr)
+	}
 }
 
 // handleHandshake consumes a received handshake message.
@@ -52,12 +59,13 @@ func (d *Device) handleHandshake(j receivedHandshake) {
 	msg := j.raw[:j.size]
 	id := d.identity.Load()
 	if id == nil {
+		d.drop(DropNoPrivateKey, 1, j.from.addr)
 		return
 	}
 	now := d.now()
 	t := messageType(msg)
 	if t == typeCookieReply {
-		d.receiveCookieReply(now, msg)
+		d.receiveCookieReply(now, msg, j.from)
 		return
 	}
 	if !d.admitHandshake(now, id, msg, j.from) {
@@ -80,10 +88,15 @@ func (d *Device) admitHandshake(now time.Time, id *identity, msg []byte, from en
 	}
 	ck := d.cookies.cookieFor(now, from.addr)
 	if validMAC2(msg, &ck) {
-		return d.limiter.Allow(now, from.addr.Addr())
+		if d.limiter.Allow(now, from.addr.Addr()) {
+			return true
+		}
+		d.drop(DropRateLimited, 1, from.addr)
+		return false
 	}
 	r := id.checker.newReply(msg, &ck)
-	d.binding.Load().writeMessage(udp.Message{Buf: r[:], Addr: from.addr, Local: from.local, TOS: handshakeTOS})
+	d.drop(DropCookieRequired, 1, from.addr)
+	d.writeMessage(udp.Message{Buf: r[:], Addr: from.addr, Local: from.local, TOS: handshakeTOS})
 	return false
 }
 
@@ -203,42 +216,56 @@ func (d *Device) receiveInitiation(now time.Time, id *identity, msg []byte, from
 	var r responder
 	defer r.erase()
 	if r.consumeStatic(id, msg) != nil {
+		d.drop(DropInitiationInvalid, 1, from.addr)
 		return
 	}
 	p := d.peer(r.remote)
 	if p == nil {
+		d.noteDrops(dropInfo{reason: DropUnknownPeer, peer: r.remote, endpoint: from.addr}, 1)
 		return
 	}
+	var stamp tai64n
 	ss, err := p.staticSecretWith(id)
+	if err == nil {
+		stamp, err = r.consumeTimestamp(&ss)
+		clear(ss[:])
+	}
 	if err != nil {
+		p.dropFrom(DropInitiationInvalid, from.addr)
 		return
 	}
-	stamp, err := r.consumeTimestamp(&ss)
-	clear(ss[:])
-	if err != nil || !p.acceptInitiation(now, stamp, from) {
-		return
+	reason := p.acceptInitiation(now, stamp, from)
+	if reason == 0 {
+		reason = p.respond(id, &r, stamp)
 	}
-	p.respond(id, &r, stamp)
+	if reason != 0 {
+		p.dropFrom(reason, from.addr)
+	}
 }
 
 // acceptInitiation commits an authentic initiation unless it is a replay or
-// part of a flood.
-func (p *peer) acceptInitiation(now time.Time, stamp tai64n, from endpoint) bool {
+// part of a flood, and then returns why it is dropped.
+func (p *peer) acceptInitiation(now time.Time, stamp tai64n, from endpoint) DropReason {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.stopped || !stamp.after(p.greatestTimestamp) ||
-		!p.lastInitiationAccepted.IsZero() && now.Sub(p.lastInitiationAccepted) < initiationInterval {
-		return false
+	switch {
+	case p.stopped:
+		return DropPeerRemoved
+	case !stamp.after(p.greatestTimestamp):
+		return DropInitiationReplayed
+	case !p.lastInitiationAccepted.IsZero() && now.Sub(p.lastInitiationAccepted) < initiationInterval:
+		return DropInitiationTooSoon
 	}
 	p.greatestTimestamp = stamp
 	p.lastInitiationAccepted = now
 	p.noteAuthenticated(now, from)
 	p.rxBytes.Add(initiationSize)
-	return true
+	return 0
 }
 
-// respond answers the accepted initiation with the given timestamp.
-func (p *peer) respond(id *identity, r *responder, stamp tai64n) {
+// respond answers the accepted initiation with the given timestamp, or returns
+// why it is dropped.
+func (p *peer) respond(id *identity, r *responder, stamp tai64n) DropReason {
 	d := p.device
 	p.mu.Lock()
 	psk := p.psk
@@ -248,7 +275,7 @@ func (p *peer) respond(id *identity, r *responder, stamp tai64n) {
 	clear(psk[:])
 	if err != nil {
 		d.indices.releaseIndex(index)
-		return
+		return DropInitiationInvalid
 	}
 	now := d.now()
 	pair := newKeypair(&keys, now, false, index, r.remoteIndex)
@@ -257,7 +284,7 @@ func (p *peer) respond(id *identity, r *responder, stamp tai64n) {
 	defer p.mu.Unlock()
 	if p.stopped || d.identity.Load() != id || p.greatestTimestamp != stamp {
 		d.indices.releaseIndex(index)
-		return
+		return DropSuperseded
 	}
 	d.indices.assignKeypair(pair)
 	removed := p.keys.installResponded(pair)
@@ -265,12 +292,14 @@ func (p *peer) respond(id *identity, r *responder, stamp tai64n) {
 	p.lastHandshakeSent, p.handshakeRefused = now, false
 	p.timers.sessionDerived(now)
 	p.sendHandshake(now, msg[:])
+	return 0
 }
 
 // receiveResponse consumes the response to our initiation.
 func (d *Device) receiveResponse(now time.Time, id *identity, msg []byte, from endpoint) {
 	e, ok := d.indices.entryOf(binary.LittleEndian.Uint32(msg[8:]))
 	if !ok || e.pair != nil {
+		d.drop(DropUnknownHandshake, 1, from.addr)
 		return
 	}
 	p := e.peer
@@ -278,6 +307,7 @@ func (d *Device) receiveResponse(now time.Time, id *identity, msg []byte, from e
 	waiting := p.pendingHandshake
 	if waiting == nil || waiting.self != id || waiting.index != binary.LittleEndian.Uint32(msg[8:]) {
 		p.mu.Unlock()
+		p.dropFrom(DropUnknownHandshake, from.addr)
 		return
 	}
 	// A concurrent response may complete and erase the handshake while this one
@@ -288,6 +318,7 @@ func (d *Device) receiveResponse(now time.Time, id *identity, msg []byte, from e
 	i.erase()
 	clear(psk[:])
 	if err != nil {
+		p.dropFrom(DropResponseInvalid, from.addr)
 		return
 	}
 	pair := newKeypair(&keys, now, true, waiting.index, remoteIndex)
@@ -296,6 +327,7 @@ func (d *Device) receiveResponse(now time.Time, id *identity, msg []byte, from e
 	p.mu.Lock()
 	if p.stopped || p.pendingHandshake != waiting {
 		p.mu.Unlock()
+		p.dropFrom(DropSuperseded, from.addr)
 		return
 	}
 	p.pendingHandshake = nil
@@ -317,16 +349,17 @@ func (d *Device) receiveResponse(now time.Time, id *identity, msg []byte, from e
 }
 
 // receiveCookieReply stores a cookie for later handshake messages.
-func (d *Device) receiveCookieReply(now time.Time, msg []byte) {
+func (d *Device) receiveCookieReply(now time.Time, msg []byte, from endpoint) {
 	e, ok := d.indices.entryOf(binary.LittleEndian.Uint32(msg[4:]))
 	if !ok {
+		d.drop(DropUnknownHandshake, 1, from.addr)
 		return
 	}
 	p := e.peer
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if !p.stopped {
-		p.cookies.consumeReply(now, &p.public, msg)
+	if p.stopped || !p.cookies.consumeReply(now, &p.public, msg) {
+		p.dropFrom(DropCookieReplyInvalid, from.addr)
 	}
 }
 

@@ -19,7 +19,8 @@ type peer struct {
 	endpoint    atomic.Pointer[endpoint]    // nil: unknown
 	sendFailure atomic.Pointer[sendFailure] // nil: the system accepts what is sent
 
-	txBytes, rxBytes atomic.Uint64 // of UDP payload
+	txBytes, rxBytes atomic.Uint64                // of UDP payload
+	drops            atomic.Pointer[dropCounters] // nil: nothing was dropped
 
 	outbound lane[*sendBatch]
 	inbound  lane[*recvBatch]
@@ -64,9 +65,8 @@ type peer struct {
 	wakeFlowsNext bool      // wake flows to the peer when it is heard, even without a silence
 
 	// Packets on their way to the outbound lane.
-	gathering     gathering
-	staged        staging
-	stagedDropped uint64 // packets dropped while they were staged
+	gathering gathering
+	staged    staging
 
 	// Timer.
 	timers     timers
@@ -138,7 +138,7 @@ func (p *peer) fireTimer() {
 func (p *peer) retransmitInitiation(now time.Time) {
 	if !p.timers.countRetry() {
 		p.timers.handshakeGivenUp(now)
-		p.purgeStaged()
+		p.purgeStaged(DropNoHandshake)
 		return
 	}
 	p.forgetSourceAddress()
@@ -152,7 +152,7 @@ func (p *peer) stop() {
 	p.mu.Lock()
 	p.stopped = true
 	p.eraseSession()
-	p.purgeStaged()
+	p.purgeStaged(DropPeerRemoved)
 	clear(p.psk[:])
 	clear(p.staticSecret[:])
 	p.staticSecretFor = nil

@@ -12,17 +12,22 @@ type Stats struct {
 	ListenPort uint16
 	FwMark     uint32
 	Peers      []PeerStats // in the order of their public keys
+
+	// Drops counts the packets and messages that were dropped since the device
+	// was made, those of peers included. A reason that never applied is absent.
+	Drops map[DropReason]uint64
 }
 
 // PeerStats is a snapshot of a peer.
 type PeerStats struct {
 	PublicKey           PublicKey
-	Endpoint            netip.AddrPort // the present one; the zero AddrPort: unknown
-	AllowedIPs          []netip.Prefix // sorted
-	PersistentKeepalive time.Duration  // 0: off
-	LastHandshake       time.Time      // by the wall clock; zero: never
-	TxBytes, RxBytes    uint64         // UDP payload, handshakes and keepalives included
-	Dropped             uint64         // packets lost while they waited for a handshake
+	Endpoint            netip.AddrPort        // the present one; the zero AddrPort: unknown
+	AllowedIPs          []netip.Prefix        // sorted
+	PersistentKeepalive time.Duration         // 0: off
+	LastHandshake       time.Time             // by the wall clock; zero: never
+	TxBytes, RxBytes    uint64                // UDP payload, handshakes and keepalives included
+	Dropped             uint64                // packets lost while they waited for a handshake
+	Drops               map[DropReason]uint64 // what was dropped of the peer, or for it; see Stats.Drops
 }
 
 // Stats returns the present state of the device and its peers.
@@ -35,7 +40,7 @@ func (d *Device) Stats() Stats {
 // statsLocked returns a snapshot whose configuration is of one moment. d.mu is
 // held.
 func (d *Device) statsLocked() Stats {
-	s := Stats{FwMark: d.fwmark, ListenPort: d.binding.Load().port, Peers: make([]PeerStats, 0, len(d.peers))}
+	s := Stats{FwMark: d.fwmark, ListenPort: d.binding.Load().port, Peers: make([]PeerStats, 0, len(d.peers)), Drops: d.drops.byReason()}
 	if id := d.identity.Load(); id != nil {
 		s.PublicKey = id.public
 	}
@@ -60,7 +65,8 @@ func (p *peer) stats() PeerStats {
 		LastHandshake:       p.handshakeWallTime,
 		TxBytes:             p.txBytes.Load(),
 		RxBytes:             p.rxBytes.Load(),
-		Dropped:             p.stagedDropped,
+		Dropped:             p.stagedDrops(),
+		Drops:               p.drops.Load().byReason(),
 	}
 	if e := p.endpoint.Load(); e != nil {
 		s.Endpoint = e.addr

@@ -89,11 +89,16 @@ type Device struct {
 	openers     pool[*recvBatch]
 	handshakes  pool[receivedHandshake]
 	initiations pool[*peer]    // that an initiation is to be made for
+	notices     pool[func()]   // one at a time; see notify
 	heldBytes   atomic.Int64   // bytes of buffers that were received and not yet delivered
 	background  sync.WaitGroup // readers and resolvers
 	closing     sync.Once
 
 	reopenNow chan struct{} // ends a delay before sockets are opened again
+
+	drops      dropCounters // of all peers, present and former, and of nobody known
+	dropLog    dropLog
+	tellsDrops bool // constant
 
 	mu          sync.RWMutex
 	peers       map[PublicKey]*peer
@@ -169,6 +174,7 @@ func newDevice(cfg Config) *Device {
 		peers:        make(map[PublicKey]*peer),
 		reopenNow:    make(chan struct{}, 1),
 	}
+	d.tellsDrops = d.log != nil
 	if d.log == nil {
 		d.log = slog.New(slog.DiscardHandler)
 	}
@@ -179,6 +185,7 @@ func newDevice(cfg Config) *Device {
 	// Half the cores stay free for data during a flood of handshakes.
 	d.handshakes = pool[receivedHandshake]{doJob: d.handleHandshake, maxWorkers: max(1, workers/2)}
 	d.initiations = pool[*peer]{doJob: (*peer).sendInitiation, maxWorkers: max(1, workers/2)}
+	d.notices = pool[func()]{doJob: func(tell func()) { tell() }, maxWorkers: 1}
 	return d
 }
 
@@ -301,6 +308,7 @@ func (d *Device) close() {
 	d.openers.close()
 	d.sealers.close()
 	<-closed
+	d.notices.close()
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, p := range peers {
