@@ -81,6 +81,18 @@ const (
 	// DropECN: a packet that the network marked as congested, whose sender does
 	// not understand that mark (RFC 6040).
 	DropECN
+	// DropOwnSource: a packet whose source is an address of the device itself.
+	DropOwnSource
+	// DropNotOwnAddress: a packet to an address that is not the device's own, and
+	// that no handler of HandleTCP or HandleUDP receives.
+	DropNotOwnAddress
+	// DropFlowLimit: a packet of a flow for a handler of HandleTCP or HandleUDP,
+	// beyond what may wait for it.
+	DropFlowLimit
+	// DropSocketFull: a datagram or a connection request for a socket of the
+	// program that does not read or accept fast enough. It is only counted, and only
+	// for the device.
+	DropSocketFull
 	// DropNoRoute: a packet to an address that no peer owns, or whose peer has no
 	// endpoint. Its sender gets an ICMP error.
 	DropNoRoute
@@ -128,6 +140,10 @@ var dropNames = [endDropReasons]string{
 	DropPacketInvalid:      "packet_invalid",
 	DropSourceNotAllowed:   "source_not_allowed",
 	DropECN:                "ecn",
+	DropOwnSource:          "own_source",
+	DropNotOwnAddress:      "not_own_address",
+	DropFlowLimit:          "flow_limit",
+	DropSocketFull:         "socket_full",
 	DropNoRoute:            "no_route",
 	DropTooBig:             "too_big",
 	DropStagingFull:        "staging_full",
@@ -233,14 +249,35 @@ func (p *peer) dropRefused(n int, err error) {
 	p.drop(DropSendRefused, n)
 }
 
+// dropInside counts a packet from src that the inner stack dropped.
+func (d *Device) dropInside(reason netstack.DropReason, src netip.Addr) {
+	i := dropInfo{addr: src}
+	switch reason {
+	case netstack.DropOwnSource:
+		i.reason = DropOwnSource
+	case netstack.DropNotOwnAddress:
+		i.reason = DropNotOwnAddress
+	case netstack.DropFlowLimit:
+		i.reason = DropFlowLimit
+	default:
+		return
+	}
+	d.dropOfOwner(i, src, 1)
+}
+
+// dropOfOwner counts n packets from or to addr, for the peer that owns it, if any.
+func (d *Device) dropOfOwner(i dropInfo, addr netip.Addr, n int) {
+	if p := d.allowed.ownerOf(addr); p != nil {
+		p.noteDrops(i, n)
+		return
+	}
+	d.noteDrops(i, n)
+}
+
 // dropUnrouted counts a packet of the inner stack that has no way out.
 func (d *Device) dropUnrouted(pkt *netstack.Packet) {
 	i := dropInfo{reason: DropNoRoute, addr: pkt.Destination()}
-	if p := d.allowed.ownerOf(i.addr); p != nil {
-		p.noteDrops(i, pkt.Segments())
-		return
-	}
-	d.noteDrops(i, pkt.Segments())
+	d.dropOfOwner(i, i.addr, pkt.Segments())
 }
 
 // stagedDrops returns how many packets were lost while they waited for a session.

@@ -25,6 +25,9 @@ type dropCase struct {
 	count   uint64
 	edit    func(*Config)
 	provoke func(b *testbed)
+	// deliver provokes it in a device with a real stack, by what it delivers to
+	// the stack.
+	deliver func(t *testing.T, d *Device)
 }
 
 // flipLast returns msg with its last byte changed.
@@ -162,6 +165,28 @@ var dropCases = map[DropReason]dropCase{
 		b.installTap().received.TOS = ecnCE
 		b.far.sendData(s, "hello")
 	}},
+	DropOwnSource: {count: 1, deliver: func(_ *testing.T, d *Device) {
+		d.inner.Deliver([][]byte{packet(devInner, devInner, "hello")})
+	}},
+	DropNotOwnAddress: {ofPeer: true, count: 1, deliver: func(_ *testing.T, d *Device) {
+		d.inner.Deliver([][]byte{packet(farInner, netip.MustParseAddr("10.9.9.9"), "hello")})
+	}},
+	DropFlowLimit: {ofPeer: true, count: 1, deliver: func(t *testing.T, d *Device) {
+		decide := make(chan struct{})
+		t.Cleanup(func() { close(decide) })
+		d.HandleUDP(func(*UDPFlow) { <-decide })
+		for range 64 + 1 {
+			d.inner.Deliver([][]byte{packet(farInner, devInner, "hello")})
+		}
+	}},
+	DropSocketFull: {count: 1, deliver: func(t *testing.T, d *Device) {
+		if _, err := d.ListenPacket(background, "udp", ":2000"); err != nil {
+			t.Fatal(err)
+		}
+		for d.network.Stats().SocketDrops == 0 {
+			d.inner.Deliver([][]byte{packet(farInner, devInner, string(make([]byte, 60000)))})
+		}
+	}},
 	DropNoRoute: {count: 1, provoke: func(b *testbed) {
 		b.outputPacket(packet(devInner, netip.MustParseAddr("10.9.9.9"), "hello"))
 	}},
@@ -218,6 +243,10 @@ func TestEveryDropIsCounted(t *testing.T) {
 			if !ok || strings.Contains(r.String(), "(") {
 				t.Fatal("the reason has no case, or no name")
 			}
+			if c.deliver != nil {
+				c.wantDelivered(t, r)
+				return
+			}
 			log := new(dropLines)
 			withTestbed(t, func(cfg *Config) {
 				cfg.Logger = slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug}))
@@ -227,20 +256,46 @@ func TestEveryDropIsCounted(t *testing.T) {
 			}, func(b *testbed) {
 				c.provoke(b)
 				synctest.Wait()
-				if got := b.dev.Stats().Drops; got[r] != c.count {
-					t.Errorf("device: drops %v, want %d %v", got, c.count, r)
-				}
-				if b.far.peer() != nil {
-					if got := b.far.stats().Drops; c.ofPeer && got[r] != c.count || !c.ofPeer && got[r] != 0 {
-						t.Errorf("peer: drops %v, want %d %v: %v", got, c.count, r, c.ofPeer)
-					}
-				}
+				c.wantCounted(t, r, b.dev)
 				if lines := log.of("reason=" + r.String() + " "); len(lines) != 1 {
 					t.Errorf("logged %q", lines)
 				}
 			})
 		})
 	}
+}
+
+// wantCounted expects that d, which has at most one peer, counts the drops.
+func (c *dropCase) wantCounted(t *testing.T, r DropReason, d *Device) {
+	t.Helper()
+	s := d.Stats()
+	if s.Drops[r] != c.count {
+		t.Errorf("device: drops %v, want %d %v", s.Drops, c.count, r)
+	}
+	for _, p := range s.Peers {
+		if c.ofPeer && p.Drops[r] != c.count || !c.ofPeer && p.Drops[r] != 0 {
+			t.Errorf("peer: drops %v, want %d %v: %v", p.Drops, c.count, r, c.ofPeer)
+		}
+	}
+}
+
+// wantDelivered runs the case with a real stack.
+func (c *dropCase) wantDelivered(t *testing.T, r DropReason) {
+	sim := simnet.New(1)
+	defer sim.Close()
+	d, err := New(Config{
+		PrivateKey:           NewPrivateKey(),
+		Address:              prefixes("10.0.0.1/32"),
+		ListenPacket:         sim.ListenPacket(devOuter),
+		Peers:                []PeerConfig{{PublicKey: NewPrivateKey().PublicKey(), AllowedIPs: prefixes("10.0.0.2/32")}},
+		IgnoreNetworkChanges: true,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	c.deliver(t, d)
+	c.wantCounted(t, r, d)
 }
 
 // dropLines is the log, by lines.
@@ -305,7 +360,7 @@ func TestDropReasonsAsText(t *testing.T) {
 	if err != nil || string(b) != `{"unknown_peer":3}` {
 		t.Errorf("%s, %v", b, err)
 	}
-	if s := endDropReasons.String(); s != "DropReason(30)" {
+	if s := endDropReasons.String(); s != "DropReason(34)" {
 		t.Error(s)
 	}
 }

@@ -4,6 +4,8 @@ import (
 	"net/netip"
 	"slices"
 	"time"
+
+	"github.com/wgstack/wireguard/netstack"
 )
 
 // Stats is a snapshot of a device.
@@ -44,6 +46,9 @@ func (d *Device) statsLocked() Stats {
 	if id := d.identity.Load(); id != nil {
 		s.PublicKey = id.public
 	}
+	if d.network != nil {
+		s.addNetwork(d.network.Stats())
+	}
 	for _, p := range d.peers {
 		s.Peers = append(s.Peers, p.stats())
 	}
@@ -51,6 +56,22 @@ func (d *Device) statsLocked() Stats {
 		return slices.Compare(a.PublicKey[:], b.PublicKey[:])
 	})
 	return s
+}
+
+// addNetwork adds what the inner stack counts.
+func (s *Stats) addNetwork(n netstack.Stats) {
+	s.addDrops(DropFlowLimit, n.FlowDrops)
+	s.addDrops(DropSocketFull, n.SocketDrops)
+}
+
+func (s *Stats) addDrops(r DropReason, n uint64) {
+	if n == 0 {
+		return
+	}
+	if s.Drops == nil {
+		s.Drops = make(map[DropReason]uint64)
+	}
+	s.Drops[r] += n
 }
 
 // stats returns a snapshot. Device.mu is held.

@@ -148,6 +148,7 @@ func New(cfg Config) (*Device, error) {
 		Output:      d.output,
 		Route:       d.checkRoute,
 		Reach:       d.reach,
+		Dropped:     d.dropInside,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("wireguard: %w", err)
