@@ -159,6 +159,7 @@ func (d *Device) replaceBinding(b *binding) error {
 		p.forgetSourceAddress()
 		p.mu.Unlock()
 	}
+	d.tellRebound(b.port)
 	return nil
 }
 

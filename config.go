@@ -83,9 +83,14 @@ type Config struct {
 	// opened again in any case.
 	IgnoreNetworkChanges bool
 
-	// Logger receives the log of the device; nil means none. Keys are never
-	// logged in full. The handler must not close the device.
+	// Logger receives the log of the device; nil means none. The package
+	// documentation lists what is logged. Keys are never logged in full. The
+	// handler must not close the device.
 	Logger *slog.Logger
+
+	// Trace is called when something happens in the device; nil means that nothing
+	// is. New copies it.
+	Trace *Trace
 }
 
 // A PeerConfig describes a peer.

@@ -193,37 +193,28 @@ type dropLog [endDropReasons]struct {
 
 const dropInterval = time.Second
 
-// dropInfo says what was dropped.
-type dropInfo struct {
-	reason   DropReason
-	peer     PublicKey      // zero: unknown
-	endpoint netip.AddrPort // outer address of the other end; zero: unknown
-	addr     netip.Addr     // inner address; zero: does not matter
-	count    uint64         // since the reason was told last
-}
-
 // drop counts n messages from an address that no known peer sent.
 func (d *Device) drop(r DropReason, n int, from netip.AddrPort) {
-	d.noteDrops(dropInfo{reason: r, endpoint: from}, n)
+	d.noteDrops(DropInfo{Reason: r, Endpoint: from}, n)
 }
 
 // drop counts n messages or packets of the peer, or for it.
 func (p *peer) drop(r DropReason, n int) {
-	p.noteDrops(dropInfo{reason: r}, n)
+	p.noteDrops(DropInfo{Reason: r}, n)
 }
 
 // dropFrom counts a message that claims to be of the peer.
 func (p *peer) dropFrom(r DropReason, from netip.AddrPort) {
-	p.noteDrops(dropInfo{reason: r, endpoint: from}, 1)
+	p.noteDrops(DropInfo{Reason: r, Endpoint: from}, 1)
 }
 
 // dropInner counts a packet of the peer or for it, with its address inside the
 // tunnel.
 func (p *peer) dropInner(r DropReason, addr netip.Addr) {
-	p.noteDrops(dropInfo{reason: r, addr: addr}, 1)
+	p.noteDrops(DropInfo{Reason: r, Address: addr}, 1)
 }
 
-func (p *peer) noteDrops(i dropInfo, n int) {
+func (p *peer) noteDrops(i DropInfo, n int) {
 	if n <= 0 {
 		return
 	}
@@ -232,10 +223,10 @@ func (p *peer) noteDrops(i dropInfo, n int) {
 		p.drops.CompareAndSwap(nil, new(dropCounters))
 		c = p.drops.Load()
 	}
-	c[i.reason].Add(uint64(n))
-	i.peer = p.public
-	if e := p.endpoint.Load(); e != nil && !i.endpoint.IsValid() {
-		i.endpoint = e.addr
+	c[i.Reason].Add(uint64(n))
+	i.Peer = p.public
+	if e := p.endpoint.Load(); e != nil && !i.Endpoint.IsValid() {
+		i.Endpoint = e.addr
 	}
 	p.device.noteDrops(i, n)
 }
@@ -251,14 +242,14 @@ func (p *peer) dropRefused(n int, err error) {
 
 // dropInside counts a packet from src that the inner stack dropped.
 func (d *Device) dropInside(reason netstack.DropReason, src netip.Addr) {
-	i := dropInfo{addr: src}
+	i := DropInfo{Address: src}
 	switch reason {
 	case netstack.DropOwnSource:
-		i.reason = DropOwnSource
+		i.Reason = DropOwnSource
 	case netstack.DropNotOwnAddress:
-		i.reason = DropNotOwnAddress
+		i.Reason = DropNotOwnAddress
 	case netstack.DropFlowLimit:
-		i.reason = DropFlowLimit
+		i.Reason = DropFlowLimit
 	default:
 		return
 	}
@@ -266,7 +257,7 @@ func (d *Device) dropInside(reason netstack.DropReason, src netip.Addr) {
 }
 
 // dropOfOwner counts n packets from or to addr, for the peer that owns it, if any.
-func (d *Device) dropOfOwner(i dropInfo, addr netip.Addr, n int) {
+func (d *Device) dropOfOwner(i DropInfo, addr netip.Addr, n int) {
 	if p := d.allowed.ownerOf(addr); p != nil {
 		p.noteDrops(i, n)
 		return
@@ -276,8 +267,8 @@ func (d *Device) dropOfOwner(i dropInfo, addr netip.Addr, n int) {
 
 // dropUnrouted counts a packet of the inner stack that has no way out.
 func (d *Device) dropUnrouted(pkt *netstack.Packet) {
-	i := dropInfo{reason: DropNoRoute, addr: pkt.Destination()}
-	d.dropOfOwner(i, i.addr, pkt.Segments())
+	i := DropInfo{Reason: DropNoRoute, Address: pkt.Destination()}
+	d.dropOfOwner(i, i.Address, pkt.Segments())
 }
 
 // stagedDrops returns how many packets were lost while they waited for a session.
@@ -290,31 +281,16 @@ func (p *peer) stagedDrops() uint64 {
 }
 
 // noteDrops counts n drops of the device, and has them told at a limited rate.
-func (d *Device) noteDrops(i dropInfo, n int) {
-	total := d.drops[i.reason].Add(uint64(n))
-	if !d.tellsDrops {
+func (d *Device) noteDrops(i DropInfo, n int) {
+	total := d.drops[i.Reason].Add(uint64(n))
+	if !d.observed {
 		return
 	}
-	now, l := d.now().UnixNano(), &d.dropLog[i.reason]
+	now, l := d.now().UnixNano(), &d.dropLog[i.Reason]
 	next := l.next.Load()
 	if now < next || !l.next.CompareAndSwap(next, now+int64(dropInterval)) {
 		return
 	}
-	i.count = total - l.told.Swap(total)
+	i.Time, i.Count = time.Now(), total-l.told.Swap(total)
 	d.notify(func() { d.tellDrop(i) })
-}
-
-// tellDrop logs a drop.
-func (d *Device) tellDrop(i dropInfo) {
-	attrs := []any{"reason", i.reason, "count", i.count}
-	if i.peer != (PublicKey{}) {
-		attrs = append(attrs, "peer", i.peer.short())
-	}
-	if i.endpoint.IsValid() {
-		attrs = append(attrs, "endpoint", i.endpoint)
-	}
-	if i.addr.IsValid() {
-		attrs = append(attrs, "addr", i.addr)
-	}
-	d.log.Debug("dropped", attrs...)
 }

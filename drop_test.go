@@ -247,7 +247,7 @@ func TestEveryDropIsCounted(t *testing.T) {
 				c.wantDelivered(t, r)
 				return
 			}
-			log := new(dropLines)
+			log := new(logLines)
 			withTestbed(t, func(cfg *Config) {
 				cfg.Logger = slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 				if c.edit != nil {
@@ -298,21 +298,30 @@ func (c *dropCase) wantDelivered(t *testing.T, r DropReason) {
 	c.wantCounted(t, r, d)
 }
 
-// dropLines is the log, by lines.
-type dropLines struct {
+// logLines is a log, by lines.
+type logLines struct {
 	mu    sync.Mutex
 	lines []string
 }
 
-func (l *dropLines) Write(b []byte) (int, error) {
+func (l *logLines) Write(b []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.lines = append(l.lines, string(b))
 	return len(b), nil
 }
 
+// take returns the lines since the last call.
+func (l *logLines) take() []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	lines := l.lines
+	l.lines = nil
+	return lines
+}
+
 // of returns the lines that contain what.
-func (l *dropLines) of(what string) (lines []string) {
+func (l *logLines) of(what string) (lines []string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, s := range l.lines {
@@ -326,7 +335,7 @@ func (l *dropLines) of(what string) (lines []string) {
 // TestDropsAreLoggedAtALimitedRate has the device tell of a flood of replays once
 // a second.
 func TestDropsAreLoggedAtALimitedRate(t *testing.T) {
-	log := new(dropLines)
+	log := new(logLines)
 	withTestbed(t, func(cfg *Config) {
 		cfg.Logger = slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	}, func(b *testbed) {

@@ -179,6 +179,7 @@ func (p *peer) sendInitiation() {
 	p.initiating = false
 	if err != nil {
 		p.handshakeFailure = err
+		p.tellHandshakeFailed(now, err, false)
 		p.signalSessionChanged()
 	}
 	if stale := d.identity.Load() != id; i == nil || p.stopped || stale {
@@ -198,9 +199,9 @@ func (p *peer) sendInitiation() {
 		p.handshakeFailure = nil
 	}
 	p.timers.handshakeInitiated(now)
+	p.tellHandshakeStarted(true)
 	p.sendHandshake(now, msg[:])
 	p.mu.Unlock()
-	d.log.Debug("initiation sent", "peer", p.public.short())
 }
 
 // sendHandshake adds the MACs to msg and pushes it onto the lane. p.mu is held.
@@ -221,7 +222,7 @@ func (d *Device) receiveInitiation(now time.Time, id *identity, msg []byte, from
 	}
 	p := d.peer(r.remote)
 	if p == nil {
-		d.noteDrops(dropInfo{reason: DropUnknownPeer, peer: r.remote, endpoint: from.addr}, 1)
+		d.noteDrops(DropInfo{Reason: DropUnknownPeer, Peer: r.remote, Endpoint: from.addr}, 1)
 		return
 	}
 	var stamp tai64n
@@ -272,6 +273,7 @@ func (p *peer) respond(id *identity, r *responder, stamp tai64n) DropReason {
 	p.mu.Unlock()
 	index := d.indices.reserveIndex(p)
 	msg, keys, err := r.newResponse(&psk, NewPrivateKey(), index)
+	fingerprint := psk.Fingerprint()
 	clear(psk[:])
 	if err != nil {
 		d.indices.releaseIndex(index)
@@ -279,6 +281,7 @@ func (p *peer) respond(id *identity, r *responder, stamp tai64n) DropReason {
 	}
 	now := d.now()
 	pair := newKeypair(&keys, now, false, index, r.remoteIndex)
+	pair.presharedKey = fingerprint
 	keys.erase()
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -292,6 +295,7 @@ func (p *peer) respond(id *identity, r *responder, stamp tai64n) DropReason {
 	p.lastHandshakeSent, p.handshakeRefused = now, false
 	p.timers.sessionDerived(now)
 	p.sendHandshake(now, msg[:])
+	p.tellHandshakeStarted(false)
 	return 0
 }
 
@@ -315,6 +319,7 @@ func (d *Device) receiveResponse(now time.Time, id *identity, msg []byte, from e
 	i, psk := *waiting, p.psk
 	p.mu.Unlock()
 	keys, remoteIndex, err := i.consumeResponse(msg, &psk)
+	fingerprint := psk.Fingerprint()
 	i.erase()
 	clear(psk[:])
 	if err != nil {
@@ -322,6 +327,7 @@ func (d *Device) receiveResponse(now time.Time, id *identity, msg []byte, from e
 		return
 	}
 	pair := newKeypair(&keys, now, true, waiting.index, remoteIndex)
+	pair.presharedKey = fingerprint
 	keys.erase()
 
 	p.mu.Lock()
@@ -345,7 +351,6 @@ func (d *Device) receiveResponse(now time.Time, id *identity, msg []byte, from e
 	// The responder sends nothing before the first message under the new keys.
 	p.sendKeepalive(now)
 	p.mu.Unlock()
-	d.log.Debug("handshake completed", "peer", p.public.short(), "endpoint", from.addr)
 }
 
 // receiveCookieReply stores a cookie for later handshake messages.
@@ -367,6 +372,7 @@ func (d *Device) receiveCookieReply(now time.Time, msg []byte, from endpoint) {
 // initiation was answered, or our response was confirmed. p.mu is held.
 func (p *peer) noteSessionEstablished(now time.Time) {
 	p.timers.handshakeCompleted()
+	p.tellSession(now, p.handshakeCompleted.IsZero())
 	p.handshakeCompleted, p.handshakeWallTime = now, time.Now()
 	p.firstUnansweredRequest, p.handshakeFailure = time.Time{}, nil
 	p.signalSessionChanged()

@@ -60,7 +60,7 @@ func (d *Device) noteNetworkChange(certain bool) {
 	case d.reopenNow <- struct{}{}:
 	default:
 	}
-	d.log.Debug("network changed")
+	d.tellNetwork(certain)
 	d.refreshPaths(certain)
 }
 
@@ -277,7 +277,7 @@ func (d *Device) noteSocketFailure(s udp.Socket, err error) {
 	if b == nil || d.ctx.Err() != nil || !slices.Contains(b.sockets, s) || !b.failed.CompareAndSwap(false, true) {
 		return
 	}
-	d.log.Error("socket failed; opening another", "address", s.LocalAddr(), "err", err)
+	d.log.Error("socket failed; opening another", "addr", s.LocalAddr(), "err", err)
 	d.background.Go(func() { d.reopenSockets(b) })
 }
 
@@ -299,7 +299,6 @@ func (d *Device) reopenSockets(b *binding) {
 		err := d.reopenBinding(d.ctx, b)
 		switch {
 		case err == nil:
-			d.log.Info("sockets reopened", "port", b.port)
 			d.warnMarkRefused()
 			d.refreshPaths(true)
 			return

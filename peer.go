@@ -56,7 +56,12 @@ type peer struct {
 	// firstUnansweredRequest is when a session was first requested since the
 	// latest one was established or data was received; zero: no request waits.
 	firstUnansweredRequest time.Time
+	handshakes             HandshakeStats
+	attempts               int           // number of initiations since the latest handshake
+	toldSilent             bool          // the log says that the peer does not answer
+	toldEndpoint           time.Time     // when the log told of the endpoint
 	handshakeFailure       error         // why initiations may fail; nil: the peer sends no reply
+	replyFailure           error         // what its replies to initiations say; nil: it sends none
 	pathFailure            error         // what the network said of initiations; nil: nothing
 	sessionChanged         chan struct{} // closed at the next change; nil: nothing waits for it
 	lastHeard              time.Time     // the latest message under session keys, or response; zero: none
@@ -124,6 +129,7 @@ func (p *peer) fireTimer() {
 		p.timers.passiveKeepaliveSent(now)
 	}
 	if due.erase {
+		p.tellSessionExpired(now)
 		p.eraseSession()
 	}
 	if due.persistent {
@@ -136,7 +142,9 @@ func (p *peer) fireTimer() {
 // retransmitInitiation sends another initiation after one was not answered, or
 // gives up. p.mu is held.
 func (p *peer) retransmitInitiation(now time.Time) {
-	if !p.timers.countRetry() {
+	givenUp := !p.timers.countRetry()
+	p.tellHandshakeFailed(now, p.failureCause(), givenUp)
+	if givenUp {
 		p.timers.handshakeGivenUp(now)
 		p.purgeStaged(DropNoHandshake)
 		return

@@ -1,6 +1,7 @@
 package wireguard
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -74,23 +75,16 @@ type unreachableError struct {
 	peer   PublicKey
 	at     string
 	silent time.Duration
-	cause  error // nil: the peer sent no reply
+	cause  error
 	ctx    error // of the caller's context; nil: unreachableAfter passed first
 }
 
 func (e *unreachableError) Error() string {
-	cause := "no reply"
-	if e.cause != nil {
-		cause = e.cause.Error()
-	}
-	return fmt.Sprintf("%v from peer %s at %s for %v: %s", ErrNoHandshake, e.peer.short(), e.at, e.silent.Round(time.Second), cause)
+	return fmt.Sprintf("%v from peer %s at %s for %v: %s", ErrNoHandshake, e.peer.short(), e.at, e.silent.Round(time.Second), e.cause)
 }
 
 func (e *unreachableError) Unwrap() []error {
-	errs := []error{ErrNoHandshake}
-	if e.cause != nil {
-		errs = append(errs, e.cause)
-	}
+	errs := []error{ErrNoHandshake, e.cause}
 	if e.ctx != nil {
 		errs = append(errs, e.ctx)
 	}
@@ -218,13 +212,18 @@ func (p *peer) newUnreachableError(now, start time.Time, ctx error) error {
 	if since.IsZero() {
 		since = start
 	}
-	cause := p.handshakeFailure
+	return &unreachableError{peer: p.public, at: at, silent: now.Sub(since), cause: p.failureCause(), ctx: ctx}
+}
+
+var errNoReply = errors.New("no reply")
+
+// failureCause returns why there is no handshake, as far as is known. p.mu is
+// held.
+func (p *peer) failureCause() error {
 	if f := p.sendFailure.Load(); f != nil {
-		cause = f.err
-	} else if cause == nil {
-		cause = p.pathFailure
+		return f.err
 	}
-	return &unreachableError{peer: p.public, at: at, silent: now.Sub(since), cause: cause, ctx: ctx}
+	return cmp.Or(p.handshakeFailure, p.replyFailure, p.pathFailure, errNoReply)
 }
 
 // signalSessionChanged wakes what waits for the session to change. p.mu is

@@ -389,6 +389,6 @@ func (p *peer) acceptPacket(plain []byte, tos uint8) (pkt []byte, ok bool) {
 // noteAuthenticated notes an authentic message of the peer, of any type, from the
 // given endpoint. p.mu is held.
 func (p *peer) noteAuthenticated(now time.Time, from endpoint) {
-	p.setEndpoint(from)
+	p.setEndpoint(from, endpointHeard)
 	p.timers.authenticatedReceived(now)
 }

@@ -23,13 +23,21 @@ type Stats struct {
 // PeerStats is a snapshot of a peer.
 type PeerStats struct {
 	PublicKey           PublicKey
-	Endpoint            netip.AddrPort        // the present one; the zero AddrPort: unknown
-	AllowedIPs          []netip.Prefix        // sorted
-	PersistentKeepalive time.Duration         // 0: off
-	LastHandshake       time.Time             // by the wall clock; zero: never
-	TxBytes, RxBytes    uint64                // UDP payload, handshakes and keepalives included
+	Endpoint            netip.AddrPort // the present one; the zero AddrPort: unknown
+	AllowedIPs          []netip.Prefix // sorted
+	PersistentKeepalive time.Duration  // 0: off
+	LastHandshake       time.Time      // by the wall clock; zero: never
+	TxBytes, RxBytes    uint64         // UDP payload, handshakes and keepalives included
+	Handshakes          HandshakeStats
 	Dropped             uint64                // packets lost while they waited for a handshake
 	Drops               map[DropReason]uint64 // what was dropped of the peer, or for it; see Stats.Drops
+}
+
+// HandshakeStats counts the handshakes with a peer.
+type HandshakeStats struct {
+	Started   uint64 // initiations that were sent, and those of the peer that were answered
+	Completed uint64
+	Failed    uint64 // initiations that were not answered within five seconds
 }
 
 // Stats returns the present state of the device and its peers.
@@ -86,6 +94,7 @@ func (p *peer) stats() PeerStats {
 		LastHandshake:       p.handshakeWallTime,
 		TxBytes:             p.txBytes.Load(),
 		RxBytes:             p.rxBytes.Load(),
+		Handshakes:          p.handshakes,
 		Dropped:             p.stagedDrops(),
 		Drops:               p.drops.Load().byReason(),
 	}

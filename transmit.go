@@ -125,7 +125,7 @@ func (p *peer) reportTooBig(b *sendBatch) {
 	}
 	limit, lowered := p.path.noteRefused(p.device.now(), len(plain), p.systemPathMTU())
 	if lowered {
-		p.logPathMTU(limit)
+		p.tellPathMTU(limit, true)
 	}
 	pkt, ok := trimPacket(plain)
 	if !ok {

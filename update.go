@@ -258,7 +258,7 @@ func (p *peer) configure(u *peerUpdate) {
 			p.namedEndpoint = host
 		} else {
 			p.namedEndpoint = nil
-			p.setEndpoint(endpoint{addr: addr})
+			p.setEndpoint(endpoint{addr: addr}, endpointConfigured)
 		}
 	}
 	if u.keepalive != nil && p.timers.setInterval(now, *u.keepalive) {

@@ -65,6 +65,8 @@ import (
 type Device struct {
 	// Constant.
 	log          *slog.Logger
+	trace        Trace
+	observed     bool // there is a log or a trace
 	mtu          int
 	listenPacket func(ctx context.Context, network, address string) (net.PacketConn, error)
 	lookupHost   func(ctx context.Context, host string) ([]netip.Addr, error)
@@ -98,7 +100,7 @@ type Device struct {
 
 	drops      dropCounters // of all peers, present and former, and of nobody known
 	dropLog    dropLog
-	tellsDrops bool // constant
+	lineCounts map[string]*lineCount // of the log; used by notices only
 
 	mu          sync.RWMutex
 	peers       map[PublicKey]*peer
@@ -173,9 +175,13 @@ func newDevice(cfg Config) *Device {
 		routeTo:      udp.RouteTo,
 		clock:        newClock(),
 		peers:        make(map[PublicKey]*peer),
+		lineCounts:   make(map[string]*lineCount),
 		reopenNow:    make(chan struct{}, 1),
 	}
-	d.tellsDrops = d.log != nil
+	if cfg.Trace != nil {
+		d.trace = *cfg.Trace
+	}
+	d.observed = d.log != nil || cfg.Trace != nil
 	if d.log == nil {
 		d.log = slog.New(slog.DiscardHandler)
 	}
