@@ -380,6 +380,6 @@ func (d *Device) tellDrop(i DropInfo) {
 	if i.Address.IsValid() {
 		attrs = append(attrs, "addr", i.Address)
 	}
-	d.log.Debug("dropped", attrs...)
+	d.log.Debug("packet dropped", attrs...)
 	call(d.trace.PacketDropped, i)
 }
