@@ -1,6 +1,7 @@
 package wireguard
 
 import (
+	"cmp"
 	"encoding/binary"
 	"sync/atomic"
 	"time"
@@ -143,7 +144,7 @@ func (p *peer) mayInitiate(now time.Time) bool {
 // noteSessionRequest notes that a session is wanted of the peer. p.mu is held.
 func (p *peer) noteSessionRequest(now time.Time) {
 	if p.firstUnansweredRequest.IsZero() {
-		p.firstUnansweredRequest = now
+		p.firstUnansweredRequest, p.replyFailure = now, nil
 	}
 }
 
@@ -324,6 +325,7 @@ func (d *Device) receiveResponse(now time.Time, id *identity, msg []byte, from e
 	clear(psk[:])
 	if err != nil {
 		p.dropFrom(DropResponseInvalid, from.addr)
+		p.noteReply(errResponseInvalid)
 		return
 	}
 	pair := newKeypair(&keys, now, true, waiting.index, remoteIndex)
@@ -365,7 +367,16 @@ func (d *Device) receiveCookieReply(now time.Time, msg []byte, from endpoint) {
 	defer p.mu.Unlock()
 	if p.stopped || !p.cookies.consumeReply(now, &p.public, msg) {
 		p.dropFrom(DropCookieReplyInvalid, from.addr)
+		return
 	}
+	p.replyFailure = cmp.Or(p.replyFailure, errCookiesOnly)
+}
+
+// noteReply notes what a reply of the peer says of why there is no handshake.
+func (p *peer) noteReply(err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.replyFailure = err
 }
 
 // noteSessionEstablished notes that both ends have the keys of a handshake: our
@@ -374,7 +385,10 @@ func (p *peer) noteSessionEstablished(now time.Time) {
 	p.timers.handshakeCompleted()
 	p.tellSession(now, p.handshakeCompleted.IsZero())
 	p.handshakeCompleted, p.handshakeWallTime = now, time.Now()
-	p.firstUnansweredRequest, p.handshakeFailure = time.Time{}, nil
+	if !p.keys.previous.usable(now) {
+		p.upSince = p.handshakeWallTime
+	}
+	p.firstUnansweredRequest, p.handshakeFailure, p.replyFailure = time.Time{}, nil, nil
 	p.signalSessionChanged()
 }
 

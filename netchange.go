@@ -175,7 +175,7 @@ func isUnreachable(err error) bool {
 
 // noteRefused notes that the system refused to send a message. p.mu is held.
 func (p *peer) noteRefused(now time.Time, err error, handshake bool) {
-	if !isUnreachable(err) {
+	if !isUnreachable(err) && !(handshake && errors.Is(err, syscall.EMSGSIZE)) {
 		return
 	}
 	p.handshakeRefused = p.handshakeRefused || handshake

@@ -53,6 +53,7 @@ type peer struct {
 	keys               keyring
 	handshakeCompleted time.Time // by the device's clock; zero: never
 	handshakeWallTime  time.Time // the same by the wall clock
+	upSince            time.Time // by the wall clock: since when there was no time without a session
 	// firstUnansweredRequest is when a session was first requested since the
 	// latest one was established or data was received; zero: no request waits.
 	firstUnansweredRequest time.Time
