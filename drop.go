@@ -231,6 +231,11 @@ func (p *peer) noteDrops(i DropInfo, n int) {
 	p.device.noteDrops(i, n)
 }
 
+// dropUnknown counts an initiation of a public key that is not configured.
+func (d *Device) dropUnknown(public PublicKey, from endpoint) {
+	d.noteDrops(DropInfo{Reason: DropUnknownPeer, Peer: public, Endpoint: from.addr}, 1)
+}
+
 // dropRefused counts n messages that the system refused with err.
 func (p *peer) dropRefused(n int, err error) {
 	if errors.Is(err, syscall.EMSGSIZE) {

@@ -136,6 +136,7 @@ func (p *peer) setEndpoint(e endpoint, why string) {
 		}
 		if old != nil && from.Addr() != e.addr.Addr() {
 			p.path.noteMoved()
+			p.roundTrip.Store(0) // that of the former path says nothing about this one
 		}
 		if from != e.addr {
 			p.tellEndpoint(from, e.addr, why)

@@ -18,6 +18,13 @@ type Stats struct {
 	// Drops counts the packets and messages that were dropped since the device
 	// was made, those of peers included. A reason that never applied is absent.
 	Drops map[DropReason]uint64
+
+	// The stack inside the tunnel.
+	TCPConns, TCPListeners, UDPSockets int    // open
+	Retransmits                        uint64 // TCP segments that were sent again
+	// ReceivedBytes is the memory of messages that were received and not yet
+	// delivered to the stack.
+	ReceivedBytes int64
 }
 
 // PeerStats is a snapshot of a peer.
@@ -28,7 +35,12 @@ type PeerStats struct {
 	PersistentKeepalive time.Duration  // 0: off
 	LastHandshake       time.Time      // by the wall clock; zero: never
 	TxBytes, RxBytes    uint64         // UDP payload, handshakes and keepalives included
+	FromPeerFor         bool           // made by Config.PeerFor: removed when idle
 	Handshakes          HandshakeStats
+	SessionAge          time.Duration         // of the keys in use; 0: none
+	RoundTrip           time.Duration         // of the latest handshake; 0: unknown
+	PathMTU             int                   // of packets inside the tunnel, in bytes
+	Staged              int                   // number of packets that wait for a session
 	Dropped             uint64                // packets lost while they waited for a handshake
 	Drops               map[DropReason]uint64 // what was dropped of the peer, or for it; see Stats.Drops
 }
@@ -50,7 +62,7 @@ func (d *Device) Stats() Stats {
 // statsLocked returns a snapshot whose configuration is of one moment. d.mu is
 // held.
 func (d *Device) statsLocked() Stats {
-	s := Stats{FwMark: d.fwmark, ListenPort: d.binding.Load().port, Peers: make([]PeerStats, 0, len(d.peers)), Drops: d.drops.byReason()}
+	s := Stats{FwMark: d.fwmark, ListenPort: d.binding.Load().port, Peers: make([]PeerStats, 0, len(d.peers)), Drops: d.drops.byReason(), ReceivedBytes: d.heldBytes.Load()}
 	if id := d.identity.Load(); id != nil {
 		s.PublicKey = id.public
 	}
@@ -68,6 +80,7 @@ func (d *Device) statsLocked() Stats {
 
 // addNetwork adds what the inner stack counts.
 func (s *Stats) addNetwork(n netstack.Stats) {
+	s.TCPConns, s.TCPListeners, s.UDPSockets, s.Retransmits = n.TCPConns, n.TCPListeners, n.UDPSockets, n.Retransmits
 	s.addDrops(DropFlowLimit, n.FlowDrops)
 	s.addDrops(DropSocketFull, n.SocketDrops)
 }
@@ -91,15 +104,22 @@ func (p *peer) stats() PeerStats {
 		PublicKey:           p.public,
 		AllowedIPs:          prefixes,
 		PersistentKeepalive: p.timers.interval,
+		FromPeerFor:         p.found,
 		LastHandshake:       p.handshakeWallTime,
 		TxBytes:             p.txBytes.Load(),
 		RxBytes:             p.rxBytes.Load(),
 		Handshakes:          p.handshakes,
+		RoundTrip:           time.Duration(p.roundTrip.Load()),
+		PathMTU:             p.path.size(),
+		Staged:              p.staged.packets,
 		Dropped:             p.stagedDrops(),
 		Drops:               p.drops.Load().byReason(),
 	}
 	if e := p.endpoint.Load(); e != nil {
 		s.Endpoint = e.addr
+	}
+	if now := p.device.now(); p.keys.current.usable(now) {
+		s.SessionAge = now.Sub(p.keys.current.createdAt)
 	}
 	return s
 }
