@@ -85,11 +85,11 @@ func (b *binding) setMark(mark uint32) error {
 }
 
 // writeMessage sends a message that does not go through a lane, which is a
-// cookie reply. An error is ignored, as the sender of the initiation will
+// cookie reply. An error is only counted, as the sender of the initiation will
 // repeat it.
-func (b *binding) writeMessage(m udp.Message) {
-	if s := b.socketFor(m.Addr.Addr()); s != nil {
-		s.WriteBatch([]udp.Message{m})
+func (d *Device) writeMessage(m udp.Message) {
+	if _, err := d.writeBatch([]udp.Message{m}); err != nil {
+		d.drop(DropSendRefused, 1, m.Addr)
 	}
 }
 
@@ -159,6 +159,7 @@ func (d *Device) replaceBinding(b *binding) error {
 		p.forgetSourceAddress()
 		p.mu.Unlock()
 	}
+	d.tellRebound(b.port)
 	return nil
 }
 

@@ -125,9 +125,14 @@ type Config struct {
 	// [Device.SetCapture] changes it. nil means none.
 	Capture Capture
 
-	// Logger receives the log of the device; nil means none. Keys are never
-	// logged in full. The handler must not close the device.
+	// Logger receives the log of the device; nil means none. The package
+	// documentation lists what is logged. Keys are never logged in full. The
+	// handler must not close the device.
 	Logger *slog.Logger
+
+	// Trace is called when something happens in the device; nil means that nothing
+	// is. New copies it.
+	Trace *Trace
 }
 
 // A PeerConfig describes a peer.

@@ -154,7 +154,7 @@ func TestCanonicalConfigKnowsAllFields(t *testing.T) {
 			}
 		}
 	}
-	want := []string{"Address", "DNS", "DNSSearch", "PreUp", "PostUp", "PreDown", "PostDown", "Peers", "PeerFor", "ListenPacket", "KeyLog", "Capture", "Logger", "AllowedIPs"}
+	want := []string{"Address", "DNS", "DNSSearch", "PreUp", "PostUp", "PreDown", "PostDown", "Peers", "PeerFor", "ListenPacket", "KeyLog", "Capture", "Logger", "Trace", "AllowedIPs"}
 	if !slices.Equal(got, want) {
 		t.Errorf("fields that can be shared: %v, want %v", got, want)
 	}

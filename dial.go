@@ -25,7 +25,9 @@ import (
 // for writing; see [netstack.Stack.DialContext].
 //
 // ctx limits the lookup, the handshake with the peer and the connection attempt;
-// it has no effect on a connection that was made.
+// it has no effect on a connection that was made. If it has no deadline, an
+// address that does not answer is given up after 15 seconds with a session, and
+// the error, which wraps ETIMEDOUT, says since when the tunnel is up.
 //
 // An error is a *net.OpError that wraps the cause: an error of the inner network
 // such as ECONNREFUSED, a *net.DNSError, the error of ctx, [ErrNoPeer],
@@ -101,9 +103,10 @@ func (d *Device) LookupHost(ctx context.Context, host string) ([]string, error) 
 func (d *Device) Resolver() *net.Resolver { return d.network.Resolver() }
 
 // Ping sends an ICMP echo request to an address inside the tunnel and returns the
-// round-trip time. It waits until ctx ends: give it a deadline. An error is a
-// *net.OpError that wraps [ErrNoPeer], [ErrNoEndpoint], [ErrNoHandshake], an
-// ICMP error such as EHOSTUNREACH, the error of ctx, or [net.ErrClosed].
+// round-trip time. It waits until the deadline of ctx, or for 15 seconds if that
+// has none. An error is a *net.OpError that wraps [ErrNoPeer], [ErrNoEndpoint],
+// [ErrNoHandshake], an ICMP error such as EHOSTUNREACH, ETIMEDOUT if only the
+// address does not answer, the error of ctx, or [net.ErrClosed].
 func (d *Device) Ping(ctx context.Context, addr netip.Addr) (time.Duration, error) {
 	return d.network.Ping(ctx, addr)
 }

@@ -87,6 +87,27 @@
 // the inner headers is visible outside. Sizes and times of packets are visible:
 // payload is padded to a multiple of 16 bytes, not to a constant size.
 //
+// # Observation
+//
+// [Device.Stats] returns counters, those of dropped packets by [DropReason]
+// included, and [Config.Trace] has functions called when something happens.
+// [Config.Logger] logs at these levels:
+//
+//   - Error: a socket failed.
+//   - Warn: a peer has not answered for 15 seconds, and why; the name of an
+//     endpoint was not resolved; the path to a peer takes smaller packets only.
+//   - Info: the first session with a peer, or the first after it did not answer;
+//     an endpoint moved; the network changed; sockets were replaced.
+//   - Debug: every handshake, session and lookup, and dropped packets, of each
+//     reason once a second.
+//
+// A message is logged ten times a second at most; suppressed then says how many
+// lines are missing. The attributes have these keys: addr (an address inside the
+// tunnel, or a local one), addrs, age, attempt (see [HandshakeInfo]), count,
+// duration, endpoint (an outer address of a peer), err, from (the endpoint
+// before), host, initiator, mtu, peer (the short form of a public key), port,
+// reason, suppressed, suspended.
+//
 // # Limits
 //
 // On Linux the age of keys includes the time that the system was suspended; on

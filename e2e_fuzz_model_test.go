@@ -293,7 +293,7 @@ func (z *fuzzRun) wantHonestPeersServed() {
 		z.outputToIP(e.ip)
 		z.checkSent(nil, netip.AddrPort{}, nil)
 		for payload, arrived := range e.output {
-			if p := z.dev.peer(e.Public); !arrived && p.stagedDropped == 0 {
+			if p := z.dev.peer(e.Public); !arrived && p.stagedDrops() == 0 {
 				z.Fatalf("%s: packet %s did not arrive", what, payload)
 			}
 		}

@@ -103,9 +103,7 @@ func (p *peer) resolveEndpoint(h namedEndpoint) {
 	if err == nil && len(usable) == 0 {
 		err = fmt.Errorf("lookup %s: no address of a family that has a socket", h.host)
 	}
-	if err != nil {
-		d.log.Warn("endpoint not resolved", "peer", p.public.short(), "err", err)
-	}
+	d.tellResolved(ResolveInfo{Peer: p.public, Host: h.host, Addresses: usable, Err: err})
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.namedEndpoint == nil || p.namedEndpoint.host != h.host || p.namedEndpoint.port != h.port {
@@ -119,21 +117,29 @@ func (p *peer) resolveEndpoint(h namedEndpoint) {
 	if p.lastHeard.After(start) {
 		return
 	}
-	p.setEndpoint(endpoint{addr: netip.AddrPortFrom(usable[h.nextAddress%len(usable)], h.port)})
+	p.setEndpoint(endpoint{addr: netip.AddrPortFrom(usable[h.nextAddress%len(usable)], h.port)}, endpointResolved)
 }
 
 // hasEndpoint reports whether the peer has an endpoint, or a name to look one up
 // by. p.mu is held.
 func (p *peer) hasEndpoint() bool { return p.namedEndpoint != nil || p.endpoint.Load() != nil }
 
-// setEndpoint makes e the endpoint, where packets are sent. p.mu is held.
-func (p *peer) setEndpoint(e endpoint) {
+// setEndpoint makes e the endpoint, where packets are sent. why is that of
+// EndpointInfo. p.mu is held.
+func (p *peer) setEndpoint(e endpoint, why string) {
 	if old := p.endpoint.Load(); old == nil || *old != e {
 		moved := e // a copy, so that e escapes only when the endpoint changes
 		p.endpoint.Store(&moved)
-		if old != nil && old.addr.Addr() != e.addr.Addr() {
+		var from netip.AddrPort
+		if old != nil {
+			from = old.addr
+		}
+		if old != nil && from.Addr() != e.addr.Addr() {
 			p.path.noteMoved()
 			p.roundTrip.Store(0) // that of the former path says nothing about this one
+		}
+		if from != e.addr {
+			p.tellEndpoint(from, e.addr, why)
 		}
 	}
 }

@@ -339,7 +339,7 @@ func TestP78HostAnswersFromTheAddressThatWasAsked(t *testing.T) {
 	e := *p.endpoint.Load()
 	e.local.Addr = netip.MustParseAddr("192.0.2.1")
 	p.mu.Lock()
-	p.setEndpoint(e)
+	p.setEndpoint(e, endpointHeard)
 	p.mu.Unlock()
 	h.outputPayload("data")
 	if _, from = h.readMessage(); from.Addr() == e.local.Addr {

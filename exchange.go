@@ -1,6 +1,7 @@
 package wireguard
 
 import (
+	"cmp"
 	"encoding/binary"
 	"sync/atomic"
 	"time"
@@ -36,7 +37,12 @@ func (l *handshakeLoad) isHigh(now time.Time) bool {
 // can send those. A full queue drops the message.
 func (d *Device) queueHandshake(b []byte, from endpoint) {
 	id := d.identity.Load()
-	if id == nil || messageType(b) != typeCookieReply && !id.checker.validMAC1(b) {
+	switch {
+	case id == nil:
+		d.drop(DropNoPrivateKey, 1, from.addr)
+		return
+	case messageType(b) != typeCookieReply && !id.checker.validMAC1(b):
+		d.drop(DropInvalidMAC1, 1, from.addr)
 		return
 	}
 	j := receivedHandshake{size: len(b), from: from}
@@ -44,7 +50,9 @@ func (d *Device) queueHandshake(b []byte, from endpoint) {
 	if d.handshakes.queuedJobs() >= underLoadHandshakes {
 		d.load.noteLongQueue(d.now())
 	}
-	d.handshakes.submit(j, maxQueuedHandshakes)
+	if !d.handshakes.submit(j, maxQueuedHandshakes) {
+		d.drop(DropHandshakeQueueFull, 1, from.addr)
+	}
 }
 
 // handleHandshake consumes a received handshake message.
@@ -52,12 +60,13 @@ func (d *Device) handleHandshake(j receivedHandshake) {
 	msg := j.raw[:j.size]
 	id := d.identity.Load()
 	if id == nil {
+		d.drop(DropNoPrivateKey, 1, j.from.addr)
 		return
 	}
 	now := d.now()
 	t := messageType(msg)
 	if t == typeCookieReply {
-		d.receiveCookieReply(now, msg)
+		d.receiveCookieReply(now, msg, j.from)
 		return
 	}
 	if !d.admitHandshake(now, id, msg, j.from) {
@@ -86,12 +95,17 @@ func (d *Device) admitHandshake(now time.Time, id *identity, msg []byte, from en
 func (d *Device) provesAddress(now time.Time, id *identity, msg []byte, from endpoint) bool {
 	ck := d.cookies.cookieFor(now, from.addr)
 	if validMAC2(msg, &ck) {
-		return d.limiter.Allow(now, from.addr.Addr())
+		if d.limiter.Allow(now, from.addr.Addr()) {
+			return true
+		}
+		d.drop(DropRateLimited, 1, from.addr)
+		return false
 	}
 	r := id.checker.newReply(msg, &ck)
+	d.drop(DropCookieRequired, 1, from.addr)
 	m := udp.Message{Buf: r[:], Addr: from.addr, Local: from.local, TOS: handshakeTOS}
 	d.captureOuter(true, m)
-	d.binding.Load().writeMessage(m)
+	d.writeMessage(m)
 	return false
 }
 
@@ -138,7 +152,7 @@ func (p *peer) mayInitiate(now time.Time) bool {
 // noteSessionRequest notes that a session is wanted of the peer. p.mu is held.
 func (p *peer) noteSessionRequest(now time.Time) {
 	if p.firstUnansweredRequest.IsZero() {
-		p.firstUnansweredRequest = now
+		p.firstUnansweredRequest, p.replyFailure = now, nil
 	}
 }
 
@@ -179,6 +193,7 @@ func (p *peer) sendInitiation() {
 	p.initiating = false
 	if err != nil {
 		p.handshakeFailure = err
+		p.tellHandshakeFailed(now, err, false)
 		p.signalSessionChanged()
 	}
 	if stale := d.identity.Load() != id; i == nil || p.stopped || stale {
@@ -198,9 +213,9 @@ func (p *peer) sendInitiation() {
 		p.handshakeFailure = nil
 	}
 	p.timers.handshakeInitiated(now)
+	p.tellHandshakeStarted(true)
 	p.sendHandshake(now, msg[:])
 	p.mu.Unlock()
-	d.log.Debug("initiation sent", "peer", p.public.short())
 }
 
 // sendHandshake adds the MACs to msg and pushes it onto the lane. p.mu is held.
@@ -216,6 +231,7 @@ func (d *Device) receiveInitiation(now time.Time, id *identity, msg []byte, from
 	var r responder
 	defer r.erase()
 	if r.consumeStatic(id, msg) != nil {
+		d.drop(DropInitiationInvalid, 1, from.addr)
 		return
 	}
 	p := d.peer(r.remote)
@@ -223,36 +239,48 @@ func (d *Device) receiveInitiation(now time.Time, id *identity, msg []byte, from
 		d.findPeer(now, id, &r, msg, from)
 		return
 	}
+	var stamp tai64n
 	ss, err := p.staticSecretWith(id)
+	if err == nil {
+		stamp, err = r.consumeTimestamp(&ss)
+		clear(ss[:])
+	}
 	if err != nil {
+		p.dropFrom(DropInitiationInvalid, from.addr)
 		return
 	}
-	stamp, err := r.consumeTimestamp(&ss)
-	clear(ss[:])
-	if err != nil || !p.acceptInitiation(now, stamp, from) {
-		return
+	reason := p.acceptInitiation(now, stamp, from)
+	if reason == 0 {
+		reason = p.respond(id, &r, stamp)
 	}
-	p.respond(id, &r, stamp)
+	if reason != 0 {
+		p.dropFrom(reason, from.addr)
+	}
 }
 
 // acceptInitiation commits an authentic initiation unless it is a replay or
-// part of a flood.
-func (p *peer) acceptInitiation(now time.Time, stamp tai64n, from endpoint) bool {
+// part of a flood, and then returns why it is dropped.
+func (p *peer) acceptInitiation(now time.Time, stamp tai64n, from endpoint) DropReason {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.stopped || !stamp.after(p.greatestTimestamp) ||
-		!p.lastInitiationAccepted.IsZero() && now.Sub(p.lastInitiationAccepted) < initiationInterval {
-		return false
+	switch {
+	case p.stopped:
+		return DropPeerRemoved
+	case !stamp.after(p.greatestTimestamp):
+		return DropInitiationReplayed
+	case !p.lastInitiationAccepted.IsZero() && now.Sub(p.lastInitiationAccepted) < initiationInterval:
+		return DropInitiationTooSoon
 	}
 	p.greatestTimestamp = stamp
 	p.lastInitiationAccepted = now
 	p.noteAuthenticated(now, from)
 	p.rxBytes.Add(initiationSize)
-	return true
+	return 0
 }
 
-// respond answers the accepted initiation with the given timestamp.
-func (p *peer) respond(id *identity, r *responder, stamp tai64n) {
+// respond answers the accepted initiation with the given timestamp, or returns
+// why it is dropped.
+func (p *peer) respond(id *identity, r *responder, stamp tai64n) DropReason {
 	d := p.device
 	p.mu.Lock()
 	psk := p.psk
@@ -263,20 +291,22 @@ func (p *peer) respond(id *identity, r *responder, stamp tai64n) {
 	if err == nil && d.revealsSecrets() {
 		d.revealHandshake(id, p.public, &ephemeral, &psk)
 	}
+	fingerprint := psk.Fingerprint()
 	clear(psk[:])
 	clear(ephemeral[:])
 	if err != nil {
 		d.indices.releaseIndex(index)
-		return
+		return DropInitiationInvalid
 	}
 	now := d.now()
 	pair := newKeypair(&keys, now, false, index, r.remoteIndex)
+	pair.presharedKey = fingerprint
 	keys.erase()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.stopped || d.identity.Load() != id || p.greatestTimestamp != stamp {
 		d.indices.releaseIndex(index)
-		return
+		return DropSuperseded
 	}
 	d.indices.assignKeypair(pair)
 	removed := p.keys.installResponded(pair)
@@ -284,12 +314,15 @@ func (p *peer) respond(id *identity, r *responder, stamp tai64n) {
 	p.lastHandshakeSent, p.handshakeRefused = now, false
 	p.timers.sessionDerived(now)
 	p.sendHandshake(now, msg[:])
+	p.tellHandshakeStarted(false)
+	return 0
 }
 
 // receiveResponse consumes the response to our initiation.
 func (d *Device) receiveResponse(now time.Time, id *identity, msg []byte, from endpoint) {
 	e, ok := d.indices.entryOf(binary.LittleEndian.Uint32(msg[8:]))
 	if !ok || e.pair != nil {
+		d.drop(DropUnknownHandshake, 1, from.addr)
 		return
 	}
 	p := e.peer
@@ -297,6 +330,7 @@ func (d *Device) receiveResponse(now time.Time, id *identity, msg []byte, from e
 	waiting := p.pendingHandshake
 	if waiting == nil || waiting.self != id || waiting.index != binary.LittleEndian.Uint32(msg[8:]) {
 		p.mu.Unlock()
+		p.dropFrom(DropUnknownHandshake, from.addr)
 		return
 	}
 	// A concurrent response may complete and erase the handshake while this one
@@ -304,17 +338,22 @@ func (d *Device) receiveResponse(now time.Time, id *identity, msg []byte, from e
 	i, psk := *waiting, p.psk
 	p.mu.Unlock()
 	keys, remoteIndex, err := i.consumeResponse(msg, &psk)
+	fingerprint := psk.Fingerprint()
 	i.erase()
 	clear(psk[:])
 	if err != nil {
+		p.dropFrom(DropResponseInvalid, from.addr)
+		p.noteReply(errResponseInvalid)
 		return
 	}
 	pair := newKeypair(&keys, now, true, waiting.index, remoteIndex)
+	pair.presharedKey = fingerprint
 	keys.erase()
 
 	p.mu.Lock()
 	if p.stopped || p.pendingHandshake != waiting {
 		p.mu.Unlock()
+		p.dropFrom(DropSuperseded, from.addr)
 		return
 	}
 	p.pendingHandshake = nil
@@ -332,29 +371,42 @@ func (d *Device) receiveResponse(now time.Time, id *identity, msg []byte, from e
 	// The responder sends nothing before the first message under the new keys.
 	p.sendKeepalive(now)
 	p.mu.Unlock()
-	d.log.Debug("handshake completed", "peer", p.public.short(), "endpoint", from.addr)
 }
 
 // receiveCookieReply stores a cookie for later handshake messages.
-func (d *Device) receiveCookieReply(now time.Time, msg []byte) {
+func (d *Device) receiveCookieReply(now time.Time, msg []byte, from endpoint) {
 	e, ok := d.indices.entryOf(binary.LittleEndian.Uint32(msg[4:]))
 	if !ok {
+		d.drop(DropUnknownHandshake, 1, from.addr)
 		return
 	}
 	p := e.peer
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if !p.stopped {
-		p.cookies.consumeReply(now, &p.public, msg)
+	if p.stopped || !p.cookies.consumeReply(now, &p.public, msg) {
+		p.dropFrom(DropCookieReplyInvalid, from.addr)
+		return
 	}
+	p.replyFailure = cmp.Or(p.replyFailure, errCookiesOnly)
+}
+
+// noteReply notes what a reply of the peer says of why there is no handshake.
+func (p *peer) noteReply(err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.replyFailure = err
 }
 
 // noteSessionEstablished notes that both ends have the keys of a handshake: our
 // initiation was answered, or our response was confirmed. p.mu is held.
 func (p *peer) noteSessionEstablished(now time.Time) {
 	p.timers.handshakeCompleted()
+	p.tellSession(now, p.handshakeCompleted.IsZero())
 	p.handshakeCompleted, p.handshakeWallTime = now, time.Now()
-	p.firstUnansweredRequest, p.handshakeFailure = time.Time{}, nil
+	if !p.keys.previous.usable(now) {
+		p.upSince = p.handshakeWallTime
+	}
+	p.firstUnansweredRequest, p.handshakeFailure, p.replyFailure = time.Time{}, nil, nil
 	p.signalSessionChanged()
 }
 

@@ -141,7 +141,7 @@ func TestP06TimestampIsComparedWhereItCommits(t *testing.T) {
 		// A copy of an initiation, which waits for the lock while the other
 		// copy commits.
 		stamp := newTAI64N(time.Now())
-		accepted := make(chan bool)
+		accepted := make(chan DropReason)
 		p.mu.Lock()
 		go func() { accepted <- p.acceptInitiation(b.dev.now(), stamp, from) }()
 		for range 1000 {
@@ -149,7 +149,7 @@ func TestP06TimestampIsComparedWhereItCommits(t *testing.T) {
 		}
 		p.greatestTimestamp = stamp
 		p.mu.Unlock()
-		if <-accepted {
+		if <-accepted == 0 {
 			b.Error("two copies of an initiation accepted")
 		}
 
@@ -158,7 +158,7 @@ func TestP06TimestampIsComparedWhereItCommits(t *testing.T) {
 		time.Sleep(time.Second)
 		msg, _ := b.far.Initiation(fakepeer.InitiationOptions{})
 		r, stamp := b.far.consumeInitiationOnDevice(id, msg)
-		if !p.acceptInitiation(b.dev.now(), stamp.nextGrain(), from) {
+		if p.acceptInitiation(b.dev.now(), stamp.nextGrain(), from) != 0 {
 			b.Fatal("later initiation refused")
 		}
 		p.respond(id, r, stamp)

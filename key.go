@@ -4,6 +4,7 @@ import (
 	"crypto/ecdh"
 	"crypto/rand"
 	"crypto/subtle"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -157,6 +158,18 @@ func (k PrivateKey) MarshalText() ([]byte, error) {
 func (k PublicKey) MarshalText() ([]byte, error) {
 	text := keytext.EncodeBase64((*[32]byte)(&k))
 	return text[:], nil
+}
+
+// Fingerprint returns 16 hexadecimal digits that tell preshared keys apart without
+// revealing them, provided that they are random: the first half of the BLAKE2s-128
+// MAC of "fingerprint" under the key. It is empty for the zero key. The fingerprint
+// in a [SessionInfo] tells which key a session uses.
+func (k PresharedKey) Fingerprint() string {
+	if k.IsZero() {
+		return ""
+	}
+	m := keyedMAC(k[:], []byte("fingerprint"))
+	return hex.EncodeToString(m[:8])
 }
 
 // MarshalText returns the base64 form of the key. It reveals the key, for

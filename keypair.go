@@ -16,6 +16,7 @@ type keypair struct {
 	createdAt               time.Time
 	initiator               bool // we sent the initiation
 	localIndex, remoteIndex uint32
+	presharedKey            string // the fingerprint of the one used; empty: none
 
 	// Guarded by the peer's lock.
 	counter  uint64 // of the next message

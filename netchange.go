@@ -60,7 +60,7 @@ func (d *Device) noteNetworkChange(certain bool) {
 	case d.reopenNow <- struct{}{}:
 	default:
 	}
-	d.log.Debug("network changed")
+	d.tellNetwork(certain)
 	d.refreshPaths(certain)
 }
 
@@ -175,7 +175,7 @@ func isUnreachable(err error) bool {
 
 // noteRefused notes that the system refused to send a message. p.mu is held.
 func (p *peer) noteRefused(now time.Time, err error, handshake bool) {
-	if !isUnreachable(err) {
+	if !isUnreachable(err) && !(handshake && errors.Is(err, syscall.EMSGSIZE)) {
 		return
 	}
 	p.handshakeRefused = p.handshakeRefused || handshake
@@ -277,7 +277,7 @@ func (d *Device) noteSocketFailure(s udp.Socket, err error) {
 	if b == nil || d.ctx.Err() != nil || !slices.Contains(b.sockets, s) || !b.failed.CompareAndSwap(false, true) {
 		return
 	}
-	d.log.Error("socket failed; opening another", "address", s.LocalAddr(), "err", err)
+	d.log.Error("socket failed; opening another", "addr", s.LocalAddr(), "err", err)
 	d.background.Go(func() { d.reopenSockets(b) })
 }
 
@@ -299,7 +299,6 @@ func (d *Device) reopenSockets(b *binding) {
 		err := d.reopenBinding(d.ctx, b)
 		switch {
 		case err == nil:
-			d.log.Info("sockets reopened", "port", b.port)
 			d.warnMarkRefused()
 			d.refreshPaths(true)
 			return

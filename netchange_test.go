@@ -331,8 +331,10 @@ func TestPathErrorIsShown(t *testing.T) {
 		"answered yet": {nil, "no reply"},
 	} {
 		withTestbed(t, nil, func(b *testbed) {
+			ctx, cancel := context.WithTimeout(background, time.Hour) // or else the silent address ends it
+			defer cancel()
 			failed := make(chan error, 1)
-			dial := func() { go func() { failed <- b.dev.reach(background, farInner) }() }
+			dial := func() { go func() { failed <- b.dev.reach(ctx, farInner) }() }
 			start := time.Now()
 			dial()
 			msg := b.far.wantMessage("initiation", fakepeer.Initiation)

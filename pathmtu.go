@@ -402,9 +402,9 @@ func (p *peer) observeIncoming(pkt []byte) {
 	s.key = acknowledgedFlow(pkt, s.header)
 	switch limit, lowered, raised := p.path.noteReceived(p.device.now(), &s); {
 	case lowered:
-		p.logPathMTU(limit)
+		p.tellPathMTU(limit, true)
 	case raised:
-		p.device.log.Info("path takes larger packets", "peer", p.public.short(), "mtu", limit)
+		p.tellPathMTU(limit, false)
 	}
 	p.clampMSS(&s)
 }
@@ -415,9 +415,4 @@ func (p *peer) clampMSS(s *tcpSegment) {
 	if p.path.limit.Load() != 0 {
 		s.clampMSS(p.path.limitFor(s.v6))
 	}
-}
-
-// logPathMTU tells that the path to the peer takes smaller packets only.
-func (p *peer) logPathMTU(limit int) {
-	p.device.log.Warn("path takes smaller packets only", "peer", p.public.short(), "mtu", limit)
 }

@@ -19,7 +19,8 @@ type peer struct {
 	endpoint    atomic.Pointer[endpoint]    // nil: unknown
 	sendFailure atomic.Pointer[sendFailure] // nil: the system accepts what is sent
 
-	txBytes, rxBytes atomic.Uint64 // of UDP payload
+	txBytes, rxBytes atomic.Uint64                // of UDP payload
+	drops            atomic.Pointer[dropCounters] // nil: nothing was dropped
 
 	outbound lane[*sendBatch]
 	inbound  lane[*recvBatch]
@@ -53,10 +54,16 @@ type peer struct {
 	keys               keyring
 	handshakeCompleted time.Time // by the device's clock; zero: never
 	handshakeWallTime  time.Time // the same by the wall clock
+	upSince            time.Time // by the wall clock: since when there was no time without a session
 	// firstUnansweredRequest is when a session was first requested since the
 	// latest one was established or data was received; zero: no request waits.
 	firstUnansweredRequest time.Time
+	handshakes             HandshakeStats
+	attempts               int           // number of initiations since the latest handshake
+	toldSilent             bool          // the log says that the peer does not answer
+	toldEndpoint           time.Time     // when the log told of the endpoint
 	handshakeFailure       error         // why initiations may fail; nil: the peer sends no reply
+	replyFailure           error         // what its replies to initiations say; nil: it sends none
 	pathFailure            error         // what the network said of initiations; nil: nothing
 	sessionChanged         chan struct{} // closed at the next change; nil: nothing waits for it
 	lastHeard              time.Time     // the latest message under session keys, or response; zero: none
@@ -65,9 +72,8 @@ type peer struct {
 	wakeFlowsNext bool      // wake flows to the peer when it is heard, even without a silence
 
 	// Packets on their way to the outbound lane.
-	gathering     gathering
-	staged        staging
-	stagedDropped uint64 // packets dropped while they were staged
+	gathering gathering
+	staged    staging
 
 	// Timer.
 	timers     timers
@@ -125,6 +131,7 @@ func (p *peer) fireTimer() {
 		p.timers.passiveKeepaliveSent(now)
 	}
 	if due.erase {
+		p.tellSessionExpired(now)
 		p.eraseSession()
 		p.removeIfIdle(now)
 	}
@@ -138,9 +145,11 @@ func (p *peer) fireTimer() {
 // retransmitInitiation sends another initiation after one was not answered, or
 // gives up. p.mu is held.
 func (p *peer) retransmitInitiation(now time.Time) {
-	if !p.timers.countRetry() {
+	givenUp := !p.timers.countRetry()
+	p.tellHandshakeFailed(now, p.failureCause(), givenUp)
+	if givenUp {
 		p.timers.handshakeGivenUp(now)
-		p.purgeStaged()
+		p.purgeStaged(DropNoHandshake)
 		return
 	}
 	p.forgetSourceAddress()
@@ -154,7 +163,7 @@ func (p *peer) stop() {
 	p.mu.Lock()
 	p.stopped = true
 	p.eraseSession()
-	p.purgeStaged()
+	p.purgeStaged(DropPeerRemoved)
 	clear(p.psk[:])
 	clear(p.staticSecret[:])
 	p.staticSecretFor = nil

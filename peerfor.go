@@ -75,6 +75,7 @@ func (f *peerFinder) mayAsk(now time.Time, public PublicKey) bool {
 func (d *Device) findPeer(now time.Time, id *identity, r *responder, msg []byte, from endpoint) {
 	f := &d.finder
 	if r.remote == id.public || !f.mayAsk(now, r.remote) {
+		d.dropUnknown(r.remote, from)
 		return
 	}
 	if f.calls.queuedJobs() >= busyLookups && !d.load.isHigh(now) && !d.provesAddress(now, id, msg, from) {
@@ -86,7 +87,9 @@ func (d *Device) findPeer(now time.Time, id *identity, r *responder, msg []byte,
 	}
 	stamp, err := r.consumeTimestamp(&ss)
 	clear(ss[:])
-	if err == nil {
+	if err != nil {
+		d.drop(DropInitiationInvalid, 1, from.addr)
+	} else {
 		f.queueLookup(&lookup{public: r.remote, id: id, responder: *r, stamp: stamp, from: from})
 	}
 }
@@ -125,6 +128,7 @@ func (d *Device) lookUpPeer(l *lookup) {
 	if d.peer(l.public) == nil { // it may have been added meanwhile
 		cfg, err := f.callPeerFor(d.ctx, l.public)
 		if err != nil {
+			d.dropUnknown(l.public, l.from)
 			d.refusePeer(l, err)
 			return
 		}
@@ -136,7 +140,7 @@ func (d *Device) lookUpPeer(l *lookup) {
 		d.log.Debug("peer found", "peer", l.public.short(), "endpoint", l.from.addr)
 	}
 	p := d.peer(l.public)
-	if f.takeLookup(l) && p != nil && p.acceptInitiation(d.now(), l.stamp, l.from) {
+	if f.takeLookup(l) && p != nil && p.acceptInitiation(d.now(), l.stamp, l.from) == 0 {
 		p.respond(l.id, &l.responder, l.stamp)
 	}
 }

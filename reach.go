@@ -1,10 +1,13 @@
 package wireguard
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
+	"syscall"
 	"time"
 
 	"github.com/wgstack/wireguard/netstack"
@@ -34,6 +37,9 @@ const (
 	// silentAfter is how long an attempt waits, though there is a session, before
 	// it makes a handshake because nothing at all came from the peer.
 	silentAfter = 2 * time.Second
+	// silentAddressAfter is how long a caller whose context has no deadline waits
+	// for an address behind a peer that answers.
+	silentAddressAfter = 15 * time.Second
 	// sessionRecheck is how often a caller that waits looks at the session, which
 	// changes without a signal too.
 	sessionRecheck = time.Second
@@ -74,23 +80,16 @@ type unreachableError struct {
 	peer   PublicKey
 	at     string
 	silent time.Duration
-	cause  error // nil: the peer sent no reply
+	cause  error
 	ctx    error // of the caller's context; nil: unreachableAfter passed first
 }
 
 func (e *unreachableError) Error() string {
-	cause := "no reply"
-	if e.cause != nil {
-		cause = e.cause.Error()
-	}
-	return fmt.Sprintf("%v from peer %s at %s for %v: %s", ErrNoHandshake, e.peer.short(), e.at, e.silent.Round(time.Second), cause)
+	return fmt.Sprintf("%v from peer %s at %s for %v: %s", ErrNoHandshake, e.peer.short(), e.at, roundWait(e.silent), e.cause)
 }
 
 func (e *unreachableError) Unwrap() []error {
-	errs := []error{ErrNoHandshake}
-	if e.cause != nil {
-		errs = append(errs, e.cause)
-	}
+	errs := []error{ErrNoHandshake, e.cause}
 	if e.ctx != nil {
 		errs = append(errs, e.ctx)
 	}
@@ -99,6 +98,46 @@ func (e *unreachableError) Unwrap() []error {
 
 // Timeout implements net.Error.
 func (e *unreachableError) Timeout() bool { return true }
+
+// silentAddressError says that an address does not answer, though its peer does.
+type silentAddressError struct {
+	peer   PublicKey
+	up     time.Time // when the tunnel came up
+	waited time.Duration
+	ctx    error // of the caller's context; nil: silentAddressAfter passed first
+}
+
+func (e *silentAddressError) Error() string {
+	return fmt.Sprintf("no answer for %v, though the tunnel to peer %s is up since %s",
+		roundWait(e.waited), e.peer.short(), e.up.Format(time.DateTime))
+}
+
+func (e *silentAddressError) Unwrap() []error {
+	errs := []error{syscall.ETIMEDOUT}
+	if e.ctx != nil {
+		errs = append(errs, e.ctx)
+	}
+	return errs
+}
+
+// Timeout implements net.Error.
+func (e *silentAddressError) Timeout() bool { return true }
+
+// roundWait rounds d to seconds, or to milliseconds if it is short.
+func roundWait(d time.Duration) time.Duration {
+	if d < time.Second {
+		return d.Round(time.Millisecond)
+	}
+	return d.Round(time.Second)
+}
+
+// Why a peer does not answer, as far as its messages tell. Anyone who sees an
+// initiation can forge them, so they end no attempt.
+var (
+	errNoReply         = errors.New("no reply")
+	errResponseInvalid = errors.New("its responses do not verify: the preshared keys differ, or its private key is not the one of this public key")
+	errCookiesOnly     = errors.New("it answers with cookies only, as a peer under load does")
+)
 
 // Handshake proves that the tunnel to a peer is up. It returns nil when a
 // handshake with the peer has completed, or at once if one did in the last five
@@ -115,7 +154,7 @@ func (d *Device) Handshake(ctx context.Context, public PublicKey) error {
 		return fmt.Errorf("wireguard: %w", err)
 	}
 	start := d.now()
-	err = p.awaitSession(ctx, func(now time.Time) bool {
+	err = p.awaitSession(ctx, false, func(now time.Time) bool {
 		if !p.handshakeCompleted.IsZero() && (!p.handshakeCompleted.Before(start) || now.Sub(p.handshakeCompleted) < rekeyTimeout) {
 			return true
 		}
@@ -136,7 +175,7 @@ func (d *Device) reach(ctx context.Context, addr netip.Addr) error {
 		return err
 	}
 	start := d.now()
-	return p.awaitSession(ctx, func(now time.Time) bool {
+	return p.awaitSession(ctx, true, func(now time.Time) bool {
 		// The peer may have lost its keys.
 		silent := now.Sub(start) >= silentAfter && p.lastHeard.Before(start) && p.firstUnansweredRequest.IsZero()
 		if !p.keys.current.usable(now) || silent {
@@ -147,10 +186,14 @@ func (d *Device) reach(ctx context.Context, addr netip.Addr) error {
 }
 
 // awaitSession calls done, under p.mu, whenever the session may have changed,
-// until it returns true, ctx ends or the peer counts as unreachable.
-func (p *peer) awaitSession(ctx context.Context, done func(now time.Time) bool) error {
+// until it returns true, ctx ends or the peer counts as unreachable. forAddress
+// means that the caller waits for an address behind the peer, which counts as
+// unreachable too if ctx has no deadline.
+func (p *peer) awaitSession(ctx context.Context, forAddress bool, done func(now time.Time) bool) error {
 	d := p.device
 	start := d.now()
+	var up time.Time // when there was a session first
+	_, hasDeadline := ctx.Deadline()
 	recheck := time.NewTimer(0)
 	defer recheck.Stop()
 	for {
@@ -175,8 +218,16 @@ func (p *peer) awaitSession(ctx context.Context, done func(now time.Time) bool) 
 			if least := start.Add(minHandshakeWait); end.Before(least) {
 				end = least
 			}
-			if wait = min(wait, end.Sub(now)); wait <= 0 {
+			if wait = min(wait, end.Sub(now)); wait <= 0 || p.lacksAddress() {
 				err = p.newUnreachableError(now, start, nil)
+			}
+		}
+		if err == nil && forAddress && !hasDeadline && p.sessionWorks(now) {
+			if up.IsZero() {
+				up = now
+			}
+			if wait = min(wait, up.Add(silentAddressAfter).Sub(now)); wait <= 0 {
+				err = p.newSilentAddressError(now, start, nil)
 			}
 		}
 		if err == nil {
@@ -195,14 +246,45 @@ func (p *peer) awaitSession(ctx context.Context, done func(now time.Time) bool) 
 		case <-ctx.Done():
 			p.mu.Lock()
 			defer p.mu.Unlock()
-			if p.firstUnansweredRequest.IsZero() && p.sendFailure.Load() == nil {
-				return ctx.Err()
-			}
-			return p.newUnreachableError(d.now(), start, ctx.Err())
+			return p.endOfContext(d.now(), start, forAddress, ctx.Err())
 		case <-change:
 		case <-recheck.C:
 		}
 	}
+}
+
+// lacksAddress reports whether the peer has no address because the name of its
+// endpoint does not exist, and nobody looks it up at present. p.mu is held.
+func (p *peer) lacksAddress() bool {
+	var e *net.DNSError
+	return p.endpoint.Load() == nil && !p.initiating && errors.As(p.handshakeFailure, &e) && e.IsNotFound
+}
+
+// endOfContext makes the error for a caller that waits since start and whose
+// context ended. It blames the peer unless the address alone is silent. p.mu is
+// held.
+func (p *peer) endOfContext(now, start time.Time, forAddress bool, ctx error) error {
+	works := forAddress && p.sessionWorks(now)
+	switch {
+	case works && errors.Is(ctx, context.DeadlineExceeded):
+		return p.newSilentAddressError(now, start, ctx)
+	case works || p.firstUnansweredRequest.IsZero() && p.sendFailure.Load() == nil:
+		return ctx
+	}
+	return p.newUnreachableError(now, start, ctx)
+}
+
+// sessionWorks reports whether there is a session that nothing speaks against. A
+// handshake that has just begun does not. p.mu is held.
+func (p *peer) sessionWorks(now time.Time) bool {
+	request := p.firstUnansweredRequest
+	return p.keys.current.usable(now) && p.sendFailure.Load() == nil && (request.IsZero() || now.Sub(request) < rekeyTimeout)
+}
+
+// newSilentAddressError makes the error for a caller that waits since start for an
+// address. p.mu is held.
+func (p *peer) newSilentAddressError(now, start time.Time, ctx error) error {
+	return &silentAddressError{peer: p.public, up: p.upSince, waited: now.Sub(start), ctx: ctx}
 }
 
 // newUnreachableError makes the error for a peer that does not answer a caller
@@ -215,16 +297,19 @@ func (p *peer) newUnreachableError(now, start time.Time, ctx error) error {
 		at = p.namedEndpoint.host
 	}
 	since := p.firstUnansweredRequest
-	if since.IsZero() {
+	if since.IsZero() || p.lastHeard.Before(start) && start.Before(since) {
 		since = start
 	}
-	cause := p.handshakeFailure
+	return &unreachableError{peer: p.public, at: at, silent: now.Sub(since), cause: p.failureCause(), ctx: ctx}
+}
+
+// failureCause returns why there is no handshake, as far as is known. p.mu is
+// held.
+func (p *peer) failureCause() error {
 	if f := p.sendFailure.Load(); f != nil {
-		cause = f.err
-	} else if cause == nil {
-		cause = p.pathFailure
+		return f.err
 	}
-	return &unreachableError{peer: p.public, at: at, silent: now.Sub(since), cause: cause, ctx: ctx}
+	return cmp.Or(p.handshakeFailure, p.replyFailure, p.pathFailure, errNoReply)
 }
 
 // signalSessionChanged wakes what waits for the session to change. p.mu is

@@ -3,6 +3,7 @@ package wireguard
 import (
 	"context"
 	"errors"
+	"net"
 	"net/netip"
 	"strings"
 	"syscall"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/wgstack/wireguard/internal/fakepeer"
 	"github.com/wgstack/wireguard/internal/simnet"
+	"github.com/wgstack/wireguard/internal/udp"
 	"github.com/wgstack/wireguard/netstack"
 )
 
@@ -52,8 +54,16 @@ func TestReachEndsWithItsContext(t *testing.T) {
 		b.far.connectToDevice()
 		ctx, cancel := context.WithTimeout(background, time.Minute)
 		defer cancel()
-		if err := b.dev.reach(ctx, farInner); err != ctx.Err() {
+		if err := b.dev.reach(ctx, farInner); errors.Is(err, ErrNoHandshake) || !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("error %v though there is a session", err)
+		}
+	})
+	withTestbed(t, nil, func(b *testbed) {
+		b.far.connectToDevice()
+		ctx, cancel := context.WithCancel(background)
+		time.AfterFunc(time.Second, cancel)
+		if err := b.dev.reach(ctx, farInner); err != ctx.Err() {
+			t.Errorf("error %v of an attempt that its caller ended", err)
 		}
 	})
 }
@@ -191,4 +201,232 @@ func TestP101NoPeerOrEndpoint(t *testing.T) {
 			}
 		}
 	})
+}
+
+// attempt is the result of Device.reach in the background.
+type attempt struct {
+	err  error
+	took time.Duration
+}
+
+// startReach has the device try to reach addr. The test plays the peer meanwhile.
+func (b *testbed) startReach(ctx context.Context, addr netip.Addr) <-chan attempt {
+	c := make(chan attempt, 1)
+	start := time.Now()
+	go func() {
+		err := b.dev.reach(ctx, addr)
+		c <- attempt{err, time.Since(start)}
+	}()
+	return c
+}
+
+// TestReachNamesEveryCause shows what a connection attempt says of each reason
+// why it cannot succeed, and after what time. PEER stands for the peer.
+func TestReachNamesEveryCause(t *testing.T) {
+	// answerAll answers initiations until the attempt is over.
+	answerAll := func(b *testbed, answer func(hs *fakepeer.Handshake, msg []byte)) func() {
+		stop := make(chan struct{})
+		go func() {
+			for {
+				msg, _, ok := b.far.readMessage(time.Second)
+				if ok && fakepeer.KindOf(msg) == fakepeer.Initiation {
+					if hs, _, err := b.far.ConsumeInitiation(msg); err == nil {
+						answer(hs, msg)
+					}
+				}
+				select {
+				case <-stop:
+					return
+				default:
+				}
+			}
+		}()
+		return func() { close(stop); time.Sleep(2 * time.Second) }
+	}
+	toDevice := netip.AddrPortFrom(devOuter, devPort)
+	var outer *simnet.Conn
+	for name, c := range map[string]struct {
+		edit     func(*Config)
+		play     func(b *testbed) (stop func()) // before the attempt
+		deadline time.Duration                  // 0: none
+		is       []error
+		message  string
+		after    time.Duration
+	}{
+		"no peer": {
+			edit: func(c *Config) { c.Peers[0].AllowedIPs = nil },
+			is:   []error{ErrNoPeer}, message: "no peer: no allowed IPs contain 10.0.0.2",
+		},
+		"no endpoint": {
+			edit: func(c *Config) { c.Peers[0].Endpoint = "" },
+			is:   []error{ErrNoEndpoint}, message: "no endpoint known: peer PEER",
+		},
+		"no private key": {
+			edit: func(c *Config) { c.PrivateKey = PrivateKey{} },
+			is:   []error{ErrNoHandshake}, message: "no handshake: the device has no private key",
+		},
+		"name that does not exist": {
+			edit: func(c *Config) { c.Peers[0].Endpoint = "vpn.example:51820" },
+			play: func(b *testbed) func() {
+				b.dev.lookupHost = func(context.Context, string) ([]netip.Addr, error) {
+					return nil, &net.DNSError{Err: "no such host", Name: "vpn.example", IsNotFound: true}
+				}
+				return nil
+			},
+			is:      []error{ErrNoHandshake},
+			message: "no handshake from peer PEER at vpn.example for 1s: lookup vpn.example: no such host",
+			after:   sessionRecheck,
+		},
+		"local error": {
+			edit: captureSocket(&outer),
+			play: func(*testbed) func() { outer.FailWrites(syscall.ENETUNREACH); return nil },
+			is:   []error{ErrNoHandshake, syscall.ENETUNREACH},
+			message: "no handshake from peer PEER at 192.0.2.2:51820 for 750ms: " +
+				"write udp [::]:51820->192.0.2.2:51820: network is unreachable",
+			after: refusedAfter,
+		},
+		"MTU of the outer path below that of a handshake": {
+			edit: captureSocket(&outer),
+			play: func(*testbed) func() { outer.FailWrites(syscall.EMSGSIZE); return nil },
+			is:   []error{ErrNoHandshake, syscall.EMSGSIZE},
+			message: "no handshake from peer PEER at 192.0.2.2:51820 for 750ms: " +
+				"write udp [::]:51820->192.0.2.2:51820: message too long",
+			after: refusedAfter,
+		},
+		"refused by ICMP": {
+			play: func(b *testbed) func() {
+				return answerAll(b, func(_ *fakepeer.Handshake, msg []byte) {
+					b.dev.handlePathError(udp.PathError{To: farOuter, Payload: msg, Errno: syscall.ECONNREFUSED, Offender: farOuter.Addr()})
+				})
+			},
+			is:      []error{ErrNoHandshake, syscall.ECONNREFUSED},
+			message: "no handshake from peer PEER at 192.0.2.2:51820 for 15s: connection refused, says 192.0.2.2",
+			after:   unreachableAfter,
+		},
+		"no reply": {
+			is:      []error{ErrNoHandshake},
+			message: "no handshake from peer PEER at 192.0.2.2:51820 for 15s: no reply",
+			after:   unreachableAfter,
+		},
+		"no reply until the deadline": {
+			deadline: 7 * time.Second,
+			is:       []error{ErrNoHandshake, context.DeadlineExceeded},
+			message:  "no handshake from peer PEER at 192.0.2.2:51820 for 7s: no reply",
+			after:    7 * time.Second,
+		},
+		"another preshared key": {
+			play: func(b *testbed) func() {
+				b.far.PSK = [32]byte{1}
+				return answerAll(b, func(hs *fakepeer.Handshake, _ []byte) {
+					msg, _ := b.far.Response(hs, fakepeer.ResponseOptions{})
+					b.far.sock.WriteToUDPAddrPort(msg, toDevice)
+				})
+			},
+			is: []error{ErrNoHandshake},
+			message: "no handshake from peer PEER at 192.0.2.2:51820 for 15s: its responses do not verify: " +
+				"the preshared keys differ, or its private key is not the one of this public key",
+			after: unreachableAfter,
+		},
+		"cookies only": {
+			play: func(b *testbed) func() {
+				return answerAll(b, func(hs *fakepeer.Handshake, msg []byte) {
+					reply := b.far.CookieReply(msg, hs.RemoteIndex, [16]byte{1}, [24]byte{2})
+					b.far.sock.WriteToUDPAddrPort(reply, toDevice)
+				})
+			},
+			is:      []error{ErrNoHandshake},
+			message: "no handshake from peer PEER at 192.0.2.2:51820 for 15s: it answers with cookies only, as a peer under load does",
+			after:   unreachableAfter,
+		},
+		"silent address": {
+			play:    playSession(time.Minute),
+			is:      []error{syscall.ETIMEDOUT},
+			message: "no answer for 15s, though the tunnel to peer PEER is up since 2000-01-01 00:00:00",
+			after:   silentAddressAfter,
+		},
+		"silent address until the deadline": {
+			play:     playSession(0),
+			deadline: time.Minute,
+			is:       []error{syscall.ETIMEDOUT, context.DeadlineExceeded},
+			message:  "no answer for 1m0s, though the tunnel to peer PEER is up since 2000-01-01 00:00:00",
+			after:    time.Minute,
+		},
+		"silent address while a handshake has begun": {
+			play:     playSession(rekeyAfterTime - time.Minute + time.Second),
+			deadline: time.Minute,
+			is:       []error{syscall.ETIMEDOUT, context.DeadlineExceeded},
+			message:  "no answer for 1m0s, though the tunnel to peer PEER is up since 2000-01-01 00:00:00",
+			after:    time.Minute,
+		},
+		"peer that stopped answering": {
+			play: func(b *testbed) func() {
+				b.far.connectFromDevice()
+				time.Sleep(time.Second)
+				return nil
+			},
+			is:      []error{ErrNoHandshake},
+			message: "no handshake from peer PEER at 192.0.2.2:51820 for 17s: no reply",
+			after:   silentAfter + unreachableAfter,
+		},
+		"closed": {
+			play: func(b *testbed) func() {
+				b.dev.Close()
+				return nil
+			},
+			is: []error{ErrNoPeer}, message: "no peer: no allowed IPs contain 10.0.0.2",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			withTestbed(t, c.edit, func(b *testbed) {
+				var stop func()
+				if c.play != nil {
+					stop = c.play(b)
+				}
+				ctx := background
+				if c.deadline > 0 {
+					var cancel func()
+					ctx, cancel = context.WithTimeout(ctx, c.deadline)
+					defer cancel()
+				}
+				got := <-b.startReach(ctx, farInner)
+				message := strings.ReplaceAll(got.err.Error(), PublicKey(b.far.Public).short(), "PEER")
+				if message != c.message {
+					t.Errorf("error %q, want %q", message, c.message)
+				}
+				for _, is := range c.is {
+					if !errors.Is(got.err, is) {
+						t.Errorf("error %q is not %v", message, is)
+					}
+				}
+				if got.took != c.after {
+					t.Errorf("after %v, want %v", got.took, c.after)
+				}
+				if stop != nil {
+					stop()
+				}
+			})
+		})
+	}
+}
+
+// playSession makes a session of the given age, and has the peer send a keepalive
+// every second from then on.
+func playSession(age time.Duration) func(b *testbed) func() {
+	return func(b *testbed) func() {
+		s := b.far.connectFromDevice()
+		b.far.sendKeepalive(s) // nothing waits for a reply
+		time.Sleep(age)
+		stop := make(chan struct{})
+		go func() {
+			for {
+				select {
+				case <-stop:
+					return
+				case <-time.After(time.Second):
+					b.far.sock.WriteToUDPAddrPort(s.Keepalive(), netip.AddrPortFrom(devOuter, devPort))
+				}
+			}
+		}()
+		return func() { close(stop); time.Sleep(2 * time.Second) }
+	}
 }

@@ -128,6 +128,9 @@ func (r *reader) sortDatagrams(m *udp.Message, buf *buffer) {
 	if size <= 0 {
 		size = max(m.N, 1)
 	}
+	if m.N == 0 {
+		r.device.drop(DropMalformed, 1, m.Addr)
+	}
 	for rest := buf.bytes[:m.N]; len(rest) > 0; {
 		n := min(size, len(rest))
 		b := rest[:n:n]
@@ -138,6 +141,8 @@ func (r *reader) sortDatagrams(m *udp.Message, buf *buffer) {
 		case typeInitiation, typeResponse, typeCookieReply:
 			r.dispatchBatch()
 			r.device.queueHandshake(b, endpoint{addr: m.Addr, local: m.Local})
+		default:
+			r.device.drop(DropMalformed, 1, m.Addr)
 		}
 	}
 }
@@ -151,6 +156,7 @@ func (r *reader) appendData(m *udp.Message, buf *buffer, msg []byte) {
 		r.dispatchBatch()
 		e, ok := r.device.indices.entryOf(index)
 		if !ok || e.pair == nil {
+			r.device.drop(DropUnknownSession, 1, m.Addr)
 			return
 		}
 		r.batch, r.index = recvBatches.Get().(*recvBatch), index
@@ -175,6 +181,7 @@ func (r *reader) dispatchBatch() {
 	}
 	r.batch = nil
 	if d.heldBytes.Load() >= inboundHeldBytes || b.peer.inbound.isFull(inboundLaneBytes) {
+		b.peer.drop(DropReceiveQueueFull, len(b.msgs))
 		b.free()
 		return
 	}
@@ -233,6 +240,8 @@ func (d *Device) openBatch(b *recvBatch) {
 		body := m[dataHeaderSize:]
 		if plain, err := b.pair.receive.Open(body[:0], b.nonce[:], body, nil); err == nil {
 			b.msgs[i] = plain
+		} else {
+			b.peer.dropFrom(DropNotAuthentic, b.from.addr)
 		}
 	}
 	large := b.bytes > inlineBytes
@@ -251,6 +260,7 @@ func (p *peer) receiveBatches(ready []*recvBatch, closed bool) {
 		now := p.device.now()
 		switch {
 		case closed:
+			p.drop(DropPeerRemoved, b.authenticCount())
 			p.discardHeld()
 			b.free()
 		case b.isWake():
@@ -269,7 +279,8 @@ func (p *peer) receiveBatches(ready []*recvBatch, closed bool) {
 func (p *peer) accountBatch(b *recvBatch, now time.Time) (authentic bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.stopped || !p.keys.contains(b.pair) || b.pair.expired(now) {
+	if r := p.refuseBatch(b, now); r != 0 {
+		p.drop(r, b.authenticCount())
 		return false
 	}
 	content := false
@@ -278,6 +289,7 @@ func (p *peer) accountBatch(b *recvBatch, now time.Time) (authentic bool) {
 			continue
 		}
 		if !b.pair.received.Check(b.counters[i]) {
+			p.dropFrom(DropReplay, b.from.addr)
 			b.msgs[i] = nil
 			continue
 		}
@@ -310,6 +322,28 @@ func (p *peer) accountBatch(b *recvBatch, now time.Time) (authentic bool) {
 	return true
 }
 
+// refuseBatch returns why all messages of b are dropped, 0 if they are not. p.mu
+// is held.
+func (p *peer) refuseBatch(b *recvBatch, now time.Time) DropReason {
+	switch {
+	case p.stopped:
+		return DropPeerRemoved
+	case !p.keys.contains(b.pair) || b.pair.expired(now):
+		return DropSessionExpired
+	}
+	return 0
+}
+
+// authenticCount returns the number of messages of b that have not been dropped.
+func (b *recvBatch) authenticCount() (n int) {
+	for _, plain := range b.msgs {
+		if plain != nil {
+			n++
+		}
+	}
+	return n
+}
+
 // deliverBatch delivers the packets of b that acceptPacket accepts.
 func (p *peer) deliverBatch(b *recvBatch) {
 	packets, size := b.msgs[:0], 0
@@ -334,8 +368,18 @@ func (p *peer) deliverPackets(packets [][]byte, size int) {
 // acceptPacket returns the packet in a message, if it is well formed, its source
 // is in the peer's allowed IPs and the ECN marks allow it.
 func (p *peer) acceptPacket(plain []byte, tos uint8) (pkt []byte, ok bool) {
-	pkt, ok = trimPacket(plain)
-	if !ok || p.device.allowed.ownerOf(sourceAddress(pkt)) != p || !decapsulateECN(pkt, tos) {
+	if pkt, ok = trimPacket(plain); !ok {
+		if len(plain) > 0 { // neither a keepalive nor dropped before
+			p.drop(DropPacketInvalid, 1)
+		}
+		return nil, false
+	}
+	if src := sourceAddress(pkt); p.device.allowed.ownerOf(src) != p {
+		p.dropInner(DropSourceNotAllowed, src)
+		return nil, false
+	}
+	if !decapsulateECN(pkt, tos) {
+		p.dropInner(DropECN, sourceAddress(pkt))
 		return nil, false
 	}
 	if p.path.observesIn.Load() {
@@ -347,6 +391,6 @@ func (p *peer) acceptPacket(plain []byte, tos uint8) (pkt []byte, ok bool) {
 // noteAuthenticated notes an authentic message of the peer, of any type, from the
 // given endpoint. p.mu is held.
 func (p *peer) noteAuthenticated(now time.Time, from endpoint) {
-	p.setEndpoint(from)
+	p.setEndpoint(from, endpointHeard)
 	p.timers.authenticatedReceived(now)
 }

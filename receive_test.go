@@ -429,7 +429,7 @@ func TestP85NothingStopsAReceiverOnTheHost(t *testing.T) {
 	to := closed.LocalAddr().(*net.UDPAddr).AddrPort()
 	closed.Close()
 	for range 3 {
-		h.dev.binding.Load().writeMessage(udp.Message{Buf: []byte{1}, Addr: netip.AddrPortFrom(to.Addr().Unmap(), to.Port())})
+		h.dev.writeMessage(udp.Message{Buf: []byte{1}, Addr: netip.AddrPortFrom(to.Addr().Unmap(), to.Port())})
 		h.exchangeData("port unreachable", s, dev)
 	}
 }

@@ -395,6 +395,7 @@ func (p *peer) handleWake(now time.Time) {
 func (p *peer) discardHeld() {
 	if r := p.order.state; r != nil {
 		r.giveUp()
+		p.drop(DropPeerRemoved, len(r.held))
 		r.remove(len(r.held))
 	}
 	if p.order.timer != nil {

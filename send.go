@@ -102,9 +102,11 @@ func (b *sendBatch) message(i int) []byte {
 func (d *Device) output(pkt *netstack.Packet) error {
 	p, err := d.route(pkt.Destination())
 	if err != nil {
+		d.dropUnrouted(pkt)
 		return err
 	}
 	if !p.fitToPath(pkt) {
+		p.dropInner(DropTooBig, pkt.Destination())
 		return nil
 	}
 	d.captureSent(pkt)
@@ -117,6 +119,7 @@ func (d *Device) output(pkt *netstack.Packet) error {
 	}
 	for from, n := 0, pkt.Segments(); from < n; {
 		if !p.outbound.waitForRoom(d.outboundLaneLimit()) {
+			p.drop(DropPeerRemoved, n-from)
 			return nil
 		}
 		b := d.layOutBatch(p, pkt, from, growLimit)
@@ -176,6 +179,7 @@ func (p *peer) sendOrStage(b *sendBatch) {
 	p.mu.Lock()
 	if p.stopped {
 		p.mu.Unlock()
+		p.drop(DropPeerRemoved, b.count)
 		b.free()
 		return
 	}
@@ -279,7 +283,7 @@ func (s *staging) popOldestBatch() *sendBatch {
 }
 
 // stageBatch keeps b until there is a session. p.mu is held.
-func (p *peer) stageBatch(b *sendBatch) { p.stagedDropped += uint64(p.staged.appendBatch(b)) }
+func (p *peer) stageBatch(b *sendBatch) { p.drop(DropStagingFull, p.staged.appendBatch(b)) }
 
 // sendStaged sends the staged batches, or starts a handshake if there is no
 // session to send them in. p.mu is held.
@@ -313,9 +317,9 @@ func (p *peer) sendKeepalive(now time.Time) {
 }
 
 // purgeStaged drops the staged batches. p.mu is held.
-func (p *peer) purgeStaged() {
+func (p *peer) purgeStaged(r DropReason) {
 	for _, b := range p.staged.batches {
-		p.stagedDropped += uint64(b.packetCount())
+		p.drop(r, b.packetCount())
 		b.free()
 	}
 	p.staged = staging{}

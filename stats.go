@@ -4,6 +4,8 @@ import (
 	"net/netip"
 	"slices"
 	"time"
+
+	"github.com/wgstack/wireguard/netstack"
 )
 
 // Stats is a snapshot of a device.
@@ -12,6 +14,17 @@ type Stats struct {
 	ListenPort uint16
 	FwMark     uint32
 	Peers      []PeerStats // in the order of their public keys
+
+	// Drops counts the packets and messages that were dropped since the device
+	// was made, those of peers included. A reason that never applied is absent.
+	Drops map[DropReason]uint64
+
+	// The stack inside the tunnel.
+	TCPConns, TCPListeners, UDPSockets int    // open
+	Retransmits                        uint64 // TCP segments that were sent again
+	// ReceivedBytes is the memory of messages that were received and not yet
+	// delivered to the stack.
+	ReceivedBytes int64
 }
 
 // PeerStats is a snapshot of a peer.
@@ -23,7 +36,20 @@ type PeerStats struct {
 	LastHandshake       time.Time      // by the wall clock; zero: never
 	TxBytes, RxBytes    uint64         // UDP payload, handshakes and keepalives included
 	FromPeerFor         bool           // made by Config.PeerFor: removed when idle
-	Dropped             uint64         // packets lost while they waited for a handshake
+	Handshakes          HandshakeStats
+	SessionAge          time.Duration         // of the keys in use; 0: none
+	RoundTrip           time.Duration         // of the latest handshake; 0: unknown
+	PathMTU             int                   // of packets inside the tunnel, in bytes
+	Staged              int                   // number of packets that wait for a session
+	Dropped             uint64                // packets lost while they waited for a handshake
+	Drops               map[DropReason]uint64 // what was dropped of the peer, or for it; see Stats.Drops
+}
+
+// HandshakeStats counts the handshakes with a peer.
+type HandshakeStats struct {
+	Started   uint64 // initiations that were sent, and those of the peer that were answered
+	Completed uint64
+	Failed    uint64 // initiations that were not answered within five seconds
 }
 
 // Stats returns the present state of the device and its peers.
@@ -36,9 +62,12 @@ func (d *Device) Stats() Stats {
 // statsLocked returns a snapshot whose configuration is of one moment. d.mu is
 // held.
 func (d *Device) statsLocked() Stats {
-	s := Stats{FwMark: d.fwmark, ListenPort: d.binding.Load().port, Peers: make([]PeerStats, 0, len(d.peers))}
+	s := Stats{FwMark: d.fwmark, ListenPort: d.binding.Load().port, Peers: make([]PeerStats, 0, len(d.peers)), Drops: d.drops.byReason(), ReceivedBytes: d.heldBytes.Load()}
 	if id := d.identity.Load(); id != nil {
 		s.PublicKey = id.public
+	}
+	if d.network != nil {
+		s.addNetwork(d.network.Stats())
 	}
 	for _, p := range d.peers {
 		s.Peers = append(s.Peers, p.stats())
@@ -47,6 +76,23 @@ func (d *Device) statsLocked() Stats {
 		return slices.Compare(a.PublicKey[:], b.PublicKey[:])
 	})
 	return s
+}
+
+// addNetwork adds what the inner stack counts.
+func (s *Stats) addNetwork(n netstack.Stats) {
+	s.TCPConns, s.TCPListeners, s.UDPSockets, s.Retransmits = n.TCPConns, n.TCPListeners, n.UDPSockets, n.Retransmits
+	s.addDrops(DropFlowLimit, n.FlowDrops)
+	s.addDrops(DropSocketFull, n.SocketDrops)
+}
+
+func (s *Stats) addDrops(r DropReason, n uint64) {
+	if n == 0 {
+		return
+	}
+	if s.Drops == nil {
+		s.Drops = make(map[DropReason]uint64)
+	}
+	s.Drops[r] += n
 }
 
 // stats returns a snapshot. Device.mu is held.
@@ -62,10 +108,18 @@ func (p *peer) stats() PeerStats {
 		LastHandshake:       p.handshakeWallTime,
 		TxBytes:             p.txBytes.Load(),
 		RxBytes:             p.rxBytes.Load(),
-		Dropped:             p.stagedDropped,
+		Handshakes:          p.handshakes,
+		RoundTrip:           time.Duration(p.roundTrip.Load()),
+		PathMTU:             p.path.size(),
+		Staged:              p.staged.packets,
+		Dropped:             p.stagedDrops(),
+		Drops:               p.drops.Load().byReason(),
 	}
 	if e := p.endpoint.Load(); e != nil {
 		s.Endpoint = e.addr
+	}
+	if now := p.device.now(); p.keys.current.usable(now) {
+		s.SessionAge = now.Sub(p.keys.current.createdAt)
 	}
 	return s
 }

@@ -117,3 +117,24 @@ func TestP90LastHandshakeIsWhenItCompleted(t *testing.T) {
 		want("confirmed", time.Now())
 	})
 }
+
+func TestStatsOfAPeer(t *testing.T) {
+	withTestbed(t, nil, func(b *testbed) {
+		b.outputTo(b.far, "hello")
+		hs := b.far.wantInitiation("packet")
+		if s := b.far.stats(); s.Staged != 1 || s.SessionAge != 0 || s.RoundTrip != 0 || s.PathMTU != DefaultMTU || s.Handshakes != (HandshakeStats{Started: 1}) {
+			t.Errorf("before the session: %+v", s)
+		}
+		time.Sleep(20 * time.Millisecond)
+		b.far.respondTo(hs)
+		time.Sleep(time.Second)
+		if s := b.far.stats(); s.Staged != 0 || s.SessionAge != time.Second || s.RoundTrip != 20*time.Millisecond || s.Handshakes != (HandshakeStats{Started: 1, Completed: 1}) {
+			t.Errorf("with a session: %+v", s)
+		}
+		b.far.editPeer(func(p *peer) { p.path.noteRefused(b.dev.now(), DefaultMTU, 1280) })
+		time.Sleep(rejectAfterTime)
+		if s := b.far.stats(); s.SessionAge != 0 || s.PathMTU != 1280 {
+			t.Errorf("later: %+v", s)
+		}
+	})
+}

@@ -29,6 +29,9 @@ func (p *peer) transmitBatches(ready []*sendBatch, closed bool) {
 		messageArrays.Put(ms)
 	}
 	for _, b := range ready {
+		if closed {
+			p.drop(DropPeerRemoved, b.count)
+		}
 		b.free()
 	}
 }
@@ -38,6 +41,9 @@ func (p *peer) transmitBatches(ready []*sendBatch, closed bool) {
 func (p *peer) writeBatches(ms []udp.Message, batches []*sendBatch) {
 	e := p.endpoint.Load()
 	if e == nil {
+		for _, b := range batches {
+			p.drop(DropNoEndpoint, b.count)
+		}
 		return
 	}
 	for i, b := range batches {
@@ -64,6 +70,7 @@ func (p *peer) writeBatches(ms []udp.Message, batches []*sendBatch) {
 		if b := batches[0]; p.handleRefused(b, err) && b.keepLastMessage() {
 			ms[0].Buf, ms[0].SegmentSize = b.data, 0
 		} else {
+			p.dropRefused(b.count, err)
 			ms, batches = ms[1:], batches[1:]
 		}
 	}
@@ -101,6 +108,7 @@ func (b *sendBatch) keepLastMessage() bool {
 	if len(last) == b.stride {
 		return false
 	}
+	b.peer.dropRefused(b.count-1, syscall.EMSGSIZE)
 	b.data, b.stride, b.counter, b.count = last, len(last), b.counter+uint64(b.count-1), 1
 	return true
 }
@@ -118,7 +126,7 @@ func (p *peer) reportTooBig(b *sendBatch) {
 	}
 	limit, lowered := p.path.noteRefused(p.device.now(), len(plain), p.systemPathMTU())
 	if lowered {
-		p.logPathMTU(limit)
+		p.tellPathMTU(limit, true)
 	}
 	pkt, ok := trimPacket(plain)
 	if !ok {

@@ -274,7 +274,7 @@ func (p *peer) configure(u *peerUpdate) {
 			p.namedEndpoint = host
 		} else {
 			p.namedEndpoint = nil
-			p.setEndpoint(endpoint{addr: addr})
+			p.setEndpoint(endpoint{addr: addr}, endpointConfigured)
 		}
 	}
 	p.found = u.found != nil

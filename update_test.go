@@ -110,7 +110,7 @@ func TestP93ResponseDiesWithItsKey(t *testing.T) {
 		msg, _ := b.far.Initiation(fakepeer.InitiationOptions{})
 		r, stamp := b.far.consumeInitiationOnDevice(id, msg)
 		p := b.far.peer()
-		if !p.acceptInitiation(b.dev.now(), stamp, endpoint{addr: b.far.sock.AddrPort()}) {
+		if p.acceptInitiation(b.dev.now(), stamp, endpoint{addr: b.far.sock.AddrPort()}) != 0 {
 			t.Fatal("initiation refused")
 		}
 		b.setPrivateKey(NewPrivateKey())

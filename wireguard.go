@@ -67,6 +67,8 @@ import (
 type Device struct {
 	// Constant.
 	log          *slog.Logger
+	trace        Trace
+	observed     bool // there is a log or a trace
 	mtu          int
 	addresses    []netip.Prefix // of the device inside the tunnel
 	listenPacket func(ctx context.Context, network, address string) (net.PacketConn, error)
@@ -94,12 +96,17 @@ type Device struct {
 	openers     pool[*recvBatch]
 	handshakes  pool[receivedHandshake]
 	initiations pool[*peer]    // that an initiation is to be made for
+	notices     pool[func()]   // one at a time; see notify
 	finder      peerFinder     // of peers with unknown keys
 	heldBytes   atomic.Int64   // bytes of buffers that were received and not yet delivered
 	background  sync.WaitGroup // readers and resolvers
 	closing     sync.Once
 
 	reopenNow chan struct{} // ends a delay before sockets are opened again
+
+	drops      dropCounters // of all peers, present and former, and of nobody known
+	dropLog    dropLog
+	lineCounts map[string]*lineCount // of the log; used by notices only
 
 	mu          sync.RWMutex
 	peers       map[PublicKey]*peer
@@ -146,7 +153,7 @@ func New(cfg Config) (*Device, error) {
 	}
 	d := newDevice(cfg)
 	if d.mtu < netstack.MinMTUIPv6 && slices.ContainsFunc(given, func(p netip.Prefix) bool { return p.Addr().Unmap().Is6() }) {
-		d.log.Warn("IPv6 addresses are not used: the MTU is too small", "mtu", d.mtu, "least", netstack.MinMTUIPv6)
+		d.log.Warn("IPv6 addresses are not used: the MTU is too small", "mtu", d.mtu)
 	}
 	stack, err := netstack.New(netstack.Config{
 		Addresses: cfg.Address,
@@ -158,6 +165,7 @@ func New(cfg Config) (*Device, error) {
 		Output:      d.output,
 		Route:       d.checkRoute,
 		Reach:       d.reach,
+		Dropped:     d.dropInside,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("wireguard: %w", err)
@@ -183,8 +191,13 @@ func newDevice(cfg Config) *Device {
 		routeTo:      udp.RouteTo,
 		clock:        newClock(),
 		peers:        make(map[PublicKey]*peer),
+		lineCounts:   make(map[string]*lineCount),
 		reopenNow:    make(chan struct{}, 1),
 	}
+	if cfg.Trace != nil {
+		d.trace = *cfg.Trace
+	}
+	d.observed = d.log != nil || cfg.Trace != nil
 	if d.log == nil {
 		d.log = slog.New(slog.DiscardHandler)
 	}
@@ -196,6 +209,7 @@ func newDevice(cfg Config) *Device {
 	// Half the cores stay free for data during a flood of handshakes.
 	d.handshakes = pool[receivedHandshake]{doJob: d.handleHandshake, maxWorkers: max(1, workers/2)}
 	d.initiations = pool[*peer]{doJob: (*peer).sendInitiation, maxWorkers: max(1, workers/2)}
+	d.notices = pool[func()]{doJob: func(tell func()) { tell() }, maxWorkers: 1}
 	d.finder.peerFor = cfg.PeerFor
 	d.finder.calls = pool[*lookup]{doJob: d.lookUpPeer, maxWorkers: maxLookups}
 	return d
@@ -323,6 +337,7 @@ func (d *Device) close() {
 	d.openers.close()
 	d.sealers.close()
 	<-closed
+	d.notices.close()
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, p := range peers {

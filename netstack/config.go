@@ -64,6 +64,11 @@ type Config struct {
 	// Route lets all dials succeed. It may be called concurrently.
 	Route func(addr netip.Addr) error
 
+	// Dropped is called for each inbound packet from src that the stack drops
+	// before a socket or handler gets it; nil means that nobody wants to know. It
+	// must not block, and may be called concurrently.
+	Dropped func(reason DropReason, src netip.Addr)
+
 	// Reach reports why addr cannot be reached; nil means that nothing does. It
 	// runs concurrently with each echo and DNS query to addr, and with each
 	// connection attempt that has not ended after 10 ms or by the end of its

@@ -44,11 +44,13 @@ func (s *Stack) deliverPacket(j *coalescedPacket) {
 		return
 	}
 	if s.ownAddrs[src] || src.IsLoopback() {
+		s.drop(DropOwnSource, src)
 		return
 	}
 	l := s.ownLink
 	if !s.ownAddrs[dst] {
 		if !s.forwarder.mayReceive(dst, proto, b) {
+			s.drop(DropNotOwnAddress, src)
 			return
 		}
 		l = s.foreignLink

@@ -77,6 +77,22 @@ func (f *forwarder) dropUndecided() {
 	clear(f.undecided)
 }
 
+// dropForeign drops a packet that no handler gets, if it is for an address that
+// is not the stack's own. Otherwise gVisor must answer it.
+func (f *forwarder) dropForeign(id gstack.TransportEndpointID, pb *gstack.PacketBuffer) (dropped bool) {
+	if pb.NICID != foreignNIC {
+		return false
+	}
+	f.dropPacket(DropNotOwnAddress, id)
+	return true
+}
+
+// dropPacket reports a packet that is dropped.
+func (f *forwarder) dropPacket(r DropReason, id gstack.TransportEndpointID) {
+	src, _ := netip.AddrFromSlice(id.RemoteAddress.AsSlice())
+	f.stack.drop(r, src)
+}
+
 // mayReceive reports whether packet, to dst, which is not the stack's own, may
 // be part of a handler's flow. gVisor would answer everything else that the
 // foreign interface gets, for example an echo request, as if dst were the

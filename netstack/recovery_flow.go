@@ -329,6 +329,7 @@ func (f *tcpFlow) resend(r resend, latest *outboundState, now time.Duration) {
 	}
 	f.out.Lock()
 	defer f.out.Unlock()
+	f.link.stack.resent.Add(1)
 	f.link.stack.cfg.Output(q)
 }
 

@@ -102,6 +102,9 @@ func TestRetransmitStream(t *testing.T) {
 		if took := time.Since(start); took > time.Second {
 			t.Errorf("%v: only after %v", host, took)
 		}
+		if p.a.Stats().Retransmits == 0 {
+			t.Errorf("%v: no segment counts as sent again", host)
+		}
 	}
 }
 

@@ -116,6 +116,7 @@ type Stack struct {
 	syns            unansweredSYNs
 
 	recovery recovery
+	resent   atomic.Uint64 // number of segments that recovery sent again
 
 	closeOnce sync.Once
 	closed    atomic.Bool   // set first in closing

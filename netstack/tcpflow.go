@@ -16,7 +16,7 @@ import (
 // false if gVisor must answer with a reset.
 func (f *forwarder) handleTCP(id gstack.TransportEndpointID, pb *gstack.PacketBuffer) bool {
 	if h := f.tcpHandler.Load(); h == nil || *h == nil {
-		return pb.NICID == foreignNIC
+		return f.dropForeign(id, pb)
 	}
 	return f.tcp.HandlePacket(id, pb)
 }

@@ -16,7 +16,7 @@ import (
 func (f *forwarder) handleUDP(id gstack.TransportEndpointID, pb *gstack.PacketBuffer) bool {
 	h := f.udpHandler.Load()
 	if h == nil || *h == nil {
-		return pb.NICID == foreignNIC
+		return f.dropForeign(id, pb)
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -26,10 +26,13 @@ func (f *forwarder) handleUDP(id gstack.TransportEndpointID, pb *gstack.PacketBu
 	if u := f.undecided[id]; u != nil {
 		if len(u.packets) < maxUndecidedDatagrams {
 			u.packets = append(u.packets, pb.Clone())
+		} else {
+			f.dropPacket(DropFlowLimit, id)
 		}
 		return true
 	}
 	if len(f.undecided) == maxUndecidedUDP {
+		f.dropPacket(DropFlowLimit, id)
 		return true
 	}
 	u := &UDPFlow{
