@@ -91,6 +91,7 @@ type Device struct {
 	initiations pool[*peer]    // that an initiation is to be made for
 	heldBytes   atomic.Int64   // bytes of buffers that were received and not yet delivered
 	background  sync.WaitGroup // readers and resolvers
+	uapi        uapiUsage
 	closing     sync.Once
 
 	reopenNow chan struct{} // ends a delay before sockets are opened again
