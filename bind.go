@@ -15,13 +15,28 @@ import (
 )
 
 // binding is the set of outer sockets of a device. It is immutable once
-// published, except for failed.
+// published, except for failed and replies.
 type binding struct {
 	sockets []udp.Socket
 	v4, v6  udp.Socket // the socket of each family; nil: none
 	port    uint16
-	failed  atomic.Bool // a socket failed, and others are being opened
+	// patience is the number of laneTicks that a sender waits while writes block.
+	patience int
+	replies  atomic.Int32 // cookie replies that wait for a socket
+	failed   atomic.Bool  // a socket failed, and others are being opened
 }
+
+const (
+	// systemPatience is how long senders wait for a UDP socket of the system, in
+	// laneTicks: 100 ms. A full buffer of such a socket is the rule on a slow link,
+	// and then makes room at intervals that depend on its size.
+	systemPatience = 40
+	// foreignPatience is the same for a socket of Config.ListenPacket that is not
+	// the system's: 5 ms, as it may block for any time.
+	foreignPatience = 2
+	// maxWaitingReplies is the number of cookie replies that may wait for a socket.
+	maxWaitingReplies = 64
+)
 
 // openBinding opens the sockets for a port, with Config.ListenPacket if it is
 // set.
@@ -38,16 +53,19 @@ func (d *Device) openBinding(ctx context.Context, port uint16) (*binding, error)
 		return nil, fmt.Errorf("ListenPacket: %w", err)
 	}
 	s := udp.Wrap(pc)
-	b := &binding{sockets: []udp.Socket{s}, v4: s, v6: s, port: s.LocalAddr().Port()}
+	b := &binding{sockets: []udp.Socket{s}, v4: s, v6: s, port: s.LocalAddr().Port(), patience: foreignPatience}
+	if udp.IsSystemSocket(s) {
+		b.patience = systemPatience
+	}
 	if _, ok := pc.(*net.UDPConn); ok && s.LocalAddr().Addr().Is4() {
 		b.v6 = nil
 	}
 	return b, nil
 }
 
-// newBinding returns the binding of sockets of one family each.
+// newBinding returns the binding of sockets of the system, of one family each.
 func newBinding(sockets []udp.Socket) *binding {
-	b := &binding{sockets: sockets, port: sockets[0].LocalAddr().Port()}
+	b := &binding{sockets: sockets, port: sockets[0].LocalAddr().Port(), patience: systemPatience}
 	for _, s := range sockets {
 		if s.LocalAddr().Addr().Is4() {
 			b.v4 = s
@@ -85,24 +103,42 @@ func (b *binding) setMark(mark uint32) error {
 }
 
 // writeMessage sends a message that does not go through a lane, which is a
-// cookie reply. An error is ignored, as the sender of the initiation will
-// repeat it.
+// cookie reply. It does not wait. An error is ignored, as the sender of the
+// initiation will repeat it.
 func (b *binding) writeMessage(m udp.Message) {
-	if s := b.socketFor(m.Addr.Addr()); s != nil {
-		s.WriteBatch([]udp.Message{m})
+	s := b.socketFor(m.Addr.Addr())
+	if s == nil {
+		return
 	}
+	ms := []udp.Message{m}
+	if _, err := s.TryWriteBatch(ms); err != udp.ErrWouldBlock {
+		return
+	}
+	if b.replies.Add(1) > maxWaitingReplies {
+		b.replies.Add(-1)
+		return
+	}
+	go func() {
+		defer b.replies.Add(-1)
+		s.WriteBatch(ms)
+	}()
 }
 
-// writeBatch sends messages, all to one address, as udp.Socket does. If Rebind
-// replaces the sockets meanwhile, the rest is sent by the new ones.
-func (d *Device) writeBatch(ms []udp.Message) (int, error) {
+// writeBatch sends messages, all to one address, as WriteBatch of udp.Socket does,
+// or TryWriteBatch unless it may wait. If Rebind replaces the sockets meanwhile,
+// the rest is sent by the new ones.
+func (d *Device) writeBatch(ms []udp.Message, mayWait bool) (int, error) {
 	b := d.binding.Load()
 	for sent := 0; ; {
 		s := b.socketFor(ms[0].Addr.Addr())
 		if s == nil {
 			return sent, syscall.EAFNOSUPPORT
 		}
-		n, err := s.WriteBatch(ms[sent:])
+		write := s.TryWriteBatch
+		if mayWait {
+			write = s.WriteBatch
+		}
+		n, err := write(ms[sent:])
 		sent += n
 		if err == nil || !errors.Is(err, net.ErrClosed) {
 			return sent, err

@@ -73,6 +73,12 @@ type Config struct {
 	// Rebind and when the port changes. Its context ends with the device. The
 	// device closes the sockets. ListenPacket must not call methods of the device,
 	// and its packets must not be routed into the device's own tunnel.
+	//
+	// Writes of another transport than a *net.UDPConn may block. Only packets to the
+	// peer that they are for then wait, and the goroutines that the device has for
+	// all peers do not: once nothing has left for five milliseconds, packets to that
+	// peer that find its queue full are dropped, as in the queue of a network card.
+	// Close must unblock reads and writes.
 	ListenPacket func(ctx context.Context, network, address string) (net.PacketConn, error)
 
 	// IgnoreNetworkChanges switches off what the device does when the network of

@@ -20,6 +20,7 @@ type peer struct {
 	sendFailure atomic.Pointer[sendFailure] // nil: the system accepts what is sent
 
 	txBytes, rxBytes atomic.Uint64 // of UDP payload
+	laneDropped      atomic.Uint64 // packets that found no room in the outbound lane
 
 	outbound lane[*sendBatch]
 	inbound  lane[*recvBatch]
@@ -146,8 +147,12 @@ func (p *peer) retransmitInitiation(now time.Time) {
 	p.startHandshake(now, true)
 }
 
+// closePatience is the number of laneTicks that stop waits for a blocked write to
+// the peer: 100 ms.
+const closePatience = 40
+
 // stop ends the peer. After it returns, nothing is sent to the peer and nothing
-// from it is delivered.
+// from it is delivered, but for a message that a blocked socket had got before.
 func (p *peer) stop() {
 	p.mu.Lock()
 	p.stopped = true
@@ -162,7 +167,7 @@ func (p *peer) stop() {
 	}
 	p.signalSessionChanged()
 	p.mu.Unlock()
-	p.outbound.close()
-	p.inbound.close()
+	p.outbound.close(closePatience)
+	p.inbound.close(closePatience)
 	p.wakeInbound() // discards what is held
 }

@@ -29,7 +29,8 @@ package wireguard
 // the network of the host. Sealing, opening and handshakes run on pools, whose
 // goroutines exist only while there is work.
 // A peer has no goroutine, and at most one timer, besides one while received
-// packets wait for late ones.
+// packets wait for late ones. But what waits for a socket is always a goroutine of
+// one lane, which exists for as long as that: the others serve many peers.
 //
 // Locks are taken in this order:
 //
