@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strconv"
 	"sync/atomic"
 	"syscall"
@@ -39,7 +41,7 @@ const (
 )
 
 // openBinding opens the sockets for a port, with Config.ListenPacket if it is
-// set.
+// set. It does not wait for that after ctx has ended.
 func (d *Device) openBinding(ctx context.Context, port uint16) (*binding, error) {
 	if d.listenPacket == nil {
 		sockets, err := udp.Listen(port)
@@ -48,7 +50,7 @@ func (d *Device) openBinding(ctx context.Context, port uint16) (*binding, error)
 		}
 		return newBinding(sockets), nil
 	}
-	pc, err := d.listenPacket(ctx, "udp", net.JoinHostPort("", strconv.Itoa(int(port))))
+	pc, err := d.callListenPacket(ctx, net.JoinHostPort("", strconv.Itoa(int(port))))
 	if err != nil {
 		return nil, fmt.Errorf("ListenPacket: %w", err)
 	}
@@ -61,6 +63,31 @@ func (d *Device) openBinding(ctx context.Context, port uint16) (*binding, error)
 		b.v6 = nil
 	}
 	return b, nil
+}
+
+// callListenPacket calls Config.ListenPacket. If ctx ends first it returns, and the
+// socket is closed when it is there.
+func (d *Device) callListenPacket(ctx context.Context, address string) (net.PacketConn, error) {
+	type result struct {
+		pc  net.PacketConn
+		err error
+	}
+	results := make(chan result, 1)
+	go func() {
+		pc, err := d.listenPacket(ctx, "udp", address)
+		results <- result{pc, err}
+	}()
+	select {
+	case r := <-results:
+		return r.pc, r.err
+	case <-ctx.Done():
+		go func() {
+			if r := <-results; r.err == nil {
+				r.pc.Close()
+			}
+		}()
+		return nil, ctx.Err()
+	}
 }
 
 // newBinding returns the binding of sockets of the system, of one family each.
@@ -154,9 +181,9 @@ func (d *Device) writeBatch(ms []udp.Message, mayWait bool) (int, error) {
 	}
 }
 
-// rebindLocked replaces the sockets by new ones on the given port, 0 for any.
-// If that fails the old ones stay in use. d.mu is held.
-func (d *Device) rebindLocked(ctx context.Context, port uint16) error {
+// rebind replaces the sockets by new ones on the given port, 0 for any. If that
+// fails the old ones stay in use. d.socketMu is held.
+func (d *Device) rebind(ctx context.Context, port uint16) error {
 	old := d.binding.Load()
 	var (
 		b   *binding
@@ -180,17 +207,24 @@ func (d *Device) rebindLocked(ctx context.Context, port uint16) error {
 }
 
 // replaceBinding puts b in the place of the present sockets, which it closes. If
-// that fails it closes b. d.mu is held.
+// that fails, or the device is closed, it closes b. d.socketMu is held.
 func (d *Device) replaceBinding(b *binding) error {
 	if err := d.markBinding(b); err != nil {
 		b.close()
 		return err
 	}
-	old := d.binding.Load()
-	d.binding.Store(b)
-	d.startReaders(b)
+	d.mu.Lock()
+	if d.closed {
+		d.mu.Unlock()
+		b.close()
+		return errClosed
+	}
+	old := d.binding.Swap(b)
+	d.startReaders(b) // under the lock: Close must not be waiting already
+	peers := slices.Collect(maps.Values(d.peers))
+	d.mu.Unlock()
 	old.close()
-	for _, p := range d.peers {
+	for _, p := range peers {
 		p.mu.Lock()
 		p.forgetSourceAddress()
 		p.mu.Unlock()
@@ -200,23 +234,21 @@ func (d *Device) replaceBinding(b *binding) error {
 
 // markBinding sets the firewall mark of new sockets. It is no error if that is
 // not permitted: without privilege there are no routing rules that depend on it.
-// d.mu is held, so warnMarkRefused logs it later.
+// d.socketMu is held, so warnMarkRefused logs it later.
 func (d *Device) markBinding(b *binding) error {
 	err := b.setMark(d.fwmark)
 	if errors.Is(err, os.ErrPermission) {
-		d.markRefused, err = err, nil
+		refused := err
+		d.markRefused.Store(&refused)
+		err = nil
 	}
 	return err
 }
 
 // warnMarkRefused logs that markBinding was not permitted to set the mark.
 func (d *Device) warnMarkRefused() {
-	d.mu.Lock()
-	err := d.markRefused
-	d.markRefused = nil
-	d.mu.Unlock()
-	if err != nil {
-		d.log.Warn("packets carry no firewall mark", "err", err)
+	if err := d.markRefused.Swap(nil); err != nil {
+		d.log.Warn("packets carry no firewall mark", "err", *err)
 	}
 }
 

@@ -332,9 +332,9 @@ var errReplaced = fmt.Errorf("sockets replaced: %w", net.ErrClosed)
 
 // reopenBinding replaces b, which is of no more use, by new sockets.
 func (d *Device) reopenBinding(ctx context.Context, b *binding) error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.closed || d.binding.Load() != b {
+	d.socketMu.Lock()
+	defer d.socketMu.Unlock()
+	if d.isClosed() || d.binding.Load() != b {
 		return errReplaced
 	}
 	b.close()

@@ -391,19 +391,21 @@ type uapiState struct {
 	presharedKeys []PresharedKey // in the order of Stats.Peers
 }
 
-// uapiState returns a snapshot whose configuration is of one moment.
+// uapiState returns a snapshot, as Stats does.
 func (d *Device) uapiState() *uapiState {
-	d.mu.RLock()
-	defer d.mu.RUnlock()
-	s := &uapiState{Stats: d.statsLocked(), presharedKeys: make([]PresharedKey, len(d.peers))}
+	s := &uapiState{Stats: d.Stats()}
+	s.presharedKeys = make([]PresharedKey, len(s.Peers))
+	d.mu.RLock() // setIdentity clears the former key
 	if id := d.identity.Load(); id != nil {
 		s.privateKey = id.private
 	}
+	d.mu.RUnlock()
 	for i := range s.Peers {
-		p := d.peers[s.Peers[i].PublicKey]
-		p.mu.Lock()
-		s.presharedKeys[i] = p.psk
-		p.mu.Unlock()
+		if p := d.peer(s.Peers[i].PublicKey); p != nil {
+			p.mu.Lock()
+			s.presharedKeys[i] = p.psk
+			p.mu.Unlock()
+		}
 	}
 	return s
 }

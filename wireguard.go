@@ -34,11 +34,12 @@ package wireguard
 //
 // Locks are taken in this order:
 //
-//	Device.mu -> peer.mu -> lane, pool, indexTable, cookieSecret, timestamper
+//	Device.socketMu -> Device.mu -> peer.mu -> lane, pool, indexTable, cookieSecret, timestamper
 //
 // None of them is held while a packet is written or delivered, a name is
-// looked up or a log handler is called. Device.mu, which serialises changes of
-// the configuration, is held while sockets are opened and closed.
+// looked up or a log handler is called, except that Device.socketMu is held while
+// sockets are opened and closed. Only changes of the sockets take it. Device.mu
+// serialises changes of the configuration; handshakes do not need it.
 //
 // The identity, the sockets, the allowed IPs and the endpoint of each peer are
 // read without a lock: each is published as an immutable snapshot.
@@ -97,10 +98,14 @@ type Device struct {
 
 	reopenNow chan struct{} // ends a delay before sockets are opened again
 
+	socketMu    sync.Mutex            // held while the sockets are changed
+	markRefused atomic.Pointer[error] // why the sockets do not carry fwmark, until it is logged
+
+	peersMu sync.RWMutex // guards peers for those that do not hold mu
+
 	mu          sync.RWMutex
-	peers       map[PublicKey]*peer
-	fwmark      uint32
-	markRefused error // why the sockets do not carry fwmark, until it is logged
+	peers       map[PublicKey]*peer // written under mu and peersMu, read under either
+	fwmark      uint32              // written under socketMu and mu, read under either
 	lastReopen  time.Time
 	reopenDelay time.Duration
 	closed      bool
@@ -218,9 +223,25 @@ func (d *Device) start(cfg Config, in inner) error {
 func (d *Device) now() time.Time { return d.clock.now() }
 
 func (d *Device) peer(public PublicKey) *peer {
-	d.mu.RLock()
-	defer d.mu.RUnlock()
+	d.peersMu.RLock()
+	defer d.peersMu.RUnlock()
 	return d.peers[public]
+}
+
+// addPeer adds p to the peers. d.mu is held.
+func (d *Device) addPeer(p *peer) {
+	d.peersMu.Lock()
+	defer d.peersMu.Unlock()
+	d.peers[p.public] = p
+}
+
+// deletePeer removes p from the peers and its prefixes from the allowed IPs. d.mu is
+// held.
+func (d *Device) deletePeer(p *peer) {
+	d.peersMu.Lock()
+	delete(d.peers, p.public)
+	d.peersMu.Unlock()
+	d.allowed.removeAll(p)
 }
 
 // requirePeer returns the peer with a public key that a caller names.
@@ -237,6 +258,12 @@ func (d *Device) requirePeer(public PublicKey) (*peer, error) {
 	return p, nil
 }
 
+func (d *Device) isClosed() bool {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	return d.closed
+}
+
 // errClosed is wrapped by the errors of a closed device's methods.
 var errClosed = fmt.Errorf("device: %w", net.ErrClosed)
 
@@ -250,12 +277,12 @@ var errClosed = fmt.Errorf("device: %w", net.ErrClosed)
 // which is still open makes every Rebind fail.
 func (d *Device) Rebind() error {
 	defer d.warnMarkRefused()
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.closed {
+	d.socketMu.Lock()
+	defer d.socketMu.Unlock()
+	if d.isClosed() {
 		return fmt.Errorf("wireguard: %w", errClosed)
 	}
-	if err := d.rebindLocked(d.ctx, d.binding.Load().port); err != nil {
+	if err := d.rebind(d.ctx, d.binding.Load().port); err != nil {
 		return fmt.Errorf("wireguard: %w", err)
 	}
 	return nil
@@ -306,8 +333,7 @@ func (d *Device) close() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, p := range peers {
-		delete(d.peers, p.public)
-		d.allowed.removeAll(p)
+		d.deletePeer(p)
 	}
 	if id := d.identity.Load(); id != nil {
 		d.setIdentity(&identity{public: id.public}) // for Stats
