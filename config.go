@@ -90,7 +90,9 @@ type Config struct {
 	IgnoreNetworkChanges bool
 
 	// Logger receives the log of the device; nil means none. Keys are never
-	// logged in full. The handler must not close the device.
+	// logged in full. The handler runs in a goroutine of its own, for one record at
+	// a time, so that the device never waits for it: records beyond 256 that wait
+	// are lost, and the next one says how many. Close waits 100 ms for the last.
 	Logger *slog.Logger
 }
 

@@ -43,6 +43,7 @@ type peer struct {
 	initiating             bool       // a handshake job makes an initiation
 	lastHandshakeSent      time.Time  // our latest initiation or response; zero: none
 	handshakeRefused       bool       // the system refused to send it
+	refusedLogged          time.Time  // when that was logged last, of any message; zero: never
 	lastInitiationSent     time.Time
 	lastInitiationAccepted time.Time
 	greatestTimestamp      tai64n      // of the accepted initiations

@@ -100,8 +100,11 @@ func (p *peer) handleRefused(b *sendBatch, err error) (tooBig bool) {
 	if b.isHandshake() {
 		p.handshakeFailure = err
 	}
-	p.noteRefused(p.device.now(), err, b.isHandshake())
+	loggable := p.noteRefused(p.device.now(), err, b.isHandshake())
 	p.mu.Unlock()
+	if loggable {
+		p.device.log.Warn("the system refuses to send to the peer", "peer", p.public.short(), "err", err)
+	}
 	if b.isHandshake() || b.isKeepalive() || !errors.Is(err, syscall.EMSGSIZE) {
 		return false
 	}

@@ -66,7 +66,8 @@ import (
 // TCP/IP stack inside. All methods may be called concurrently.
 type Device struct {
 	// Constant.
-	log          *slog.Logger
+	log          *slog.Logger // never waits for its handler
+	logQueue     *logQueue
 	mtu          int
 	listenPacket func(ctx context.Context, network, address string) (net.PacketConn, error)
 	lookupHost   func(ctx context.Context, host string) ([]netip.Addr, error)
@@ -167,7 +168,6 @@ func New(cfg Config) (*Device, error) {
 // newDevice makes a device from a canonical configuration, without starting it.
 func newDevice(cfg Config) *Device {
 	d := &Device{
-		log:          cfg.Logger,
 		mtu:          cfg.MTU,
 		listenPacket: cfg.ListenPacket,
 		lookupHost:   lookupHost,
@@ -176,9 +176,11 @@ func newDevice(cfg Config) *Device {
 		peers:        make(map[PublicKey]*peer),
 		reopenNow:    make(chan struct{}, 1),
 	}
-	if d.log == nil {
-		d.log = slog.New(slog.DiscardHandler)
+	logger := cfg.Logger
+	if logger == nil {
+		logger = slog.New(slog.DiscardHandler)
 	}
+	d.log, d.logQueue = newAsyncLogger(logger)
 	d.ctx, d.cancel = context.WithCancel(context.Background())
 	workers := runtime.GOMAXPROCS(0)
 	d.sealers = pool[*sendBatch]{doJob: d.sealBatch, maxWorkers: workers}
@@ -304,6 +306,7 @@ func (d *Device) Close() error {
 const closeGrace = time.Second
 
 func (d *Device) close() {
+	defer d.logQueue.waitUntilIdle()
 	d.cancel()
 	d.mu.Lock()
 	d.closed = true
