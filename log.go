@@ -47,7 +47,7 @@ func newAsyncLogger(l *slog.Logger) (*slog.Logger, *logQueue) {
 }
 
 // Handle implements slog.Handler.
-func (h *asyncHandler) Handle(_ context.Context, r slog.Record) error {
+func (h *asyncHandler) Handle(ctx context.Context, r slog.Record) error {
 	h.queue.addRecord(queuedRecord{h.Handler, r.Clone()})
 	return nil
 }

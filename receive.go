@@ -246,7 +246,7 @@ func (d *Device) openBatch(b *recvBatch) {
 // receiveBatches processes opened batches and frees them. The lane calls it, in
 // the order of arrival. On a closed lane it delivers nothing. The stack never makes
 // it wait for long.
-func (p *peer) receiveBatches(ready []*recvBatch, closed, _ bool) (handled int) {
+func (p *peer) receiveBatches(ready []*recvBatch, closed, mayWait bool) (handled int) {
 	for _, b := range ready {
 		now := p.device.now()
 		switch {
