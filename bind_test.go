@@ -222,7 +222,7 @@ func TestP82PacketsUnderWayLeaveByTheNewSocket(t *testing.T) {
 		for _, payload := range []string{"one", "two", "three"} {
 			ms = append(ms, udp.Message{Buf: []byte(payload), Addr: farOuter, Local: local})
 		}
-		if n, err := b.dev.writeBatch(ms); n != 3 || err != nil {
+		if n, err := b.dev.writeBatch(ms, true); n != 3 || err != nil {
 			t.Fatalf("%d of 3 messages sent, error %v", n, err)
 		}
 		for _, want := range []string{"one", "two", "three"} {

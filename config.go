@@ -99,6 +99,12 @@ type Config struct {
 	// Rebind and when the port changes. Its context ends with the device. The
 	// device closes the sockets. ListenPacket must not call methods of the device,
 	// and its packets must not be routed into the device's own tunnel.
+	//
+	// Writes of another transport than a *net.UDPConn may block. Only packets to the
+	// peer that they are for then wait, and the goroutines that the device has for
+	// all peers do not: once nothing has left for five milliseconds, packets to that
+	// peer that find its queue full are dropped, as in the queue of a network card.
+	// Close must unblock reads and writes.
 	ListenPacket func(ctx context.Context, network, address string) (net.PacketConn, error)
 
 	// IgnoreNetworkChanges switches off what the device does when the network of
@@ -127,7 +133,9 @@ type Config struct {
 
 	// Logger receives the log of the device; nil means none. The package
 	// documentation lists what is logged. Keys are never logged in full. The
-	// handler must not close the device.
+	// handler runs in a goroutine of its own, for one record at a time, so that the
+	// device never waits for it: records beyond 256 that wait are lost, and the
+	// next one says how many. Close waits 100 ms for the last.
 	Logger *slog.Logger
 
 	// Trace is called when something happens in the device; nil means that nothing

@@ -110,6 +110,12 @@ const (
 	DropNoEndpoint
 	// DropSendRefused: a message that the system did not accept.
 	DropSendRefused
+	// DropSendQueueFull: a packet to a peer, or a reply to a handshake message,
+	// while the socket does not accept as much as is sent.
+	DropSendQueueFull
+	// DropOwnMessage: a packet that holds a message to a peer and would travel
+	// through the tunnel to that peer.
+	DropOwnMessage
 	// DropPeerRemoved: what was under way when the peer was removed or the device
 	// closed.
 	DropPeerRemoved
@@ -150,6 +156,8 @@ var dropNames = [endDropReasons]string{
 	DropNoHandshake:        "no_handshake",
 	DropNoEndpoint:         "no_endpoint",
 	DropSendRefused:        "send_refused",
+	DropSendQueueFull:      "send_queue_full",
+	DropOwnMessage:         "own_message",
 	DropPeerRemoved:        "peer_removed",
 }
 

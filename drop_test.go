@@ -217,7 +217,17 @@ var dropCases = map[DropReason]dropCase{
 			synctest.Wait()
 		},
 	},
-	DropSendRefused: dropOnSend(syscall.ENETUNREACH),
+	DropSendRefused:   dropOnSend(syscall.ENETUNREACH),
+	DropSendQueueFull: dropOnBlockedSocket(),
+	DropOwnMessage: {
+		ofPeer: true, count: 1,
+		edit: func(c *Config) {
+			c.Peers[0].AllowedIPs = append(c.Peers[0].AllowedIPs, netip.PrefixFrom(farOuter.Addr(), 32))
+		},
+		provoke: func(b *testbed) {
+			b.outputPacket(fakepeer.UDP(netip.AddrPortFrom(devInner, 1000), farOuter, []byte("hello")))
+		},
+	},
 	DropPeerRemoved: {count: 1, provoke: func(b *testbed) {
 		b.outputTo(b.far, "hello")
 		synctest.Wait()
@@ -232,6 +242,19 @@ func dropOnSend(err error) dropCase {
 		outer.FailWrites(err)
 		b.outputTo(b.far, "hello")
 		synctest.Wait()
+	}}
+}
+
+// dropOnBlockedSocket is the case of a packet to a peer whose lane is full.
+func dropOnBlockedSocket() dropCase {
+	gates := new(gatedDestinations)
+	return dropCase{ofPeer: true, count: 1, edit: gates.wrapSocket, provoke: func(b *testbed) {
+		b.far.connectFromDevice()
+		open := gates.block(b.far.sock.AddrPort())
+		defer open()
+		for b.dev.Stats().Drops[DropSendQueueFull] == 0 {
+			b.outputPacket(acknowledgement(devInner, b.far.ip))
+		}
 	}}
 }
 
@@ -369,7 +392,7 @@ func TestDropReasonsAsText(t *testing.T) {
 	if err != nil || string(b) != `{"unknown_peer":3}` {
 		t.Errorf("%s, %v", b, err)
 	}
-	if s := endDropReasons.String(); s != "DropReason(34)" {
+	if s := endDropReasons.String(); s != "DropReason(36)" {
 		t.Error(s)
 	}
 }

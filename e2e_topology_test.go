@@ -470,7 +470,7 @@ func TestN10EndpointInsideItsOwnTunnel(t *testing.T) {
 			}
 		}()
 	}
-	// Each round enlarges the packet, until the lane is full of fragments.
+	// A message that comes back is dropped. It must not go round.
 	for end := time.Now().Add(5 * time.Second); ; {
 		before := sent()
 		time.Sleep(100 * time.Millisecond)

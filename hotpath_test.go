@@ -58,6 +58,12 @@ func (c *sinkConn) Close() error {
 	return nil
 }
 
+// promptSocket is a socket whose writes never block, as those of the system hardly
+// ever do.
+type promptSocket struct{ udp.Socket }
+
+func (s *promptSocket) TryWriteBatch(ms []udp.Message) (int, error) { return s.WriteBatch(ms) }
+
 // sinkStack counts the delivered packets.
 type sinkStack struct {
 	delivered int
@@ -95,6 +101,9 @@ func newSteadyDevice(t *testing.T) (d *Device, p *peer, pair *keypair, conn *sin
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { d.Close() })
+	b := d.binding.Load()
+	s := &promptSocket{b.v4}
+	d.binding.Store(&binding{sockets: b.sockets, v4: s, v6: s, port: b.port, patience: 1 << 20})
 	p = d.peer(remote)
 	pair = newKeypair(&transportKeys{send: [32]byte{1}, receive: [32]byte{2}}, d.now(), false, d.indices.reserveIndex(p), 7)
 	d.indices.assignKeypair(pair)
@@ -105,22 +114,32 @@ func newSteadyDevice(t *testing.T) (d *Device, p *peer, pair *keypair, conn *sin
 }
 
 func TestOutputDoesNotAllocate(t *testing.T) {
-	for name, since := range map[string]time.Duration{"alone": streamInterval + 1, "in a stream": -time.Hour} {
+	for name, c := range map[string]struct {
+		since  time.Duration
+		blocks bool // the socket may
+	}{
+		"alone":                      {streamInterval + 1, false},
+		"in a stream":                {-time.Hour, false},
+		"to a transport that blocks": {streamInterval + 1, true},
+	} {
 		t.Run(name, func(t *testing.T) {
 			const packets = 50
 			d, p, _, conn, _ := newSteadyDevice(t)
+			if b := d.binding.Load(); c.blocks {
+				b.v4 = b.sockets[0]
+			}
 			pkt := netstack.NewPacket(packet(devInner, farInner, string(make([]byte, 1000))))
 			p.gathering.streamLength = streamPackets
 			allocs := testing.AllocsPerRun(200, func() {
 				for range packets {
 					p.mu.Lock()
-					p.gathering.lastPacket = d.now().Add(-since)
+					p.gathering.lastPacket = d.now().Add(-c.since)
 					p.mu.Unlock()
 					if err := d.output(pkt); err != nil {
 						t.Fatal(err)
 					}
 				}
-				p.outbound.waitForRoom(1)
+				p.outbound.waitForRoom(1, 1<<20)
 			})
 			// A stream may start a worker goroutine.
 			if allocs > packets/10 && !raceEnabled {

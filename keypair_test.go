@@ -40,11 +40,12 @@ func TestVectorsData(t *testing.T) {
 // sealVector returns one message sealed by a device.
 func sealVector(pair *keypair, counter uint64, plaintext []byte) (msg []byte) {
 	p := new(peer)
-	p.outbound.init(func(ready []*sendBatch, _ bool) {
+	p.outbound.init(func(ready []*sendBatch, _, _ bool) int {
 		for _, b := range ready {
 			msg = bytes.Clone(b.data)
 			b.free()
 		}
+		return len(ready)
 	})
 	b := newSendBatch(p, dataOverhead+len(plaintext))
 	b.stride, b.count, b.pair, b.counter = len(b.data), 1, pair, counter

@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
+	"time"
 )
 
 type testBatch struct {
@@ -18,7 +19,7 @@ type testBatch struct {
 // test if drains overlap.
 func drainInto(t *testing.T, l *lane[*testBatch], got *[]int) {
 	var busy atomic.Bool
-	l.init(func(ready []*testBatch, closed bool) {
+	l.init(func(ready []*testBatch, closed, _ bool) int {
 		if busy.Swap(true) {
 			t.Error("drained concurrently")
 		}
@@ -28,7 +29,17 @@ func drainInto(t *testing.T, l *lane[*testBatch], got *[]int) {
 				*got = append(*got, b.n)
 			}
 		}
+		return len(ready)
 	})
+}
+
+// blockingDrain takes all batches, and then waits for the gate, though it may not:
+// it stands for a drain that takes long.
+func blockingDrain(gate chan struct{}) func([]*testBatch, bool, bool) int {
+	return func(ready []*testBatch, _, _ bool) int {
+		<-gate
+		return len(ready)
+	}
 }
 
 func TestLaneKeepsOrderUnderConcurrency(t *testing.T) {
@@ -128,14 +139,14 @@ func TestLanePushesBack(t *testing.T) {
 			gate  = make(chan struct{})
 			state atomic.Int32
 		)
-		l.init(func([]*testBatch, bool) { <-gate })
+		l.init(blockingDrain(gate))
 		b := &testBatch{}
 		l.pushBatch(b, 100)
-		if !l.waitForRoom(101) || l.isFull(101) {
+		if !l.waitForRoom(101, 0) || l.isFull(101) {
 			t.Fatal("no room below the limit")
 		}
 		go func() {
-			if l.waitForRoom(100) {
+			if l.waitForRoom(100, 0) {
 				state.Store(1)
 			}
 		}()
@@ -164,14 +175,14 @@ func TestLaneMakesRoomWhileItDrains(t *testing.T) {
 			room atomic.Bool
 		)
 		defer close(gate)
-		l.init(func([]*testBatch, bool) { <-gate })
+		l.init(blockingDrain(gate))
 		first, second := &testBatch{}, &testBatch{}
 		l.pushBatch(first, 100)
 		l.pushBatch(second, 10)
 		go l.completeBatch(first)
 		synctest.Wait()
 		l.completeBatch(second)
-		go func() { room.Store(l.waitForRoom(50)) }()
+		go func() { room.Store(l.waitForRoom(50, 0)) }()
 		synctest.Wait()
 		gate <- struct{}{}
 		synctest.Wait()
@@ -189,13 +200,14 @@ func TestLaneMakesRoomLittleByLittle(t *testing.T) {
 			left []int // bytes in the lane at each drain
 			bs   []*testBatch
 		)
-		l.init(func(ready []*testBatch, _ bool) {
+		l.init(func(ready []*testBatch, _, _ bool) int {
 			for _, b := range ready {
 				got = append(got, b.n)
 			}
 			l.mu.Lock()
 			left = append(left, l.bytes)
 			l.mu.Unlock()
+			return len(ready)
 		})
 		for i := range 4 {
 			bs = append(bs, &testBatch{n: i})
@@ -219,7 +231,7 @@ func TestLaneReleasesTheDrainingGoroutine(t *testing.T) {
 			gate  = make(chan struct{})
 			state atomic.Int32
 		)
-		l.init(func([]*testBatch, bool) { <-gate })
+		l.init(blockingDrain(gate))
 		bs := []*testBatch{{n: 0}, {n: 1}, {n: 2}}
 		l.pushBatch(bs[0], maxDrainBytes-1)
 		l.pushBatch(bs[1], 1)
@@ -251,22 +263,22 @@ func TestLaneCloseFreesThoseWhoWait(t *testing.T) {
 			l    lane[*testBatch]
 			free atomic.Int32
 		)
-		l.init(func([]*testBatch, bool) {})
+		l.init(func(ready []*testBatch, _, _ bool) int { return len(ready) })
 		l.pushBatch(&testBatch{}, 100)
 		for range 3 {
 			go func() {
-				if !l.waitForRoom(1) {
+				if !l.waitForRoom(1, 0) {
 					free.Add(1)
 				}
 			}()
 		}
 		synctest.Wait()
-		l.close()
+		l.close(0)
 		synctest.Wait()
 		if n := free.Load(); n != 3 {
 			t.Fatalf("%d of 3 were told that the lane is closed", n)
 		}
-		if l.waitForRoom(1 << 30) {
+		if l.waitForRoom(1<<30, 0) {
 			t.Fatal("a closed lane counts as open")
 		}
 	})
@@ -281,7 +293,7 @@ func TestLaneCloseWaitsForDrain(t *testing.T) {
 			discard []int
 			closed  atomic.Bool
 		)
-		l.init(func(ready []*testBatch, closed bool) {
+		l.init(func(ready []*testBatch, closed, _ bool) int {
 			for _, b := range ready {
 				if closed {
 					discard = append(discard, b.n)
@@ -290,6 +302,7 @@ func TestLaneCloseWaitsForDrain(t *testing.T) {
 				}
 			}
 			<-gate
+			return len(ready)
 		})
 		bs := []*testBatch{{n: 0}, {n: 1}, {n: 2}}
 		for _, b := range bs {
@@ -299,7 +312,7 @@ func TestLaneCloseWaitsForDrain(t *testing.T) {
 		synctest.Wait()
 		l.completeBatch(bs[1])
 		go func() {
-			l.close()
+			l.close(0)
 			closed.Store(true)
 		}()
 		synctest.Wait()
@@ -315,6 +328,169 @@ func TestLaneCloseWaitsForDrain(t *testing.T) {
 		if !slices.Equal(open, []int{0}) || !slices.Equal(discard, []int{1, 2}) {
 			t.Fatalf("drained %v open and %v closed", open, discard)
 		}
-		l.close()
+		l.close(0)
+	})
+}
+
+// gatedDrain is a drain whose outlet is blocked until the gate is closed: it takes
+// accept batches without waiting.
+func gatedDrain(gate chan struct{}, accept int, got *[]int) func([]*testBatch, bool, bool) int {
+	return func(ready []*testBatch, closed, mayWait bool) int {
+		if closed {
+			return len(ready)
+		}
+		if !mayWait {
+			ready = ready[:min(accept, len(ready))]
+		} else {
+			<-gate
+		}
+		for _, b := range ready {
+			*got = append(*got, b.n)
+		}
+		return len(ready)
+	}
+}
+
+func TestLaneWaitsForABlockedOutletAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var (
+			l    lane[*testBatch]
+			got  []int
+			gate = make(chan struct{})
+			bs   []*testBatch
+		)
+		l.init(gatedDrain(gate, 1, &got))
+		for i := range 5 {
+			bs = append(bs, &testBatch{n: i})
+			l.pushBatch(bs[i], 10)
+		}
+		for _, b := range slices.Backward(bs[:4]) {
+			l.completeBatch(b) // does not wait, or synctest finds a deadlock
+		}
+		synctest.Wait()
+		if !slices.Equal(got, []int{0}) || l.bytes != 40 {
+			t.Errorf("%v left a blocked lane, which holds %d bytes", got, l.bytes)
+		}
+		l.completeBatch(bs[4])
+		close(gate)
+		synctest.Wait()
+		if !slices.Equal(got, []int{0, 1, 2, 3, 4}) || l.bytes != 0 || l.blocked || l.draining {
+			t.Errorf("%v left the lane, which holds %d bytes", got, l.bytes)
+		}
+	})
+}
+
+// waitTime returns how long a sender waits for room below limit, and whether it
+// gets it.
+func waitTime(l *lane[*testBatch], limit, patience int) (time.Duration, bool) {
+	start := time.Now()
+	room := l.waitForRoom(limit, patience)
+	return time.Since(start), room
+}
+
+func TestLaneStalls(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var (
+			l    lane[*testBatch]
+			got  []int
+			gate = make(chan struct{})
+			bs   []*testBatch
+		)
+		l.init(gatedDrain(gate, 0, &got))
+		for i := range 3 {
+			bs = append(bs, &testBatch{n: i})
+			l.pushBatch(bs[i], blockedStepBytes)
+		}
+		for _, b := range bs[:2] {
+			l.completeBatch(b)
+		}
+		if d, room := waitTime(&l, 1, 4); room || d != 4*laneTick {
+			t.Errorf("nothing moves: room %v after %v", room, d)
+		}
+		if d, room := waitTime(&l, 1, 4); room || d != 0 {
+			t.Errorf("stalled: room %v after %v", room, d)
+		}
+		gate <- struct{}{} // a batch leaves
+		synctest.Wait()
+		if d, room := waitTime(&l, 1, 4); room || d != 0 {
+			t.Errorf("not yet empty: room %v after %v", room, d)
+		}
+		close(gate)
+		l.completeBatch(bs[2])
+		synctest.Wait()
+		if d, room := waitTime(&l, 1, 4); !room || d != 0 {
+			t.Errorf("empty: room %v after %v", room, d)
+		}
+		last := &testBatch{}
+		l.pushBatch(last, 10)
+		go func() {
+			time.Sleep(time.Minute)
+			l.completeBatch(last)
+		}()
+		if d, room := waitTime(&l, 1, 4); !room || d < time.Minute {
+			t.Errorf("a batch that is not ready: room %v after %v", room, d)
+		}
+	})
+}
+
+// A sender waits longer for a lane that moves, but not for as long as that does.
+func TestSlowLaneStalls(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var (
+			l    lane[*testBatch]
+			got  []int
+			gate = make(chan struct{})
+		)
+		l.init(gatedDrain(gate, 0, &got))
+		for i := range 20 {
+			b := &testBatch{n: i}
+			l.pushBatch(b, blockedStepBytes)
+			l.completeBatch(b)
+		}
+		go func() {
+			for range 20 {
+				time.Sleep(2*laneTick - 1)
+				gate <- struct{}{}
+			}
+		}()
+		if d, room := waitTime(&l, 17*blockedStepBytes, 3); !room || d != 4*(2*laneTick-1) {
+			t.Errorf("room %v after %v", room, d)
+		}
+		if d, room := waitTime(&l, 10*blockedStepBytes, 3); room || d > (slowPatience*3+1)*laneTick || d < slowPatience*3*laneTick-laneTick {
+			t.Errorf("too slow: room %v after %v", room, d)
+		}
+		time.Sleep(time.Second)
+		if d, room := waitTime(&l, 1, 3); !room || d != 0 {
+			t.Errorf("empty: room %v after %v", room, d)
+		}
+	})
+}
+
+func TestLaneCloseLeavesABlockedDrain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var (
+			l    lane[*testBatch]
+			got  []int
+			gate = make(chan struct{})
+		)
+		l.init(gatedDrain(gate, 0, &got))
+		for i := range 3 {
+			b := &testBatch{n: i}
+			l.pushBatch(b, blockedStepBytes)
+			l.completeBatch(b)
+		}
+		synctest.Wait()
+		for _, want := range []time.Duration{4 * laneTick, 0} {
+			start := time.Now()
+			l.close(4)
+			if d := time.Since(start); d != want {
+				t.Errorf("close took %v, want %v", d, want)
+			}
+		}
+		close(gate)
+		synctest.Wait()
+		if !slices.Equal(got, []int{0}) || l.bytes != 0 {
+			t.Errorf("%v left a closed lane, which holds %d bytes", got, l.bytes)
+		}
 	})
 }

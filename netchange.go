@@ -164,7 +164,7 @@ const (
 func isUnreachable(err error) bool {
 	for _, errno := range [...]syscall.Errno{
 		syscall.ENETUNREACH, syscall.EHOSTUNREACH, syscall.ENETDOWN, syscall.EADDRNOTAVAIL,
-		syscall.EAFNOSUPPORT, syscall.EPERM, syscall.EACCES,
+		syscall.EAFNOSUPPORT, syscall.EPERM, syscall.EACCES, syscall.EINVAL, syscall.ENOBUFS,
 	} {
 		if errors.Is(err, errno) {
 			return true
@@ -173,10 +173,15 @@ func isUnreachable(err error) bool {
 	return false
 }
 
-// noteRefused notes that the system refused to send a message. p.mu is held.
-func (p *peer) noteRefused(now time.Time, err error, handshake bool) {
+// refusedLogInterval is the least time between two records about refused messages
+// to one peer.
+const refusedLogInterval = time.Minute
+
+// noteRefused notes that the system refused to send a message, and reports whether
+// that is to be logged. p.mu is held.
+func (p *peer) noteRefused(now time.Time, err error, handshake bool) (loggable bool) {
 	if !isUnreachable(err) && !(handshake && errors.Is(err, syscall.EMSGSIZE)) {
-		return
+		return false
 	}
 	p.handshakeRefused = p.handshakeRefused || handshake
 	f := &sendFailure{err: err, since: now, latest: now}
@@ -185,6 +190,11 @@ func (p *peer) noteRefused(now time.Time, err error, handshake bool) {
 	}
 	p.sendFailure.Store(f)
 	p.signalSessionChanged()
+	if !p.refusedLogged.IsZero() && now.Sub(p.refusedLogged) < refusedLogInterval {
+		return false
+	}
+	p.refusedLogged = now
+	return true
 }
 
 // noteSent notes that the system accepted a message.
@@ -331,9 +341,9 @@ var errReplaced = fmt.Errorf("sockets replaced: %w", net.ErrClosed)
 
 // reopenBinding replaces b, which is of no more use, by new sockets.
 func (d *Device) reopenBinding(ctx context.Context, b *binding) error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.closed || d.binding.Load() != b {
+	d.socketMu.Lock()
+	defer d.socketMu.Unlock()
+	if d.isClosed() || d.binding.Load() != b {
 		return errReplaced
 	}
 	b.close()

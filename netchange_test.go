@@ -508,6 +508,7 @@ func TestMarkThatIsNotPermittedIsNoError(t *testing.T) {
 		}
 		b.dev.warnMarkRefused()
 		b.dev.warnMarkRefused()
+		synctest.Wait() // for the log
 		if n := strings.Count(log.String(), "level=WARN"); n != 1 {
 			t.Errorf("%d warnings: %s", n, &log)
 		}

@@ -44,6 +44,7 @@ type peer struct {
 	initiating             bool       // a handshake job makes an initiation
 	lastHandshakeSent      time.Time  // our latest initiation or response; zero: none
 	handshakeRefused       bool       // the system refused to send it
+	refusedLogged          time.Time  // when that was logged last, of any message; zero: never
 	lastInitiationSent     time.Time
 	lastInitiationAccepted time.Time
 	greatestTimestamp      tai64n      // of the accepted initiations
@@ -157,8 +158,12 @@ func (p *peer) retransmitInitiation(now time.Time) {
 	p.startHandshake(now, true)
 }
 
+// closePatience is the number of laneTicks that stop waits for a blocked write to
+// the peer: 100 ms.
+const closePatience = 40
+
 // stop ends the peer. After it returns, nothing is sent to the peer and nothing
-// from it is delivered.
+// from it is delivered, but for a message that a blocked socket had got before.
 func (p *peer) stop() {
 	p.mu.Lock()
 	p.stopped = true
@@ -173,7 +178,7 @@ func (p *peer) stop() {
 	}
 	p.signalSessionChanged()
 	p.mu.Unlock()
-	p.outbound.close()
-	p.inbound.close()
+	p.outbound.close(closePatience)
+	p.inbound.close(closePatience)
 	p.wakeInbound() // discards what is held
 }

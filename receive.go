@@ -254,8 +254,9 @@ func (d *Device) openBatch(b *recvBatch) {
 }
 
 // receiveBatches processes opened batches and frees them. The lane calls it, in
-// the order of arrival. On a closed lane it delivers nothing.
-func (p *peer) receiveBatches(ready []*recvBatch, closed bool) {
+// the order of arrival. On a closed lane it delivers nothing. The stack never makes
+// it wait for long.
+func (p *peer) receiveBatches(ready []*recvBatch, closed, mayWait bool) (handled int) {
 	for _, b := range ready {
 		now := p.device.now()
 		switch {
@@ -272,6 +273,7 @@ func (p *peer) receiveBatches(ready []*recvBatch, closed bool) {
 			b.free()
 		}
 	}
+	return len(ready)
 }
 
 // accountBatch drops the replays in b. The rest confirms the session, updates the

@@ -41,6 +41,7 @@ type sendBatch struct {
 	// for a worker, as gather.go appends packets; 0: nothing is appended.
 	growLimit int
 	tos       uint8
+	captured  bool     // the capture has it
 	pair      *keypair // nil: a handshake message, which is not sealed
 	counter   uint64   // of the first message
 	nonce     [chacha20poly1305.NonceSize]byte
@@ -97,13 +98,17 @@ func (b *sendBatch) message(i int) []byte {
 	return b.data[i*b.stride : end : end]
 }
 
-// output sends a packet of the inner stack. It blocks while the peer's lane is
-// full, until the peer or the device is stopped.
+// output sends a packet of the inner stack. It may wait while the peer's lane is
+// full; see waitForRoom.
 func (d *Device) output(pkt *netstack.Packet) error {
 	p, err := d.route(pkt.Destination())
 	if err != nil {
 		d.dropUnrouted(pkt)
 		return err
+	}
+	if p.isOwnMessage(pkt) {
+		p.dropInner(DropOwnMessage, pkt.Destination())
+		return nil
 	}
 	if !p.fitToPath(pkt) {
 		p.dropInner(DropTooBig, pkt.Destination())
@@ -118,8 +123,8 @@ func (d *Device) output(pkt *netstack.Packet) error {
 		}
 	}
 	for from, n := 0, pkt.Segments(); from < n; {
-		if !p.outbound.waitForRoom(d.outboundLaneLimit()) {
-			p.drop(DropPeerRemoved, n-from)
+		if !p.waitForRoom(pkt) {
+			p.dropUnsent(n - from)
 			return nil
 		}
 		b := d.layOutBatch(p, pkt, from, growLimit)
@@ -130,6 +135,43 @@ func (d *Device) output(pkt *netstack.Packet) error {
 		p.yieldInStream()
 	}
 	return nil
+}
+
+// isOwnMessage reports whether pkt carries a message to the peer into the tunnel to
+// that peer. It would come back, larger, for ever.
+func (p *peer) isOwnMessage(pkt *netstack.Packet) bool {
+	e := p.endpoint.Load()
+	if e == nil || e.addr.Addr() != pkt.Destination() {
+		return false
+	}
+	to, ok := pkt.UDPDestination()
+	return ok && to == e.addr
+}
+
+// waitForRoom reports whether a packet may enter the lane. Data waits while the
+// lane is full, unless it is stalled, so that senders go as fast as the socket.
+// Packets without data never wait: the stack makes them while it is delivered to,
+// so a reader would wait for this peer, which may be waiting for the reader. They
+// get as much room again as data.
+func (p *peer) waitForRoom(pkt *netstack.Packet) bool {
+	d := p.device
+	limit := d.outboundLaneLimit()
+	switch {
+	case !p.outbound.isFull(limit):
+		return true
+	case pkt.CarriesData():
+		return p.outbound.waitForRoom(limit, d.binding.Load().patience)
+	}
+	return !p.outbound.isFull(2 * limit)
+}
+
+// dropUnsent counts n packets that waitForRoom refused.
+func (p *peer) dropUnsent(n int) {
+	if p.outbound.isClosed() {
+		p.drop(DropPeerRemoved, n)
+	} else {
+		p.drop(DropSendQueueFull, n)
+	}
 }
 
 // outboundLaneLimit returns how many bytes may be in a peer's lane before its
@@ -298,10 +340,17 @@ func (p *peer) sendStaged(now time.Time) {
 }
 
 // enqueueBatch pushes b onto the lane and leaves sealing and sending to a
-// worker, since p.mu is held.
+// worker, since p.mu is held. It drops b if the socket has been blocked for so long
+// that the lane holds more than senders and all staged packets can have put there.
 func (p *peer) enqueueBatch(b *sendBatch) {
+	d := p.device
+	if p.outbound.isFull(2*d.outboundLaneLimit() + maxStagedPackets*(dataOverhead+padded(d.mtu, d.mtu))) {
+		p.drop(DropSendQueueFull, b.packetCount())
+		b.free()
+		return
+	}
 	p.outbound.pushBatch(b, len(b.data))
-	p.device.sealers.submit(b, unlimited)
+	d.sealers.submit(b, unlimited)
 }
 
 // sendKeepalive sends the staged batches, which serve as a keepalive, or an

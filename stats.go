@@ -1,6 +1,7 @@
 package wireguard
 
 import (
+	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -52,29 +53,33 @@ type HandshakeStats struct {
 	Failed    uint64 // initiations that were not answered within five seconds
 }
 
-// Stats returns the present state of the device and its peers.
+// statsStep is the number of peers that Stats looks at before it lets changes of
+// the configuration go on.
+const statsStep = 64
+
+// Stats returns the present state of the device and its peers. That of one peer is
+// of one moment; peers may be changed between.
 func (d *Device) Stats() Stats {
 	d.mu.RLock()
-	defer d.mu.RUnlock()
-	return d.statsLocked()
-}
-
-// statsLocked returns a snapshot whose configuration is of one moment. d.mu is
-// held.
-func (d *Device) statsLocked() Stats {
 	s := Stats{FwMark: d.fwmark, ListenPort: d.binding.Load().port, Peers: make([]PeerStats, 0, len(d.peers)), Drops: d.drops.byReason(), ReceivedBytes: d.heldBytes.Load()}
+	peers := slices.Collect(maps.Values(d.peers))
+	d.mu.RUnlock()
 	if id := d.identity.Load(); id != nil {
 		s.PublicKey = id.public
 	}
 	if d.network != nil {
 		s.addNetwork(d.network.Stats())
 	}
-	for _, p := range d.peers {
-		s.Peers = append(s.Peers, p.stats())
-	}
-	slices.SortFunc(s.Peers, func(a, b PeerStats) int {
-		return slices.Compare(a.PublicKey[:], b.PublicKey[:])
+	slices.SortFunc(peers, func(a, b *peer) int {
+		return slices.Compare(a.public[:], b.public[:])
 	})
+	for step := range slices.Chunk(peers, statsStep) {
+		d.mu.RLock()
+		for _, p := range step {
+			s.Peers = append(s.Peers, p.stats())
+		}
+		d.mu.RUnlock()
+	}
 	return s
 }
 

@@ -137,7 +137,7 @@ func (r *remote) wantData(what string, s *fakepeer.Session, payload string) uint
 // writeMessage sends a message to the device.
 func (r *remote) writeMessage(msg []byte) {
 	r.testbed.Helper()
-	to := netip.AddrPortFrom(devOuter, r.testbed.dev.Stats().ListenPort)
+	to := netip.AddrPortFrom(devOuter, r.testbed.dev.binding.Load().port)
 	if r.sock.AddrPort().Addr().Is6() {
 		to = netip.AddrPortFrom(devOuter6, to.Port())
 	}

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 )
 
 // A pipeListener accepts the pipes that dialClient makes.
@@ -207,10 +208,19 @@ const zeroHex = "000000000000000000000000000000000000000000000000000000000000000
 
 // runUAPI serves a connection that ends after input, and returns the replies.
 func runUAPI(d *Device, input string) string {
-	var out strings.Builder
-	d.serveUAPI(struct {
-		io.Reader
-		io.Writer
-	}{strings.NewReader(input), &out})
-	return out.String()
+	c := &textConn{in: strings.NewReader(input)}
+	d.serveUAPI(c)
+	return c.out.String()
 }
+
+// textConn is a connection whose client sends a text and never waits.
+type textConn struct {
+	net.Conn // nil
+	in       io.Reader
+	out      strings.Builder
+}
+
+func (c *textConn) Read(b []byte) (int, error)       { return c.in.Read(b) }
+func (c *textConn) Write(b []byte) (int, error)      { return c.out.Write(b) }
+func (c *textConn) SetReadDeadline(time.Time) error  { return nil }
+func (c *textConn) SetWriteDeadline(time.Time) error { return nil }

@@ -16,46 +16,59 @@ import (
 var messageArrays = sync.Pool{New: func() any { return new([16]udp.Message) }}
 
 // transmitBatches sends batches and frees them. The lane calls it, in order. On a
-// closed lane it sends nothing.
-func (p *peer) transmitBatches(ready []*sendBatch, closed bool) {
-	if !closed {
+// closed lane it sends nothing. Unless it may wait it stops before the first batch
+// that the socket does not accept at once. It returns the number of batches that
+// it is done with.
+func (p *peer) transmitBatches(ready []*sendBatch, closed, mayWait bool) (handled int) {
+	if closed {
+		handled = len(ready)
+	} else {
 		ms := messageArrays.Get().(*[16]udp.Message)
-		for rest := ready; len(rest) > 0; {
-			n := min(len(rest), len(ms))
-			p.writeBatches(ms[:n], rest[:n])
-			rest = rest[n:]
+		for handled < len(ready) {
+			n := min(len(ready)-handled, len(ms))
+			written := p.writeBatches(ms[:n], ready[handled:handled+n], mayWait)
+			handled += written
+			if written < n {
+				break
+			}
 		}
 		clear(ms[:])
 		messageArrays.Put(ms)
 	}
-	for _, b := range ready {
+	for _, b := range ready[:handled] {
 		if closed {
 			p.drop(DropPeerRemoved, b.count)
 		}
 		b.free()
 	}
+	return handled
 }
 
 // writeBatches sends batches, with ms as arguments, and counts those that the
 // system accepts. A batch that the system refuses is lost; the others are sent.
-func (p *peer) writeBatches(ms []udp.Message, batches []*sendBatch) {
+// writeBatches returns how many were sent or lost: all, or fewer if it would have
+// to wait.
+func (p *peer) writeBatches(ms []udp.Message, batches []*sendBatch, mayWait bool) (handled int) {
 	e := p.endpoint.Load()
 	if e == nil {
 		for _, b := range batches {
 			p.drop(DropNoEndpoint, b.count)
 		}
-		return
+		return len(batches)
 	}
 	for i, b := range batches {
 		ms[i] = udp.Message{Buf: b.data, Addr: e.addr, Local: e.local, TOS: b.tos}
 		if b.count > 1 {
 			ms[i].SegmentSize = b.stride
 		}
+		if !b.captured { // by an attempt that would have had to wait
+			p.device.captureOuter(true, ms[i:i+1]...)
+			b.captured = true
+		}
 	}
-	p.device.captureOuter(true, ms...)
-	content := false
+	content, all := false, len(batches)
 	for len(batches) > 0 {
-		n, err := p.device.writeBatch(ms)
+		n, err := p.device.writeBatch(ms, mayWait)
 		for _, b := range batches[:n] {
 			p.txBytes.Add(uint64(len(b.data)))
 			content = content || !b.isHandshake() && !b.isKeepalive()
@@ -63,11 +76,16 @@ func (p *peer) writeBatches(ms []udp.Message, batches []*sendBatch) {
 		if n > 0 {
 			p.noteSent()
 		}
+		ms, batches = ms[n:], batches[n:]
 		if err == nil {
 			break
 		}
-		ms, batches = ms[n:], batches[n:]
-		if b := batches[0]; p.handleRefused(b, err) && b.keepLastMessage() {
+		b := batches[0]
+		if err == udp.ErrWouldBlock {
+			p.txBytes.Add(uint64(b.keepUnsent(len(ms[0].Buf))))
+			break
+		}
+		if p.handleRefused(b, err) && b.keepLastMessage() {
 			ms[0].Buf, ms[0].SegmentSize = b.data, 0
 		} else {
 			p.dropRefused(b.count, err)
@@ -83,6 +101,7 @@ func (p *peer) writeBatches(ms []udp.Message, batches []*sendBatch) {
 		}
 		p.mu.Unlock()
 	}
+	return all - len(batches)
 }
 
 // handleRefused handles a batch that the system refused with err. It reports
@@ -92,13 +111,26 @@ func (p *peer) handleRefused(b *sendBatch, err error) (tooBig bool) {
 	if b.isHandshake() {
 		p.handshakeFailure = err
 	}
-	p.noteRefused(p.device.now(), err, b.isHandshake())
+	loggable := p.noteRefused(p.device.now(), err, b.isHandshake())
 	p.mu.Unlock()
+	if loggable && !b.isHandshake() { // or the log says why the peer does not answer
+		p.device.log.Warn("the system refuses to send to the peer", "peer", p.public.short(), "err", err)
+	}
 	if b.isHandshake() || b.isKeepalive() || !errors.Is(err, syscall.EMSGSIZE) {
 		return false
 	}
 	p.reportTooBig(b)
 	return true
+}
+
+// keepUnsent removes the first messages of b, which were sent, and keeps the last
+// size bytes. It returns the number of bytes removed.
+func (b *sendBatch) keepUnsent(size int) (sent int) {
+	sent = len(b.data) - size
+	b.data = b.data[sent:]
+	b.count -= sent / b.stride
+	b.counter += uint64(sent / b.stride)
+	return sent
 }
 
 // keepLastMessage removes all messages of b but the last, if that is smaller than

@@ -1,10 +1,14 @@
 package wireguard
 
 import (
+	"bytes"
 	"context"
+	"errors"
+	"log/slog"
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -235,4 +239,36 @@ func TestP104EndpointInsideItsOwnTunnel(t *testing.T) {
 		b.outputTo(b.far, "x")
 		b.far.wantData("the outer socket is outside", s, "x")
 	})
+}
+
+// A refusal while a session stands is logged once, and ends a dial that begins.
+func TestRefusedDataIsNamedWithinASecond(t *testing.T) {
+	for _, errno := range []syscall.Errno{syscall.EPERM, syscall.ENOBUFS, syscall.ENETUNREACH, syscall.EINVAL} {
+		var conn *simnet.Conn
+		var text bytes.Buffer
+		edit := func(cfg *Config) {
+			captureSocket(&conn)(cfg)
+			cfg.Logger = slog.New(slog.NewTextHandler(&text, nil))
+		}
+		withTestbed(t, edit, func(b *testbed) {
+			b.far.connectFromDevice()
+			conn.FailWrites(errno)
+			go func() {
+				for range 100 {
+					b.outputTo(b.far, "refused")
+					time.Sleep(100 * time.Millisecond)
+				}
+			}()
+			start := time.Now()
+			err := b.dev.reach(background, farInner)
+			if d := time.Since(start); !errors.Is(err, errno) || d > time.Second {
+				t.Errorf("%v after %v: %v", errno, d, err)
+			}
+			time.Sleep(20 * time.Second)
+			synctest.Wait()
+			if n := strings.Count(text.String(), "refuses to send"); n != 1 || !strings.Contains(text.String(), errno.Error()) {
+				t.Errorf("logged %d times: %s", n, text.String())
+			}
+		})
+	}
 }

@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/wgstack/wireguard/internal/keytext"
@@ -25,9 +26,16 @@ const (
 
 	// maxUAPILine is the length of the longest line that is accepted.
 	maxUAPILine = 4096
-	// maxUAPIOperation limits the memory of an operation before its end is read.
-	// A million prefixes fit.
-	maxUAPIOperation = 64 << 20
+	// maxUAPIOperation is the number of bytes that an operation may have, and all
+	// operations that are being read together. It limits the memory of what is
+	// parsed before the end of the operation is known. 100,000 peers fit.
+	maxUAPIOperation = 32 << 20
+	// maxUAPIConns is the number of connections of a device that are served at a
+	// time.
+	maxUAPIConns = 16
+	// uapiTimeout is how long a client may take to read a part of an answer, or to
+	// send the next line of an operation.
+	uapiTimeout = 10 * time.Second
 
 	// uapiAcceptPause is the pause after a temporary error of accept, such as too
 	// many open files.
@@ -69,6 +77,13 @@ func ListenUAPI(name string) (net.Listener, error) {
 // must be a listener that only authorised users can reach, such as that of
 // [ListenUAPI].
 //
+// At most 16 connections to the device are served at a time; further ones are
+// closed at once. An operation, and all operations being received at the same
+// time together, may have 32 MiB; the rest is refused with errno -55. A client
+// that takes longer than ten seconds to read some of an answer, or to send more
+// of an operation that it has begun, is disconnected. Between operations it may
+// be idle.
+//
 // It serves until the device or l is closed, and then returns nil. On a closed
 // device the error wraps [net.ErrClosed]; other errors are those of l. When it
 // returns, l and its connections are closed. It may be called several times at
@@ -93,8 +108,12 @@ func (d *Device) ServeUAPI(l net.Listener) error {
 		c, err := l.Accept()
 		var transient interface{ Temporary() bool }
 		switch {
+		case err == nil && d.uapi.conns.Add(1) > maxUAPIConns:
+			d.uapi.conns.Add(-1)
+			c.Close()
 		case err == nil:
 			conns.Go(func() {
+				defer d.uapi.conns.Add(-1)
 				defer closeWith(ctx, c)()
 				d.serveUAPI(c)
 			})
@@ -129,13 +148,42 @@ func closeWith(ctx context.Context, c io.Closer) (end func()) {
 	}
 }
 
+// uapiUsage counts what the clients of a device use.
+type uapiUsage struct {
+	conns atomic.Int32
+	bytes atomic.Int64 // of the set operations that have not ended
+}
+
+// uapiConn is a connection whose client must make progress.
+type uapiConn struct {
+	net.Conn
+	idle bool // the client may take its time to begin an operation
+}
+
+func (c *uapiConn) Read(b []byte) (int, error) {
+	var deadline time.Time
+	if !c.idle {
+		deadline = time.Now().Add(uapiTimeout)
+	}
+	c.SetReadDeadline(deadline)
+	return c.Conn.Read(b)
+}
+
+func (c *uapiConn) Write(b []byte) (int, error) {
+	c.SetWriteDeadline(time.Now().Add(uapiTimeout))
+	return c.Conn.Write(b)
+}
+
 // serveUAPI carries out one operation after another until one is unknown or
 // the connection fails.
-func (d *Device) serveUAPI(conn io.ReadWriter) {
+func (d *Device) serveUAPI(c net.Conn) {
+	conn := &uapiConn{Conn: c}
 	in := bufio.NewReaderSize(conn, maxUAPILine)
 	out := bufio.NewWriter(conn)
 	for {
+		conn.idle = true
 		op, err := readUAPILine(in)
+		conn.idle = false
 		if err != nil {
 			return
 		}
@@ -146,7 +194,7 @@ func (d *Device) serveUAPI(conn io.ReadWriter) {
 				d.uapiState().writeTo(out)
 			}
 		case "set=1":
-			var set uapiSet
+			set := uapiSet{inUse: &d.uapi.bytes}
 			if errno = readUAPIBody(in, set.parseLine); errno == uapiOK {
 				errno = d.applyUAPI(set.update)
 			}
@@ -200,10 +248,9 @@ func readUAPILine(in *bufio.Reader) ([]byte, error) {
 // readUAPIBody reads the lines of an operation up to the blank one. It passes
 // them to parse until one fails.
 func readUAPIBody(in *bufio.Reader, parse func(line []byte) uapiErrno) uapiErrno {
-	errno, size := uapiOK, 0
+	errno := uapiOK
 	for {
 		line, err := readUAPILine(in)
-		size += len(line) + 1
 		switch {
 		case err == errUAPILine:
 			if errno == uapiOK {
@@ -214,8 +261,6 @@ func readUAPIBody(in *bufio.Reader, parse func(line []byte) uapiErrno) uapiErrno
 		case len(line) == 0:
 			return errno
 		case errno != uapiOK:
-		case size > maxUAPIOperation:
-			errno = uapiOther
 		default:
 			errno = parse(line)
 		}
@@ -234,9 +279,18 @@ func refuseUAPILine(line []byte) uapiErrno {
 // A uapiSet parses the lines of a set operation into an update. The keys of a
 // block may come in any order: replace_allowed_ips, for example, always applies
 // to the prefixes from before the operation, as in the kernel.
-type uapiSet struct{ update update }
+type uapiSet struct {
+	update update
+	size   int64         // of the lines
+	inUse  *atomic.Int64 // the sizes of all operations together
+}
 
 func (s *uapiSet) parseLine(line []byte) uapiErrno {
+	n := int64(len(line) + 1)
+	s.size += n
+	if s.inUse.Add(n) > maxUAPIOperation {
+		return uapiOther
+	}
 	name, value, found := bytes.Cut(line, []byte{'='})
 	if !found {
 		return uapiSyntax
@@ -257,8 +311,9 @@ func (s *uapiSet) parseLine(line []byte) uapiErrno {
 	return uapiOK
 }
 
-// erase zeroes the secret keys.
+// erase zeroes the secret keys and gives up the memory of s.
 func (s *uapiSet) erase() {
+	s.inUse.Add(-s.size)
 	if k := s.update.privateKey; k != nil {
 		clear(k[:])
 	}
@@ -336,19 +391,21 @@ type uapiState struct {
 	presharedKeys []PresharedKey // in the order of Stats.Peers
 }
 
-// uapiState returns a snapshot whose configuration is of one moment.
+// uapiState returns a snapshot, as Stats does.
 func (d *Device) uapiState() *uapiState {
-	d.mu.RLock()
-	defer d.mu.RUnlock()
-	s := &uapiState{Stats: d.statsLocked(), presharedKeys: make([]PresharedKey, len(d.peers))}
+	s := &uapiState{Stats: d.Stats()}
+	s.presharedKeys = make([]PresharedKey, len(s.Peers))
+	d.mu.RLock() // setIdentity clears the former key
 	if id := d.identity.Load(); id != nil {
 		s.privateKey = id.private
 	}
+	d.mu.RUnlock()
 	for i := range s.Peers {
-		p := d.peers[s.Peers[i].PublicKey]
-		p.mu.Lock()
-		s.presharedKeys[i] = p.psk
-		p.mu.Unlock()
+		if p := d.peer(s.Peers[i].PublicKey); p != nil {
+			p.mu.Lock()
+			s.presharedKeys[i] = p.psk
+			p.mu.Unlock()
+		}
 	}
 	return s
 }

@@ -216,6 +216,78 @@ func TestC02EndlessOperationIsBounded(t *testing.T) {
 	})
 }
 
+func TestUAPIConnectionsAreBounded(t *testing.T) {
+	withTestbed(t, nil, func(b *testbed) {
+		l := newPipeListener()
+		go b.dev.ServeUAPI(l)
+		var clients []*uapiClient
+		for range maxUAPIConns {
+			c := l.dialClient(b)
+			c.getLines()
+			clients = append(clients, c)
+		}
+		l.dialClient(b).wantClosed("one more")
+		time.Sleep(time.Hour) // clients may be idle
+		for _, c := range clients {
+			c.getLines()
+		}
+		clients[0].Close()
+		synctest.Wait()
+		l.dialClient(b).getLines()
+	})
+}
+
+func TestUAPIOperationsShareABound(t *testing.T) {
+	withTestbed(t, nil, func(b *testbed) {
+		line := "endpoint=[fe80::1%" + strings.Repeat("x", maxUAPILine-100) + "]:1\n"
+		half := "set=1\npublic_key=" + hexKey(key32(1)) + "\n" + strings.Repeat(line, maxUAPIOperation/len(line)/2+1)
+		l := newPipeListener()
+		go b.dev.ServeUAPI(l)
+		first, second := l.dialClient(b), l.dialClient(b)
+		io.WriteString(first, half)
+		second.sendText(half + "\n")
+		if _, errno := second.readReply(); errno != -55 {
+			b.Errorf("beside another operation: errno %d", errno)
+		}
+		io.WriteString(first, "\n")
+		if _, errno := first.readReply(); errno != 0 {
+			b.Errorf("the first operation: errno %d", errno)
+		}
+		second.sendText(half + "\n")
+		if _, errno := second.readReply(); errno != 0 {
+			b.Errorf("alone: errno %d", errno)
+		}
+		if n := b.dev.uapi.bytes.Load(); n != 0 {
+			b.Errorf("%d bytes are counted without an operation", n)
+		}
+	})
+}
+
+func TestUAPIClientMustReadAndWrite(t *testing.T) {
+	withTestbed(t, nil, func(b *testbed) {
+		l := newPipeListener()
+		go b.dev.ServeUAPI(l)
+		for _, c := range []struct{ what, sent string }{
+			{"does not read", "get=1\n\n"},
+			{"does not end its operation", "set=1\nlisten_port=1\n"},
+		} {
+			client := l.dialClient(b)
+			io.WriteString(client, c.sent)
+			time.Sleep(uapiTimeout - 1)
+			synctest.Wait()
+			if n := b.dev.uapi.conns.Load(); n != 1 {
+				b.Fatalf("a client that %s: %d connections after %v", c.what, n, uapiTimeout-1)
+			}
+			// The device tries to answer an operation that was not sent in time.
+			time.Sleep(uapiTimeout + 1)
+			synctest.Wait()
+			if n := b.dev.uapi.conns.Load(); n != 0 {
+				b.Errorf("a client that %s is still connected", c.what)
+			}
+		}
+	})
+}
+
 // Covers M03.
 func TestC03NothingIsAppliedUnlessAllIsValid(t *testing.T) {
 	withTestbed(t, nil, func(b *testbed) {

@@ -108,7 +108,7 @@ func (d *Device) apply(u update) error {
 	if u.privateKey != nil {
 		d.revealIdentity(*u.privateKey)
 	}
-	removed, err := d.applyLocked(u)
+	removed, err := d.applyAll(u)
 	d.warnMarkRefused()
 	if len(removed) > 0 {
 		defer d.background.Done()
@@ -119,9 +119,19 @@ func (d *Device) apply(u update) error {
 	return err
 }
 
-// applyLocked returns the peers that were removed and that the caller must stop.
-// If there are any, it has added 1 to d.background, for Close to wait for that.
-func (d *Device) applyLocked(u update) (removed []*peer, err error) {
+// applyAll returns the peers that were removed and that the caller must stop. If
+// there are any, it has added 1 to d.background, for Close to wait for that.
+func (d *Device) applyAll(u update) (removed []*peer, err error) {
+	if u.listenPort != nil || u.fwmark != nil {
+		d.socketMu.Lock()
+		defer d.socketMu.Unlock()
+		if d.isClosed() {
+			return nil, errClosed
+		}
+		if err := d.applySockets(u); err != nil {
+			return nil, err
+		}
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.closed {
@@ -132,13 +142,9 @@ func (d *Device) applyLocked(u update) (removed []*peer, err error) {
 			d.background.Add(1)
 		}
 	}()
-	if err := d.applySockets(u); err != nil {
-		return nil, err
-	}
 	remove := func(p *peer) {
 		if p != nil {
-			delete(d.peers, p.public)
-			d.allowed.removeAll(p)
+			d.deletePeer(p)
 			d.finder.noteRemoved(p)
 			removed = append(removed, p)
 		}
@@ -177,7 +183,7 @@ func (d *Device) applyLocked(u update) (removed []*peer, err error) {
 		}
 		if p == nil {
 			p = newPeer(d, pu.public)
-			d.peers[pu.public] = p
+			d.addPeer(p)
 		}
 		d.setAllowedIPs(p, pu)
 		p.configure(pu)
@@ -185,7 +191,7 @@ func (d *Device) applyLocked(u update) (removed []*peer, err error) {
 	return removed, nil
 }
 
-// applySockets changes the mark and the port, or neither. d.mu is held.
+// applySockets changes the mark and the port, or neither. d.socketMu is held.
 func (d *Device) applySockets(u update) error {
 	mark := d.fwmark
 	if u.fwmark != nil {
@@ -193,17 +199,24 @@ func (d *Device) applySockets(u update) error {
 			d.binding.Load().setMark(mark) // one of the sockets may have accepted it
 			return err
 		}
-		d.fwmark = *u.fwmark
+		d.storeMark(*u.fwmark)
 	}
 	if u.listenPort == nil || *u.listenPort == d.binding.Load().port {
 		return nil
 	}
-	err := d.rebindLocked(d.ctx, *u.listenPort)
+	err := d.rebind(d.ctx, *u.listenPort)
 	if err != nil {
-		d.fwmark = mark
+		d.storeMark(mark)
 		d.binding.Load().setMark(mark)
 	}
 	return err
+}
+
+// storeMark notes the mark of the sockets. d.socketMu is held.
+func (d *Device) storeMark(mark uint32) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.fwmark = mark
 }
 
 // identityOf returns the identity that a private key makes, nil for the zero

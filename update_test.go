@@ -1,8 +1,10 @@
 package wireguard
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -418,5 +420,58 @@ func TestP96StormOfChanges(t *testing.T) {
 		if n := len(b.dev.Stats().Peers); n != 0 {
 			t.Errorf("%d peers left", n)
 		}
+	})
+}
+
+// A slow Config.ListenPacket holds up nothing but other changes of the sockets.
+func TestSlowListenPacketHoldsUpNothing(t *testing.T) {
+	var slow atomic.Pointer[chan struct{}]
+	edit := func(cfg *Config) {
+		listen := cfg.ListenPacket
+		cfg.ListenPacket = func(ctx context.Context, network, address string) (net.PacketConn, error) {
+			if gate := slow.Load(); gate != nil {
+				<-*gate // whatever becomes of ctx
+			}
+			return listen(ctx, network, ":0")
+		}
+	}
+	withTestbed(t, edit, func(b *testbed) {
+		gate := make(chan struct{})
+		slow.Store(&gate)
+		defer close(gate)
+		rebound := make(chan error, 1)
+		go func() { rebound <- b.dev.Rebind() }()
+		synctest.Wait()
+
+		start := time.Now()
+		other := b.addRemote("192.0.2.3:1", "10.0.0.3")
+		if n := len(b.dev.Stats().Peers); n != 2 {
+			t.Errorf("%d peers", n)
+		}
+		s := b.far.connectToDevice()
+		b.far.sendData(s, "hello")
+		b.wantDelivered("handshake", "hello")
+		if err := b.dev.RemovePeer(other.Public); err != nil {
+			t.Error(err)
+		}
+		b.setPrivateKey(NewPrivateKey(), b.far)
+		b.dev.Close()
+		if d := time.Since(start); d > time.Second {
+			t.Errorf("took %v", d)
+		}
+		if err := <-rebound; !errors.Is(err, net.ErrClosed) && !errors.Is(err, context.Canceled) {
+			t.Errorf("after Close: %v", err)
+		}
+	})
+}
+
+// Handshakes do not need the lock of the configuration.
+func TestHandshakesGoOnDuringAChange(t *testing.T) {
+	withTestbed(t, nil, func(b *testbed) {
+		b.dev.mu.Lock()
+		s := b.far.connectToDevice()
+		b.far.sendData(s, "hello")
+		b.wantDelivered("while the configuration is locked", "hello")
+		b.dev.mu.Unlock()
 	})
 }

@@ -29,16 +29,18 @@ package wireguard
 // the network of the host. Sealing, opening, handshakes and calls of
 // Config.PeerFor run on pools, whose goroutines exist only while there is work.
 // A peer has no goroutine, and at most one timer, besides one while received
-// packets wait for late ones.
+// packets wait for late ones. But what waits for a socket is always a goroutine of
+// one lane, which exists for as long as that: the others serve many peers.
 //
 // Locks are taken in this order:
 //
-//	Device.mu -> peer.mu -> lane, pool, indexTable, cookieSecret, timestamper
+//	Device.socketMu -> Device.mu -> peer.mu -> lane, pool, indexTable, cookieSecret, timestamper
 //	Device.mu -> peerFinder -> pool
 //
 // None of them is held while a packet is written or delivered, a name is
-// looked up, or a log handler or Config.PeerFor is called. Device.mu, which serialises changes of
-// the configuration, is held while sockets are opened and closed.
+// looked up, or a log handler or Config.PeerFor is called, except that
+// Device.socketMu is held while sockets are opened and closed. Only changes of the sockets take it. Device.mu
+// serialises changes of the configuration; handshakes do not need it.
 //
 // The identity, the sockets, the allowed IPs and the endpoint of each peer are
 // read without a lock: each is published as an immutable snapshot.
@@ -66,7 +68,8 @@ import (
 // TCP/IP stack inside. All methods may be called concurrently.
 type Device struct {
 	// Constant.
-	log          *slog.Logger
+	log          *slog.Logger // never waits for its handler
+	logQueue     *logQueue
 	trace        Trace
 	observed     bool // there is a log or a trace
 	mtu          int
@@ -100,18 +103,22 @@ type Device struct {
 	finder      peerFinder     // of peers with unknown keys
 	heldBytes   atomic.Int64   // bytes of buffers that were received and not yet delivered
 	background  sync.WaitGroup // readers and resolvers
+	uapi        uapiUsage
 	closing     sync.Once
 
 	reopenNow chan struct{} // ends a delay before sockets are opened again
 
-	drops      dropCounters // of all peers, present and former, and of nobody known
-	dropLog    dropLog
-	lineCounts map[string]*lineCount // of the log; used by notices only
+	drops       dropCounters // of all peers, present and former, and of nobody known
+	dropLog     dropLog
+	lineCounts  map[string]*lineCount // of the log; used by notices only
+	socketMu    sync.Mutex            // held while the sockets are changed
+	markRefused atomic.Pointer[error] // why the sockets do not carry fwmark, until it is logged
+
+	peersMu sync.RWMutex // guards peers for those that do not hold mu
 
 	mu          sync.RWMutex
-	peers       map[PublicKey]*peer
-	fwmark      uint32
-	markRefused error // why the sockets do not carry fwmark, until it is logged
+	peers       map[PublicKey]*peer // written under mu and peersMu, read under either
+	fwmark      uint32              // written under socketMu and mu, read under either
 	lastReopen  time.Time
 	reopenDelay time.Duration
 	closed      bool
@@ -183,7 +190,6 @@ func New(cfg Config) (*Device, error) {
 // newDevice makes a device from a canonical configuration, without starting it.
 func newDevice(cfg Config) *Device {
 	d := &Device{
-		log:          cfg.Logger,
 		mtu:          cfg.MTU,
 		addresses:    cfg.Address,
 		listenPacket: cfg.ListenPacket,
@@ -197,10 +203,12 @@ func newDevice(cfg Config) *Device {
 	if cfg.Trace != nil {
 		d.trace = *cfg.Trace
 	}
-	d.observed = d.log != nil || cfg.Trace != nil
-	if d.log == nil {
-		d.log = slog.New(slog.DiscardHandler)
+	d.observed = cfg.Logger != nil || cfg.Trace != nil
+	logger := cfg.Logger
+	if logger == nil {
+		logger = slog.New(slog.DiscardHandler)
 	}
+	d.log, d.logQueue = newAsyncLogger(logger)
 	d.keyLog = keyLog{w: cfg.KeyLog, log: d.log}
 	d.ctx, d.cancel = context.WithCancel(context.Background())
 	workers := runtime.GOMAXPROCS(0)
@@ -251,9 +259,25 @@ func (d *Device) start(cfg Config, in inner) error {
 func (d *Device) now() time.Time { return d.clock.now() }
 
 func (d *Device) peer(public PublicKey) *peer {
-	d.mu.RLock()
-	defer d.mu.RUnlock()
+	d.peersMu.RLock()
+	defer d.peersMu.RUnlock()
 	return d.peers[public]
+}
+
+// addPeer adds p to the peers. d.mu is held.
+func (d *Device) addPeer(p *peer) {
+	d.peersMu.Lock()
+	defer d.peersMu.Unlock()
+	d.peers[p.public] = p
+}
+
+// deletePeer removes p from the peers and its prefixes from the allowed IPs. d.mu is
+// held.
+func (d *Device) deletePeer(p *peer) {
+	d.peersMu.Lock()
+	delete(d.peers, p.public)
+	d.peersMu.Unlock()
+	d.allowed.removeAll(p)
 }
 
 // requirePeer returns the peer with a public key that a caller names.
@@ -270,6 +294,12 @@ func (d *Device) requirePeer(public PublicKey) (*peer, error) {
 	return p, nil
 }
 
+func (d *Device) isClosed() bool {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	return d.closed
+}
+
 // errClosed is wrapped by the errors of a closed device's methods.
 var errClosed = fmt.Errorf("device: %w", net.ErrClosed)
 
@@ -283,12 +313,12 @@ var errClosed = fmt.Errorf("device: %w", net.ErrClosed)
 // which is still open makes every Rebind fail.
 func (d *Device) Rebind() error {
 	defer d.warnMarkRefused()
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.closed {
+	d.socketMu.Lock()
+	defer d.socketMu.Unlock()
+	if d.isClosed() {
 		return fmt.Errorf("wireguard: %w", errClosed)
 	}
-	if err := d.rebindLocked(d.ctx, d.binding.Load().port); err != nil {
+	if err := d.rebind(d.ctx, d.binding.Load().port); err != nil {
 		return fmt.Errorf("wireguard: %w", err)
 	}
 	return nil
@@ -310,6 +340,7 @@ func (d *Device) Close() error {
 const closeGrace = time.Second
 
 func (d *Device) close() {
+	defer d.logQueue.waitUntilIdle()
 	d.cancel()
 	d.mu.Lock()
 	d.closed = true
@@ -341,8 +372,7 @@ func (d *Device) close() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, p := range peers {
-		delete(d.peers, p.public)
-		d.allowed.removeAll(p)
+		d.deletePeer(p)
 	}
 	if id := d.identity.Load(); id != nil {
 		d.setIdentity(&identity{public: id.public}) // for Stats

@@ -199,6 +199,45 @@ func (p *Packet) Len() int { return p.length }
 // Segments returns the number of segments, at least 1.
 func (p *Packet) Segments() int { return p.segments }
 
+// CarriesData reports whether p has data of a connection or datagram socket. The
+// goroutine that delivers inbound packets sends none that do, and many that do
+// not: echo replies, resets, acknowledgements, and ICMP errors.
+func (p *Packet) CarriesData() bool {
+	if p.mss > 0 || p.readTCPHeader() {
+		return p.length > p.headersLen
+	}
+	proto := p.parts[0][9]
+	if p.dst.Is6() {
+		proto = p.parts[0][6]
+	}
+	return proto != protoICMP && proto != protoICMPv6 && proto != protoTCP
+}
+
+// UDPDestination returns the destination of a UDP datagram. ok is false if p is
+// something else, or a fragment without the UDP header.
+func (p *Packet) UDPDestination() (dst netip.AddrPort, ok bool) {
+	ip := p.parts[0]
+	var header []byte
+	proto := ip[9]
+	if p.dst.Is6() {
+		header, proto = ip[ipv6HeaderLen:], ip[6]
+	} else if binary.BigEndian.Uint16(ip[6:])&0x1fff != 0 {
+		return dst, false
+	} else {
+		header = ip[min(int(ip[0]&15)*4, len(ip)):]
+	}
+	if proto == 44 && len(header) >= 8 && header[2] == 0 && header[3]&^7 == 0 { // the first fragment
+		header, proto = header[8:], header[0]
+	}
+	if len(header) == 0 && len(p.parts) > 1 {
+		header = p.parts[1]
+	}
+	if proto != protoUDP || len(header) < 4 {
+		return dst, false
+	}
+	return netip.AddrPortFrom(p.dst, binary.BigEndian.Uint16(header[2:])), true
+}
+
 // SegmentLen returns the length in bytes of segment i, headers included. All
 // segments have the same, but for a shorter last one and a longer first one that
 // [Packet.Recut] can make.

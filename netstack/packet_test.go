@@ -299,3 +299,54 @@ func BenchmarkCopySegment(b *testing.B) {
 		}
 	}
 }
+
+func TestPacketKinds(t *testing.T) {
+	ip4 := func(proto byte, payload ...byte) []byte {
+		b := make([]byte, 20, 20+len(payload))
+		b[0], b[3], b[9] = 0x45, byte(20+len(payload)), proto
+		copy(b[16:], []byte{10, 0, 0, 2})
+		return append(b, payload...)
+	}
+	ip6 := func(proto byte, payload ...byte) []byte {
+		b := make([]byte, 40, 40+len(payload))
+		b[0], b[5], b[6] = 0x60, byte(len(payload)), proto
+		b[24], b[39] = 0xfd, 2
+		return append(b, payload...)
+	}
+	later := ip4(protoUDP, 0, 1, 0, 7, 0, 8, 0, 0)
+	later[7] = 5
+	tcp := make([]byte, 20)
+	tcp[12] = 5 << 4
+	udp := []byte{0, 1, 0, 7, 0, 8, 0, 0}
+	for _, c := range []struct {
+		what string
+		b    []byte
+		data bool
+		dst  string
+	}{
+		{"TCP without data", ip4(protoTCP, tcp...), false, ""},
+		{"TCP with data", ip4(protoTCP, append(tcp, 1)...), true, ""},
+		{"TCP without data, IPv6", ip6(protoTCP, tcp...), false, ""},
+		{"TCP with data, IPv6", ip6(protoTCP, append(tcp, 1)...), true, ""},
+		{"UDP", ip4(protoUDP, udp...), true, "10.0.0.2:7"},
+		{"UDP, IPv6", ip6(protoUDP, udp...), true, "[fd00::2]:7"},
+		{"first fragment, IPv6", ip6(44, append([]byte{protoUDP, 0, 0, 1, 0, 0, 0, 0}, udp...)...), true, "[fd00::2]:7"},
+		{"later fragment, IPv6", ip6(44, append([]byte{protoUDP, 0, 0, 9, 0, 0, 0, 0}, udp...)...), true, ""},
+		{"later fragment", later, true, ""},
+		{"cut short", ip4(protoUDP, 0, 1), true, ""},
+		{"ICMP", ip4(protoICMP, 8, 0, 0, 0, 0, 0, 0, 0), false, ""},
+		{"ICMPv6", ip6(protoICMPv6, 128, 0, 0, 0, 0, 0, 0, 0), false, ""},
+	} {
+		p := NewPacket(c.b)
+		if p == nil {
+			t.Fatalf("%s: no packet", c.what)
+		}
+		if got := p.CarriesData(); got != c.data {
+			t.Errorf("%s: carries data: %v", c.what, got)
+		}
+		dst, ok := p.UDPDestination()
+		if want := c.dst; ok != (want != "") || ok && dst.String() != want {
+			t.Errorf("%s: to %v, %v, want %q", c.what, dst, ok, want)
+		}
+	}
+}

@@ -26,6 +26,19 @@ type netlink struct {
 	filter filter // only touched by wait and discard
 }
 
+// namespace identifies a network namespace: the zero value if it is unknown.
+type namespace struct{ dev, inode uint64 }
+
+// currentNamespace returns the network namespace of the thread, in which it opens
+// sockets.
+func currentNamespace() namespace {
+	var st unix.Stat_t
+	if unix.Stat("/proc/thread-self/ns/net", &st) != nil {
+		return namespace{}
+	}
+	return namespace{uint64(st.Dev), uint64(st.Ino)}
+}
+
 func openEvents() (events, error) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_ROUTE)
 	if err != nil {

@@ -100,7 +100,7 @@ func TestWatcherReportsARoute(t *testing.T) {
 	enterNamespace(t)
 	w := New()
 	defer w.Close()
-	if w.events == nil {
+	if w.source.events == nil {
 		t.Skip("netlink is refused")
 	}
 	runIP(t, "link add eth0 type veth peer name far0")
@@ -109,4 +109,20 @@ func TestWatcherReportsARoute(t *testing.T) {
 	case <-time.After(20 * time.Second):
 		t.Fatal("a new interface was not reported")
 	}
+}
+
+func TestNamespacesHaveTheirOwnSource(t *testing.T) {
+	here := New()
+	defer here.Close()
+	done := make(chan struct{})
+	go func() { // its thread ends with it
+		defer close(done)
+		enterNamespace(t)
+		there := New()
+		defer there.Close()
+		if there.source == here.source {
+			t.Error("two namespaces share a source")
+		}
+	}()
+	<-done
 }

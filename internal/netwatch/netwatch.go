@@ -21,16 +21,32 @@ const (
 	pollInterval = 5 * time.Second
 )
 
-// A Watcher watches the network of the host until it is closed. Its methods may
-// be called concurrently.
+// A Watcher tells of the changes from its creation until it is closed. Its
+// methods may be called concurrently.
 type Watcher struct {
-	changes     chan struct{}
+	source  *source
+	changes chan struct{}
+	closing sync.Once
+}
+
+// A source watches the network of one namespace for all its Watchers.
+type source struct {
+	key         namespace
 	done        chan struct{}
 	events      events        // nil: the host is polled
 	fingerprint func() string // of the network; differs after a change
-	closing     sync.Once
 	watching    sync.WaitGroup
+
+	mu       sync.Mutex
+	watchers map[*Watcher]struct{}
 }
+
+// sources are those that have a Watcher. Any number of Watchers share the
+// system's events and one goroutine.
+var (
+	sourcesMu sync.Mutex
+	sources   = make(map[namespace]*source)
+)
 
 // events is the system's source of events. Only close may be called
 // concurrently with the others.
@@ -47,21 +63,38 @@ type events interface {
 // events, as in Android's sandbox, or has none to report, the Watcher compares
 // the addresses of the host every five seconds.
 func New() *Watcher {
-	e, err := openEvents()
-	if err != nil {
-		e = nil
+	sourcesMu.Lock()
+	defer sourcesMu.Unlock()
+	key := currentNamespace()
+	s := sources[key]
+	if s == nil {
+		e, err := openEvents()
+		if err != nil {
+			e = nil
+		}
+		s = start(key, e, readFingerprint)
+		sources[key] = s
 	}
-	return start(e, readFingerprint)
+	return s.addWatcher()
 }
 
-func start(e events, fingerprint func() string) *Watcher {
-	w := &Watcher{
-		changes:     make(chan struct{}, 1),
+func start(key namespace, e events, fingerprint func() string) *source {
+	s := &source{
+		key:         key,
 		done:        make(chan struct{}),
 		events:      e,
 		fingerprint: fingerprint,
+		watchers:    make(map[*Watcher]struct{}),
 	}
-	w.watching.Go(w.watch)
+	s.watching.Go(s.watch)
+	return s
+}
+
+func (s *source) addWatcher() *Watcher {
+	w := &Watcher{source: s, changes: make(chan struct{}, 1)}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.watchers[w] = struct{}{}
 	return w
 }
 
@@ -69,67 +102,92 @@ func start(e events, fingerprint func() string) *Watcher {
 // changed, once for changes that follow each other closely. It is never closed.
 func (w *Watcher) Changes() <-chan struct{} { return w.changes }
 
-// Close ends the watching and waits for that.
+// Close ends the watching. The last Watcher to close waits for the goroutine that
+// they share.
 func (w *Watcher) Close() {
 	w.closing.Do(func() {
-		close(w.done)
-		if w.events != nil {
-			w.events.close()
+		if w.source.removeWatcher(w) {
+			w.source.close()
 		}
 	})
-	w.watching.Wait()
 }
 
-func (w *Watcher) watch() {
-	if w.events != nil {
-		for w.events.wait() == nil {
-			if !w.sleep(settleTime) {
+// removeWatcher reports whether no Watcher is left, so that the caller must close
+// s.
+func (s *source) removeWatcher(w *Watcher) (last bool) {
+	sourcesMu.Lock()
+	defer sourcesMu.Unlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.watchers, w)
+	if last = len(s.watchers) == 0; last && sources[s.key] == s {
+		delete(sources, s.key)
+	}
+	return last
+}
+
+func (s *source) close() {
+	close(s.done)
+	if s.events != nil {
+		s.events.close()
+	}
+	s.watching.Wait()
+}
+
+func (s *source) watch() {
+	if s.events != nil {
+		for s.events.wait() == nil {
+			if !s.sleep(settleTime) {
 				return
 			}
-			w.events.discard()
-			w.report()
-			if !w.sleep(minInterval - settleTime) {
+			s.events.discard()
+			s.report()
+			if !s.sleep(minInterval - settleTime) {
 				return
 			}
 		}
 	}
-	if w.isClosed() {
+	if s.isClosed() {
 		return
 	}
-	last := w.fingerprint()
-	for w.sleep(pollInterval) {
-		if now := w.fingerprint(); now != last {
+	last := s.fingerprint()
+	for s.sleep(pollInterval) {
+		if now := s.fingerprint(); now != last {
 			last = now
-			w.report()
+			s.report()
 		}
 	}
 }
 
-func (w *Watcher) isClosed() bool {
+func (s *source) isClosed() bool {
 	select {
-	case <-w.done:
+	case <-s.done:
 		return true
 	default:
 		return false
 	}
 }
 
-// sleep waits, and reports false if the Watcher is closed meanwhile.
-func (w *Watcher) sleep(d time.Duration) bool {
+// sleep waits, and reports false if s is closed meanwhile.
+func (s *source) sleep(d time.Duration) bool {
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
 	case <-t.C:
 		return true
-	case <-w.done:
+	case <-s.done:
 		return false
 	}
 }
 
-func (w *Watcher) report() {
-	select {
-	case w.changes <- struct{}{}:
-	default:
+func (s *source) report() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for w := range s.watchers {
+		select {
+		case w.changes <- struct{}{}:
+		default:
+		}
 	}
 }
 

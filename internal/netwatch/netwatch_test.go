@@ -60,12 +60,17 @@ func wantNoChange(t *testing.T, w *Watcher, what string, within time.Duration) {
 	}
 }
 
+// startWatcher returns a Watcher with a source of its own.
+func startWatcher(e events, fingerprint func() string) *Watcher {
+	return start(namespace{}, e, fingerprint).addWatcher()
+}
+
 func constant() string { return "" }
 
 func TestEventsAreCoalesced(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := newFakeEvents()
-		w := start(e, constant)
+		w := startWatcher(e, constant)
 		defer w.Close()
 		wantNoChange(t, w, "no event", time.Minute)
 		for range 5 {
@@ -85,7 +90,7 @@ func TestBrokenEventsArePolled(t *testing.T) {
 		e := newFakeEvents()
 		var network atomic.Value
 		network.Store("a")
-		w := start(e, func() string { return network.Load().(string) })
+		w := startWatcher(e, func() string { return network.Load().(string) })
 		defer w.Close()
 		e.arrived <- errors.New("broken")
 		wantNoChange(t, w, "a broken source", 10*pollInterval-time.Second)
@@ -98,7 +103,7 @@ func TestBrokenEventsArePolled(t *testing.T) {
 func TestPolled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var n atomic.Int32
-		w := start(nil, func() string { return string(rune('a' + n.Load())) })
+		w := startWatcher(nil, func() string { return string(rune('a' + n.Load())) })
 		defer w.Close()
 		synctest.Wait()
 		n.Add(1)
@@ -116,7 +121,7 @@ func TestClose(t *testing.T) {
 					source = e
 					e.arrived <- nil
 				}
-				w := start(source, constant)
+				w := startWatcher(source, constant)
 				time.Sleep(age)
 				began := time.Now()
 				w.Close()
@@ -145,5 +150,50 @@ func TestNewAndClose(t *testing.T) {
 	case <-done:
 	case <-time.After(10 * time.Second):
 		t.Fatal("Close blocks")
+	}
+}
+
+func TestWatchersShareTheEvents(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := newFakeEvents()
+		s := start(namespace{}, e, constant)
+		var watchers []*Watcher
+		for range 10 {
+			watchers = append(watchers, s.addWatcher())
+		}
+		e.arrived <- nil
+		time.Sleep(settleTime)
+		synctest.Wait()
+		for i, w := range watchers {
+			if len(w.Changes()) != 1 {
+				t.Errorf("watcher %d got no report", i)
+			}
+		}
+		for _, w := range watchers[1:] {
+			w.Close()
+		}
+		<-watchers[0].Changes()
+		time.Sleep(minInterval)
+		e.arrived <- nil
+		wantChange(t, watchers[0], "the last one", settleTime)
+		watchers[0].Close() // ends the goroutine; synctest fails otherwise
+	})
+}
+
+func TestWatchersOfANamespaceShareASource(t *testing.T) {
+	first, second := New(), New()
+	if first.source != second.source || len(sources) != 1 {
+		t.Errorf("%d sources for two watchers", len(sources))
+	}
+	first.Close()
+	first.Close()
+	third := New()
+	if third.source != second.source {
+		t.Error("a source ended before its last watcher")
+	}
+	second.Close()
+	third.Close()
+	if len(sources) != 0 {
+		t.Errorf("%d sources without a watcher", len(sources))
 	}
 }

@@ -97,6 +97,10 @@ func (c *conn) WriteBatch(ms []Message) (int, error) {
 	return len(ms), nil
 }
 
+// TryWriteBatch implements Socket. It waits like WriteBatch, as package net has no
+// write that does not: for the network device, and nothing else.
+func (c *conn) TryWriteBatch(ms []Message) (int, error) { return c.WriteBatch(ms) }
+
 // writeDatagram sends b. A pending error that belongs to an earlier datagram
 // costs a second attempt.
 func (c *conn) writeDatagram(b, control []byte, to netip.AddrPort) error {

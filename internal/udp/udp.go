@@ -7,7 +7,10 @@
 // one, with the same result.
 package udp
 
-import "net/netip"
+import (
+	"errors"
+	"net/netip"
+)
 
 // Message is one datagram or, if SegmentSize is not 0, several of that size
 // back to back in Buf, the last of which may be shorter. ReadBatch sets every
@@ -74,6 +77,11 @@ type Socket interface {
 	// an address of this host, or that no route leads out from, is ignored.
 	WriteBatch(ms []Message) (int, error)
 
+	// TryWriteBatch is WriteBatch for a caller that must not wait. It fails with
+	// ErrWouldBlock if that would be necessary, and then leaves in ms[n].Buf what
+	// of that message was not sent.
+	TryWriteBatch(ms []Message) (int, error)
+
 	// LocalAddr is the bound address. An IPv4 address means that the socket
 	// carries IPv4 only.
 	LocalAddr() netip.AddrPort
@@ -88,6 +96,17 @@ type Socket interface {
 	// Close unblocks ReadBatch and makes all later calls fail. Closing again
 	// does nothing and returns the same error.
 	Close() error
+}
+
+// ErrWouldBlock is the error of TryWriteBatch if it would have to wait.
+var ErrWouldBlock = errors.New("udp: write would block")
+
+// IsSystemSocket reports whether s is a UDP socket of the operating system. How
+// long a write to it waits depends on the network device only. A write to any
+// other transport can take any time.
+func IsSystemSocket(s Socket) bool {
+	_, ok := s.(*conn)
+	return ok
 }
 
 // socketBuffer is the size in bytes requested for each kernel buffer: what

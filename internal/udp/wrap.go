@@ -90,6 +90,9 @@ func (c *packetConn) WriteBatch(ms []Message) (int, error) {
 	return len(ms), nil
 }
 
+// TryWriteBatch implements Socket. Whether WriteTo blocks is not known before.
+func (c *packetConn) TryWriteBatch([]Message) (int, error) { return 0, ErrWouldBlock }
+
 // netAddr returns addr as a net.Addr. The PacketConn may keep it, so it must
 // not be written to.
 func (c *packetConn) netAddr(addr netip.AddrPort) *net.UDPAddr {

@@ -112,6 +112,9 @@ func TestPacketConnWrite(t *testing.T) {
 			Message{Buf: []byte("whole"), Addr: a},
 			Message{Addr: a},
 		)
+		if n, err := s.TryWriteBatch([]Message{{Addr: a}}); n != 0 || err != ErrWouldBlock {
+			t.Errorf("TryWriteBatch = %d, %v", n, err)
+		}
 		var got []string
 		for _, d := range pc.out {
 			got = append(got, d.b+" "+d.addr.(*net.UDPAddr).AddrPort().String())

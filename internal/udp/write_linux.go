@@ -90,7 +90,12 @@ var writers = sync.Pool{New: func() any {
 }}
 
 // WriteBatch implements Socket.
-func (c *conn) WriteBatch(ms []Message) (int, error) {
+func (c *conn) WriteBatch(ms []Message) (int, error) { return c.writeBatch(ms, true) }
+
+// TryWriteBatch implements Socket.
+func (c *conn) TryWriteBatch(ms []Message) (int, error) { return c.writeBatch(ms, false) }
+
+func (c *conn) writeBatch(ms []Message, wait bool) (int, error) {
 	w := writers.Get().(*writer)
 	w.conn = c
 	defer func() {
@@ -103,8 +108,13 @@ func (c *conn) WriteBatch(ms []Message) (int, error) {
 		if err := w.layOut(ms, pos); err != nil {
 			return pos.message, err
 		}
-		if err := w.sendPieces(); err != nil {
+		if err := w.sendPieces(wait); err != nil {
 			return pos.message, err
+		}
+		if w.errno == unix.EAGAIN {
+			m := &ms[pos.message]
+			m.Buf = m.Buf[pos.offset:]
+			return pos.message, ErrWouldBlock
 		}
 		if w.errno != 0 {
 			if !w.adaptToError(&ms[pos.message], &pos) {
@@ -122,15 +132,15 @@ func (c *conn) WriteBatch(ms []Message) (int, error) {
 	return len(ms), nil
 }
 
-// sendPieces sends the pieces laid out, or those that precede an error. It
-// waits for room in the socket's buffer only for the first.
-func (w *writer) sendPieces() error {
+// sendPieces sends the pieces laid out, or those that precede an error. If wait
+// is set it waits for room in the socket's buffer, but only for the first.
+func (w *writer) sendPieces(wait bool) error {
 	defer clear(w.iovecs[:len(w.pieces)]) // do not keep the caller's buffers alive
 	// Unlike RawConn.Write, Control does not exclude other writers.
 	if err := w.conn.raw.Control(w.sendNow); err != nil {
 		return err
 	}
-	if w.errno == unix.EAGAIN {
+	if wait && w.errno == unix.EAGAIN {
 		return w.conn.raw.Write(w.sendWhenReady)
 	}
 	return nil

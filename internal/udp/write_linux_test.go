@@ -298,3 +298,31 @@ func TestWriteWaitsForRoom(t *testing.T) {
 	<-send
 	wantDatagrams(t, pc, ms)
 }
+
+// TryWriteBatch does not wait for a full socket buffer, and says what it has not
+// sent.
+func TestTryWriteDoesNotWait(t *testing.T) {
+	s := openSocket(t, "udp4", "127.0.0.1:0")
+	pc := listenPlain(t, "udp4", "127.0.0.1:0")
+	s.(*conn).gso.Store(false)
+	room := 4
+	s.(*conn).calls.sendmmsg = func(fd uintptr, hs []mmsghdr, flags int) (int, syscall.Errno) {
+		if room == 0 {
+			return 0, unix.EAGAIN
+		}
+		n, errno := sendmmsg(fd, hs[:min(room, len(hs))], flags)
+		room -= n
+		return n, errno
+	}
+	ms := []Message{{Buf: []byte("a"), Addr: addrOf(pc)}, {Buf: []byte("bbccddee"), SegmentSize: 2, Addr: addrOf(pc)}, {Buf: []byte("f"), Addr: addrOf(pc)}}
+	all := slices.Clone(ms)
+	n, err := s.TryWriteBatch(ms)
+	if n != 1 || err != ErrWouldBlock || string(ms[1].Buf) != "ee" {
+		t.Fatalf("TryWriteBatch = %d, %v, and leaves %q", n, err, ms[1].Buf)
+	}
+	room = 10
+	if n, err := s.TryWriteBatch(ms[1:]); n != 2 || err != nil {
+		t.Fatalf("TryWriteBatch = %d, %v", n, err)
+	}
+	wantDatagrams(t, pc, all)
+}
