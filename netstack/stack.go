@@ -48,7 +48,6 @@ import (
 
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
-	"gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
 	"gvisor.dev/gvisor/pkg/tcpip/network/ipv6"
 	gstack "gvisor.dev/gvisor/pkg/tcpip/stack"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/icmp"
@@ -163,7 +162,7 @@ func New(cfg Config) (*Stack, error) {
 	s.ownLink = &link{stack: s, nic: ownNIC, mtu: uint32(cfg.MTU), gsoMaxSize: gsoSize(cfg.MTU, cfg.MaxSegments)}
 	s.foreignLink = &link{stack: s, nic: foreignNIC, mtu: uint32(cfg.MTU), gsoMaxSize: gsoSize(cfg.MTU, cfg.MaxSegments)}
 	s.gvisor = gstack.New(gstack.Options{
-		NetworkProtocols:   []gstack.NetworkProtocolFactory{ipv4.NewProtocol, ipv6.NewProtocol},
+		NetworkProtocols:   []gstack.NetworkProtocolFactory{newForeignIPv4, ipv6.NewProtocol},
 		TransportProtocols: []gstack.TransportProtocolFactory{tcp.NewProtocol, udp.NewProtocol, icmp.NewProtocol4, icmp.NewProtocol6},
 	})
 	if err := s.configureGVisor(); err != nil {
@@ -230,11 +229,8 @@ func (s *Stack) configureGVisor() error {
 			return fmt.Errorf("interface: %v", err)
 		}
 	}
-	if err := s.gvisor.SetPromiscuousMode(foreignNIC, true); err != nil {
-		return fmt.Errorf("promiscuous mode: %v", err)
-	}
-	if err := s.gvisor.SetSpoofing(foreignNIC, true); err != nil {
-		return fmt.Errorf("spoofing: %v", err)
+	if err := s.addForeignAddresses(); err != nil {
+		return err
 	}
 	s.gvisor.SetRouteTable([]tcpip.Route{
 		{Destination: header.IPv4EmptySubnet, NIC: ownNIC},
