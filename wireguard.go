@@ -142,6 +142,7 @@ func New(cfg Config) (*Device, error) {
 		MaxSegments: min(maxBatchSegments, maxBatchBytes/(dataOverhead+d.mtu)),
 		Output:      d.output,
 		Route:       d.checkRoute,
+		Peer:        d.peerBehind,
 		Reach:       d.reach,
 	})
 	if err != nil {

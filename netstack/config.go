@@ -64,6 +64,13 @@ type Config struct {
 	// Route lets all dials succeed. It may be called concurrently.
 	Route func(addr netip.Addr) error
 
+	// Peer returns a comparable value that stands for the peer that addr belongs
+	// to, nil if it belongs to none. ICMP errors count only about packets to the
+	// peer that they come from, and the tables of the stack have a share for each
+	// peer. A nil Peer means that all addresses belong to one. It may be called
+	// concurrently, and must not call the stack.
+	Peer func(addr netip.Addr) any
+
 	// Reach reports why addr cannot be reached; nil means that nothing does. It
 	// runs concurrently with each echo and DNS query to addr, and with each
 	// connection attempt that has not ended after 10 ms or by the end of its

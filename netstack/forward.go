@@ -85,19 +85,19 @@ func (f *forwarder) mayReceive(dst netip.Addr, proto uint8, packet []byte) bool 
 	if dst.IsMulticast() || dst.IsLoopback() || dst.IsUnspecified() || dst == netip.AddrFrom4([4]byte{255, 255, 255, 255}) {
 		return false
 	}
-	if proto == 44 && dst.Is6() && len(packet) > ipv6HeaderLen { // fragment
+	if proto == protoFragment && dst.Is6() && len(packet) > ipv6HeaderLen {
 		proto = packet[ipv6HeaderLen]
+		if proto == protoICMPv6 {
+			return false
+		}
 	}
 	switch proto {
 	case protoTCP:
 		return f.tcpUsed.Load()
 	case protoUDP:
 		return f.udpUsed.Load()
-	case protoICMP:
-		ihl := int(packet[0]&15) * 4
-		return dst.Is4() && len(packet) > ihl && packet[ihl] == icmp4Unreachable && (f.tcpUsed.Load() || f.udpUsed.Load())
-	case protoICMPv6:
-		return dst.Is6() && len(packet) > ipv6HeaderLen && packet[ipv6HeaderLen] < 128 && (f.tcpUsed.Load() || f.udpUsed.Load())
+	case protoICMP, protoICMPv6: // errors, which admitsMessage looks at
+		return f.tcpUsed.Load() || f.udpUsed.Load()
 	}
 	return false
 }

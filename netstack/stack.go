@@ -114,6 +114,8 @@ type Stack struct {
 	dnsServers      dnsServers
 	syns            unansweredSYNs
 
+	sizes pathSizes
+
 	recovery recovery
 
 	closeOnce sync.Once
@@ -158,6 +160,10 @@ func New(cfg Config) (*Stack, error) {
 		gvisorForwarder: new(atomic.Pointer[forwarder]),
 	}
 	s.deliverFunc = s.deliverPacket
+	s.cfg.Output = func(p *Packet) error {
+		s.sizes.fit(p)
+		return cfg.Output(p)
+	}
 	s.recovery.init()
 	s.ownLink = &link{stack: s, nic: ownNIC, mtu: uint32(cfg.MTU), gsoMaxSize: gsoSize(cfg.MTU, cfg.MaxSegments)}
 	s.foreignLink = &link{stack: s, nic: foreignNIC, mtu: uint32(cfg.MTU), gsoMaxSize: gsoSize(cfg.MTU, cfg.MaxSegments)}
