@@ -95,7 +95,8 @@ const (
 // A Stack is a TCP/IP stack on one link. Its methods may be called
 // concurrently.
 type Stack struct {
-	// Constant after New. A test may shorten dnsTimeout and deliveryGrace.
+	// Constant after New. A test may shorten dnsTimeout, deliveryGrace and
+	// closeTimeout.
 	cfg         Config
 	ownAddrs    map[netip.Addr]bool
 	firstIPv4   netip.Addr // of ownAddrs; not valid if there is none
@@ -106,6 +107,7 @@ type Stack struct {
 	deliverFunc func(*coalescedPacket) // deliverPacket, bound once as that allocates
 	dnsTimeout  time.Duration          // of one query
 
+	closeTimeout  time.Duration // of closed connections
 	deliveryGrace time.Duration // how long Close waits for closed connections to deliver their data
 
 	forwarder       forwarder
@@ -115,6 +117,8 @@ type Stack struct {
 	syns            unansweredSYNs
 
 	sizes pathSizes
+
+	orphans orphans
 
 	recovery recovery
 
@@ -155,6 +159,7 @@ func New(cfg Config) (*Stack, error) {
 		sockets:     make(map[aborter]struct{}),
 		dnsTimeout:  defaultDNSTimeout,
 
+		closeTimeout:  closeTimeout,
 		deliveryGrace: defaultDeliveryGrace,
 
 		gvisorForwarder: new(atomic.Pointer[forwarder]),
@@ -165,6 +170,7 @@ func New(cfg Config) (*Stack, error) {
 		return cfg.Output(p)
 	}
 	s.recovery.init()
+	s.orphans = orphans{stack: s, shares: shares{size: maxOrphans}}
 	s.ownLink = &link{stack: s, nic: ownNIC, mtu: uint32(cfg.MTU), gsoMaxSize: gsoSize(cfg.MTU, cfg.MaxSegments)}
 	s.foreignLink = &link{stack: s, nic: foreignNIC, mtu: uint32(cfg.MTU), gsoMaxSize: gsoSize(cfg.MTU, cfg.MaxSegments)}
 	s.gvisor = gstack.New(gstack.Options{

@@ -18,6 +18,7 @@ import (
 // would be an allocation per call.
 type tcpConn struct {
 	socket
+	peer      any               // constant: that the remote address belongs to
 	readInto  tcpip.SliceWriter // guarded by readMu
 	writeFrom bytes.Reader      // guarded by writeMu
 }
@@ -27,7 +28,7 @@ type tcpConn struct {
 // is reset, which may be before it is accepted. newTCPConn fails, and aborts ep,
 // if the stack is closed.
 func (s *Stack) newTCPConn(ep tcpip.Endpoint, wq *waiter.Queue, remote netip.AddrPort) (*tcpConn, error) {
-	c := &tcpConn{}
+	c := &tcpConn{peer: s.peerOf(remote.Addr())}
 	c.initSocket(s, "tcp", ep, wq)
 	c.local = net.TCPAddrFromAddrPort(c.localAddrPort())
 	c.remote = net.TCPAddrFromAddrPort(remote)
@@ -182,12 +183,19 @@ func (c *tcpConn) shutdown(how tcpip.ShutdownFlags) error {
 	return nil
 }
 
+// Close ends both directions. What was written is delivered in the background,
+// as long as the other end acknowledges more of it every 20 seconds.
 func (c *tcpConn) Close() error {
-	if !c.closeWith(c.endpoint.Close) {
+	if !c.closeWith(c.closeEndpoint) {
 		return c.opError("close", net.ErrClosed)
 	}
 	c.stack.forgetSocket(c)
 	return nil
+}
+
+func (c *tcpConn) closeEndpoint() {
+	c.stack.orphans.adopt(c)
+	c.endpoint.Close()
 }
 
 func (c *tcpConn) abort() { c.closeWith(c.endpoint.Abort) }

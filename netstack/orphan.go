@@ -1,0 +1,139 @@
+package netstack
+
+import (
+	"sync"
+	"time"
+
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+	"gvisor.dev/gvisor/pkg/waiter"
+)
+
+// Connections that the application has closed and gVisor still has: they deliver
+// what was written to them, and then keep their ports for a while.
+
+const (
+	// closeTimeout is how long the other end of a closed connection may take to
+	// acknowledge more of its data.
+	closeTimeout = 20 * time.Second
+
+	// maxOrphans bounds closed connections, of which a peer has half at most.
+	maxOrphans = 32 << 10
+)
+
+// timeWaits are how long a closed connection keeps its ports (TIME-WAIT), by how
+// many quarters of the orphans there may be there are. 30 s is twice the longest
+// delay of a segment that is to be expected; less costs nothing but the
+// protection from those.
+var timeWaits = [...]time.Duration{timeWait, timeWait, 5 * time.Second, time.Second, time.Second}
+
+// orphans are the closed connections of a stack.
+type orphans struct {
+	stack *Stack // constant
+
+	mu     sync.Mutex      // guards what follows, and is taken with locks of gVisor held
+	shares shares          // of maxOrphans
+	oldest map[any]*orphan // by peer; its prev is the latest
+	level  int             // index of the time in timeWaits that is set
+}
+
+// An orphan is a closed connection. It is in the ring of those of its peer.
+type orphan struct {
+	orphans    *orphans
+	endpoint   tcpip.Endpoint
+	events     *waiter.Queue
+	over       waiter.Entry
+	peer       any
+	prev, next *orphan // guarded by orphans.mu; nil if it is in no ring
+}
+
+// adopt notes that c is about to be closed. If its peer has too many orphans, the
+// oldest is reset.
+func (o *orphans) adopt(c *tcpConn) {
+	timeout := tcpip.TCPUserTimeoutOption(o.stack.closeTimeout)
+	c.endpoint.SetSockOpt(&timeout)
+	n := &orphan{orphans: o, endpoint: c.endpoint, peer: c.peer, events: c.waitQueue}
+	n.over.Init(n, waiter.EventHUp)
+
+	o.mu.Lock()
+	var oldest *orphan
+	if !o.shares.hasPlace(n.peer) {
+		if oldest = o.oldest[n.peer]; oldest != nil {
+			o.remove(oldest)
+		}
+	}
+	o.insert(n)
+	level := o.changedLevel()
+	o.mu.Unlock()
+
+	n.events.EventRegister(&n.over)
+	if oldest != nil {
+		oldest.endpoint.Abort()
+		oldest.events.EventUnregister(&oldest.over)
+	}
+	o.setTimeWait(level)
+}
+
+// NotifyEvent is called when the connection enters TIME-WAIT, and when gVisor has
+// ended it; possibly with locks of its endpoint held.
+func (n *orphan) NotifyEvent(waiter.EventMask) {
+	if tcp.EndpointState(n.endpoint.State()) == tcp.StateTimeWait {
+		return
+	}
+	n.orphans.mu.Lock()
+	n.orphans.remove(n)
+	n.orphans.mu.Unlock()
+}
+
+// insert makes n the latest orphan of its peer.
+func (o *orphans) insert(n *orphan) {
+	o.shares.takePlace(n.peer)
+	oldest := o.oldest[n.peer]
+	if oldest == nil {
+		if o.oldest == nil {
+			o.oldest = make(map[any]*orphan)
+		}
+		n.prev, n.next = n, n
+		o.oldest[n.peer] = n
+		return
+	}
+	n.prev, n.next = oldest.prev, oldest
+	n.prev.next, n.next.prev = n, n
+}
+
+// remove forgets n, if it is not forgotten yet.
+func (o *orphans) remove(n *orphan) {
+	if n.next == nil {
+		return
+	}
+	o.shares.freePlace(n.peer)
+	switch {
+	case n.next == n:
+		delete(o.oldest, n.peer)
+	case o.oldest[n.peer] == n:
+		o.oldest[n.peer] = n.next
+	}
+	n.prev.next, n.next.prev = n.next, n.prev
+	n.prev, n.next = nil, nil
+}
+
+// changedLevel returns the level of timeWaits that is due, -1 if it is set
+// already.
+func (o *orphans) changedLevel() int {
+	level := min(o.shares.used*4/max(o.shares.size, 1), len(timeWaits)-1)
+	if level == o.level {
+		return -1
+	}
+	o.level = level
+	return level
+}
+
+// setTimeWait has connections that close from now on keep their ports for the
+// time of a level.
+func (o *orphans) setTimeWait(level int) {
+	if level < 0 {
+		return
+	}
+	wait := tcpip.TCPTimeWaitTimeoutOption(timeWaits[level])
+	o.stack.gvisor.SetTransportProtocolOption(tcp.ProtocolNumber, &wait)
+}
