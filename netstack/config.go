@@ -71,6 +71,11 @@ type Config struct {
 	// concurrently, and must not call the stack.
 	Peer func(addr netip.Addr) any
 
+	// Refused is told, unless it is nil, that a peer was refused a flow, a datagram
+	// or memory because it has its share, and of what. It runs concurrently and
+	// often, in [Stack.Deliver] for example, and must not block.
+	Refused func(peer any, cause error)
+
 	// Reach reports why addr cannot be reached; nil means that nothing does. It
 	// runs concurrently with each echo and DNS query to addr, and with each
 	// connection attempt that has not ended after 10 ms or by the end of its

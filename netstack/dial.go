@@ -128,6 +128,7 @@ func (s *Stack) dialTCP(ctx context.Context, remote netip.AddrPort) (net.Conn, e
 	if terr != nil {
 		return nil, s.closedError(syscallError("socket", terr))
 	}
+	ep.SetSockOptInt(tcpip.TCPSynCountOption, synRetries)
 	connected := make(eventSignal, 1)
 	var entry waiter.Entry
 	entry.Init(connected, waiter.WritableEvents|waiter.EventHUp|waiter.EventErr)

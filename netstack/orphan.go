@@ -31,20 +31,19 @@ var timeWaits = [...]time.Duration{timeWait, timeWait, 5 * time.Second, time.Sec
 type orphans struct {
 	stack *Stack // constant
 
-	mu     sync.Mutex      // guards what follows, and is taken with locks of gVisor held
-	shares shares          // of maxOrphans
-	oldest map[any]*orphan // by peer; its prev is the latest
-	level  int             // index of the time in timeWaits that is set
+	mu     sync.Mutex // guards what follows, and is taken with locks of gVisor held
+	shares shares     // of maxOrphans
+	queues peerQueues[*orphan]
+	level  int // index of the time in timeWaits that is set
 }
 
-// An orphan is a closed connection. It is in the ring of those of its peer.
+// An orphan is a closed connection.
 type orphan struct {
-	orphans    *orphans
-	endpoint   tcpip.Endpoint
-	events     *waiter.Queue
-	over       waiter.Entry
-	peer       any
-	prev, next *orphan // guarded by orphans.mu; nil if it is in no ring
+	orphans  *orphans
+	endpoint tcpip.Endpoint
+	events   *waiter.Queue
+	over     waiter.Entry
+	entry    *queueEntry[*orphan] // guarded by orphans.mu
 }
 
 // adopt notes that c is about to be closed. If its peer has too many orphans, the
@@ -52,24 +51,25 @@ type orphan struct {
 func (o *orphans) adopt(c *tcpConn) {
 	timeout := tcpip.TCPUserTimeoutOption(o.stack.closeTimeout)
 	c.endpoint.SetSockOpt(&timeout)
-	n := &orphan{orphans: o, endpoint: c.endpoint, peer: c.peer, events: c.waitQueue}
+	n := &orphan{orphans: o, endpoint: c.endpoint, events: c.waitQueue}
 	n.over.Init(n, waiter.EventHUp)
 
 	o.mu.Lock()
-	var oldest *orphan
-	if !o.shares.hasPlace(n.peer) {
-		if oldest = o.oldest[n.peer]; oldest != nil {
-			o.remove(oldest)
+	var excess *orphan
+	if !o.shares.hasPlace(c.peer) {
+		if excess, _ = o.queues.removeOldest(c.peer); excess != nil {
+			o.shares.freePlace(c.peer)
 		}
 	}
-	o.insert(n)
+	o.shares.takePlace(c.peer)
+	n.entry = o.queues.append(c.peer, n)
 	level := o.changedLevel()
 	o.mu.Unlock()
 
 	n.events.EventRegister(&n.over)
-	if oldest != nil {
-		oldest.endpoint.Abort()
-		oldest.events.EventUnregister(&oldest.over)
+	if excess != nil {
+		excess.endpoint.Abort()
+		o.stack.refuse(c.peer, errManyOrphans)
 	}
 	o.setTimeWait(level)
 }
@@ -80,41 +80,12 @@ func (n *orphan) NotifyEvent(waiter.EventMask) {
 	if tcp.EndpointState(n.endpoint.State()) == tcp.StateTimeWait {
 		return
 	}
-	n.orphans.mu.Lock()
-	n.orphans.remove(n)
-	n.orphans.mu.Unlock()
-}
-
-// insert makes n the latest orphan of its peer.
-func (o *orphans) insert(n *orphan) {
-	o.shares.takePlace(n.peer)
-	oldest := o.oldest[n.peer]
-	if oldest == nil {
-		if o.oldest == nil {
-			o.oldest = make(map[any]*orphan)
-		}
-		n.prev, n.next = n, n
-		o.oldest[n.peer] = n
-		return
+	o := n.orphans
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.queues.remove(n.entry) {
+		o.shares.freePlace(n.entry.peer)
 	}
-	n.prev, n.next = oldest.prev, oldest
-	n.prev.next, n.next.prev = n, n
-}
-
-// remove forgets n, if it is not forgotten yet.
-func (o *orphans) remove(n *orphan) {
-	if n.next == nil {
-		return
-	}
-	o.shares.freePlace(n.peer)
-	switch {
-	case n.next == n:
-		delete(o.oldest, n.peer)
-	case o.oldest[n.peer] == n:
-		o.oldest[n.peer] = n.next
-	}
-	n.prev.next, n.next.prev = n.next, n.prev
-	n.prev, n.next = nil, nil
 }
 
 // changedLevel returns the level of timeWaits that is due, -1 if it is set

@@ -98,7 +98,7 @@ func TestOrphanBound(t *testing.T) {
 
 // Orphans of other peers are left alone, and many orphans make the time short
 // that connections keep their ports.
-func TestOrphanRings(t *testing.T) {
+func TestOrphanShares(t *testing.T) {
 	s := newStack(t, Config{Addresses: prefixes(a4), Output: func(*Packet) error { return nil },
 		Peer: func(addr netip.Addr) any { return addr }})
 	o := &s.orphans
@@ -139,8 +139,8 @@ func TestOrphanRings(t *testing.T) {
 	for _, c := range all {
 		c.endpoint.Close()
 	}
-	if n := o.count(); n != 0 || len(o.oldest) != 0 {
-		t.Errorf("%d orphans of %d peers are left", n, len(o.oldest))
+	if n := o.count(); n != 0 || len(o.queues.oldest) != 0 {
+		t.Errorf("%d orphans of %d peers are left", n, len(o.queues.oldest))
 	}
 	connect("last").endpoint.Close()
 	if got := timeWait(); got != 30*time.Second {

@@ -14,7 +14,10 @@ type shares struct {
 }
 
 // hasPlace reports whether peer gets another place.
-func (s *shares) hasPlace(peer any) bool { return s.held[peer] < s.size-s.used }
+func (s *shares) hasPlace(peer any) bool { return s.hasPlaces(peer, 1) }
+
+// hasPlaces reports whether peer gets another n places.
+func (s *shares) hasPlaces(peer any, n int) bool { return s.held[peer]+n <= s.size-s.used }
 
 // takePlace gives peer a place.
 func (s *shares) takePlace(peer any) { s.takePlaces(peer, 1) }
@@ -39,6 +42,63 @@ func (s *shares) freePlaces(peer any, n int) {
 	} else {
 		delete(s.held, peer)
 	}
+}
+
+// peerQueues are queues of entries of a table, one for each peer, from the oldest
+// entry to the latest. The owner of the table guards them.
+type peerQueues[V any] struct {
+	oldest map[any]*queueEntry[V] // by peer; its prev is the latest
+}
+
+// A queueEntry is an entry of peerQueues: part of a ring.
+type queueEntry[V any] struct {
+	peer       any
+	value      V
+	prev, next *queueEntry[V] // nil once it is removed
+}
+
+// append makes value the latest entry of peer.
+func (q *peerQueues[V]) append(peer any, value V) *queueEntry[V] {
+	e := &queueEntry[V]{peer: peer, value: value}
+	oldest := q.oldest[peer]
+	if oldest == nil {
+		if q.oldest == nil {
+			q.oldest = make(map[any]*queueEntry[V])
+		}
+		e.prev, e.next = e, e
+		q.oldest[peer] = e
+		return e
+	}
+	e.prev, e.next = oldest.prev, oldest
+	e.prev.next, e.next.prev = e, e
+	return e
+}
+
+// remove removes e. It reports false if that has happened before.
+func (q *peerQueues[V]) remove(e *queueEntry[V]) bool {
+	if e == nil || e.next == nil {
+		return false
+	}
+	switch {
+	case e.next == e:
+		delete(q.oldest, e.peer)
+	case q.oldest[e.peer] == e:
+		q.oldest[e.peer] = e.next
+	}
+	e.prev.next, e.next.prev = e.next, e.prev
+	e.prev, e.next = nil, nil
+	return true
+}
+
+// removeOldest removes the oldest entry of peer, and returns its value. It reports
+// false if there is none.
+func (q *peerQueues[V]) removeOldest(peer any) (value V, ok bool) {
+	e := q.oldest[peer]
+	if e == nil {
+		return value, false
+	}
+	q.remove(e)
+	return e.value, true
 }
 
 // peerOf returns the peer that an address belongs to, as a key of shares.

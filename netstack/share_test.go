@@ -1,6 +1,9 @@
 package netstack
 
-import "testing"
+import (
+	"slices"
+	"testing"
+)
 
 // fillShares has peer take what it can get.
 func fillShares(s *shares, peer any) {
@@ -31,5 +34,34 @@ func TestShares(t *testing.T) {
 	}
 	if s.used != 0 || len(s.held) != 0 {
 		t.Errorf("%d places are in use by %d peers when all are free", s.used, len(s.held))
+	}
+}
+
+func TestPeerQueues(t *testing.T) {
+	var q peerQueues[int]
+	var entries []*queueEntry[int]
+	for i := range 5 {
+		entries = append(entries, q.append("one", i))
+	}
+	other := q.append("other", 100)
+	for _, i := range []int{0, 2, 4} { // the oldest, one between, the latest
+		if !q.remove(entries[i]) || q.remove(entries[i]) {
+			t.Errorf("entry %d is not removed once", i)
+		}
+	}
+	q.append("one", 5)
+	var got []int
+	for {
+		i, ok := q.removeOldest("one")
+		if !ok {
+			break
+		}
+		got = append(got, i)
+	}
+	if want := []int{1, 3, 5}; !slices.Equal(got, want) {
+		t.Errorf("the entries are %v, want %v", got, want)
+	}
+	if !q.remove(other) || len(q.oldest) != 0 || q.remove(nil) {
+		t.Errorf("queues of %d peers are left", len(q.oldest))
 	}
 }

@@ -85,6 +85,11 @@ const (
 	nearRTT        = 2 * time.Millisecond
 	nearSendBuffer = 2 << 20
 
+	// How often a SYN is sent again, the last time after 63 s; and a SYN-ACK,
+	// which the other end asks for anyway, the last time after 7 s.
+	synRetries    = 6
+	synACKRetries = 3
+
 	// How long a closed TCP connection keeps its ports (TIME-WAIT).
 	timeWait = 30 * time.Second
 
@@ -127,8 +132,8 @@ type Stack struct {
 	deaf      atomic.Bool   // set when closing no longer needs inbound packets
 	done      chan struct{} // closed once no socket can be added
 
-	icmpNotices  chan icmpNotice // queued for injectICMP
-	injectorDone sync.WaitGroup  // until injectICMP has returned
+	icmpNotices chan icmpNotice // queued for injectICMP
+	goroutines  sync.WaitGroup  // injectICMP, and those that move connections of listeners
 
 	listenMu sync.Mutex // held from the search for other listeners until the new one is tracked
 
@@ -181,7 +186,7 @@ func New(cfg Config) (*Stack, error) {
 		s.gvisor.Destroy()
 		return nil, fmt.Errorf("netstack: %w", err)
 	}
-	s.injectorDone.Go(s.injectICMP)
+	s.goroutines.Go(s.injectICMP)
 	return s, nil
 }
 
@@ -210,7 +215,9 @@ func (s *Stack) configureGVisor() error {
 	send := tcpip.TCPSendBufferSizeRangeOption{Min: tcp.MinBufferSize, Default: tcpDefaultBuffer, Max: tcpMaxSend}
 	wait := tcpip.TCPTimeWaitTimeoutOption(timeWait)
 	reuse := tcpip.TCPTimeWaitReuseGlobal
-	for _, opt := range []tcpip.SettableTransportProtocolOption{&sack, &recovery, &moderate, &receive, &send, &wait, &reuse} {
+	// For handshakes that others begin; dials have their own number.
+	retries := tcpip.TCPSynRetriesOption(synACKRetries)
+	for _, opt := range []tcpip.SettableTransportProtocolOption{&sack, &recovery, &moderate, &receive, &send, &wait, &reuse, &retries} {
 		if err := s.gvisor.SetTransportProtocolOption(tcp.ProtocolNumber, opt); err != nil {
 			return fmt.Errorf("TCP option %T: %v", opt, err)
 		}
@@ -313,7 +320,7 @@ func (s *Stack) closeNow() {
 	// Timers of gVisor, such as those of reassembly, outlive its stack by up to a
 	// minute. They must not keep all that s refers to in memory.
 	s.gvisorForwarder.Store(nil)
-	s.injectorDone.Wait()
+	s.goroutines.Wait()
 }
 
 // awaitDelivery waits until the other ends have acknowledged all data of the
