@@ -83,6 +83,16 @@ type Config struct {
 	// opened again in any case.
 	IgnoreNetworkChanges bool
 
+	// MemoryLimit bounds, in bytes, what the TCP/IP stack inside the tunnel keeps for
+	// peers: TCP buffers, connections that wait to be accepted or are closed, and
+	// datagrams that wait to be read. One peer gets half of it at most, and what a
+	// peer is refused is logged. Near the limit buffers become smaller. 0 means 1
+	// GiB, or 256 MiB on 32-bit systems; less than 8 MiB is an error. It is no
+	// allocation: without traffic a device uses little. On a router with 64 MB of
+	// memory 16 MiB are right, and in the network extension of a phone, which may
+	// use 50 MB, 8 to 16 MiB.
+	MemoryLimit int64
+
 	// Logger receives the log of the device; nil means none. Keys are never
 	// logged in full. The handler must not close the device.
 	Logger *slog.Logger
@@ -127,6 +137,7 @@ func (c Config) LogValue() slog.Value {
 		slog.Any("dns", c.DNS),
 		slog.Any("dns_search", c.DNSSearch),
 		slog.Int("mtu", c.MTU),
+		slog.Int64("memory_limit", c.MemoryLimit),
 		slog.Attr{Key: "peers", Value: slog.GroupValue(peers...)},
 	)
 }
@@ -187,6 +198,9 @@ func (c *Config) canonical() (Config, error) {
 	}
 	if err := checkMTU(d.MTU); err != nil {
 		return Config{}, fmt.Errorf("wireguard: MTU %d: %w", d.MTU, err)
+	}
+	if d.MemoryLimit != 0 && d.MemoryLimit < netstack.MinMemoryLimit {
+		return Config{}, fmt.Errorf("wireguard: memory limit of %d bytes is less than %d", d.MemoryLimit, netstack.MinMemoryLimit)
 	}
 	if ipv6 && d.MTU < netstack.MinMTUIPv6 {
 		return Config{}, fmt.Errorf("wireguard: MTU %d: IPv6 needs at least %d", d.MTU, netstack.MinMTUIPv6)

@@ -83,6 +83,7 @@ type Device struct {
 	indices  indexTable
 	cookies  cookieSecret
 	limiter  ratelimit.Limiter
+	refusals refusals
 	load     handshakeLoad
 
 	sealers     pool[*sendBatch]
@@ -143,6 +144,8 @@ func New(cfg Config) (*Device, error) {
 		Output:      d.output,
 		Route:       d.checkRoute,
 		Peer:        d.peerBehind,
+		MemoryLimit: cfg.MemoryLimit,
+		Refused:     d.refusals.note,
 		Reach:       d.reach,
 	})
 	if err != nil {
@@ -173,6 +176,7 @@ func newDevice(cfg Config) *Device {
 	if d.log == nil {
 		d.log = slog.New(slog.DiscardHandler)
 	}
+	d.refusals.log = d.log
 	d.ctx, d.cancel = context.WithCancel(context.Background())
 	workers := runtime.GOMAXPROCS(0)
 	d.sealers = pool[*sendBatch]{doJob: d.sealBatch, maxWorkers: workers}

@@ -71,6 +71,14 @@ type Config struct {
 	// concurrently, and must not call the stack.
 	Peer func(addr netip.Addr) any
 
+	// MemoryLimit bounds, in bytes, what the stack keeps for others: TCP buffers,
+	// connections that wait to be accepted or are closed, and datagrams. One peer
+	// gets half of it at most; see [Config.Peer]. 0 means 1 GiB, or 256 MiB on
+	// 32-bit systems; less than [MinMemoryLimit] is an error. It is no
+	// allocation: a stack without traffic uses little. Buffers whose size the
+	// application sets do not count, nor do 8 MiB at most of IP fragments.
+	MemoryLimit int64
+
 	// Refused is told, unless it is nil, that a peer was refused a flow, a datagram
 	// or memory because it has its share, and of what. It runs concurrently and
 	// often, in [Stack.Deliver] for example, and must not block.
@@ -99,6 +107,12 @@ func (c Config) canonical() (Config, error) {
 	}
 	if c.MTU < MinMTU || c.MTU > MaxMTU {
 		return c, fmt.Errorf("MTU %d is not %d to %d", c.MTU, MinMTU, MaxMTU)
+	}
+	if c.MemoryLimit == 0 {
+		c.MemoryLimit = defaultMemoryLimit
+	}
+	if c.MemoryLimit < MinMemoryLimit {
+		return c, fmt.Errorf("memory limit of %d bytes is less than %d", c.MemoryLimit, MinMemoryLimit)
 	}
 	c.Addresses = slices.Clone(c.Addresses)
 	for i, prefix := range c.Addresses {

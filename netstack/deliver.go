@@ -65,6 +65,9 @@ func (s *Stack) deliverPacket(j *coalescedPacket) {
 	if proto != protoTCP && proto != protoUDP && !s.admitsMessage(b, src, dst) {
 		return
 	}
+	if proto == protoUDP && !s.admitsDatagram(b, l.nic) {
+		return
+	}
 	l.receivePacket(j)
 }
 

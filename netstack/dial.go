@@ -241,5 +241,5 @@ func (s *Stack) newDialedUDP(remote netip.AddrPort) (*udpConn, error) {
 		ep.Close()
 		return nil, s.closedError(syscallError("connect", err))
 	}
-	return s.newUDPConn(ep, wq, remote.Addr().Is4(), remote.Addr().Is6())
+	return s.newUDPConn(ep, wq, remote.Addr().Is4(), remote.Addr().Is6(), nil)
 }

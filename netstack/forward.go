@@ -77,8 +77,8 @@ func (f *forwarder) initForwarder(s *Stack) {
 	f.stack = s
 	f.tcp = tcp.NewForwarder(s.gvisor, 0, math.MaxInt, f.runTCP)
 	f.requests = make(map[gstack.TransportEndpointID]*tcpRequest)
-	f.requestShares.size = maxRequests
-	f.undecidedShares.size, f.undecidedBytes.size = maxUndecidedUDP, maxUndecidedBytes
+	f.requestShares.size = s.tableSizes.requests
+	f.undecidedShares.size, f.undecidedBytes.size = s.tableSizes.undecided, s.tableSizes.undecidedBytes
 	f.undecided = make(map[gstack.TransportEndpointID]*UDPFlow)
 }
 

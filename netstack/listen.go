@@ -20,7 +20,7 @@ import (
 // Listening for TCP connections and UDP datagrams.
 
 const (
-	// maxAccepts is how many connections of one listener may wait for Accept, of
+	// maxAccepts is how many connections of all listeners may wait for Accept, of
 	// which a peer has half at most.
 	maxAccepts = 8192
 	// synBacklog is how many may wait to complete their handshake; then gVisor
@@ -28,7 +28,7 @@ const (
 	synBacklog = 4096
 	// waitingReceive is the receive buffer of a connection that waits for Accept,
 	// in bytes.
-	waitingReceive = 64 << 10
+	waitingReceive = 32 << 10
 )
 
 // Listen listens for TCP connections to the stack's own addresses. They have the
@@ -36,8 +36,8 @@ const (
 // is "tcp", "tcp4" or "tcp6". The address is host:port. The host is one of the
 // stack's own addresses; empty or unspecified, it means all of them, of both
 // families with "tcp". Port 0, or an empty address, means any free port. ctx
-// limits only the call. Up to 4096 connections of one peer wait for Accept;
-// further ones are reset.
+// limits only the call. Up to 4096 connections of one peer wait for Accept, or
+// fewer by [Config.MemoryLimit]; further ones are reset.
 //
 // An error is a *net.OpError that wraps one of
 //
@@ -53,7 +53,6 @@ func (s *Stack) Listen(ctx context.Context, network, address string) (net.Listen
 		return nil, err
 	}
 	l := &listener{dualStack: network == "tcp"}
-	l.shares.size = maxAccepts
 	l.initSocket(s, "tcp", ep, wq)
 	l.arrivals.Init((*arrivals)(l), waiter.ReadableEvents)
 	wq.EventRegister(&l.arrivals)
@@ -87,7 +86,7 @@ func (s *Stack) Listen(ctx context.Context, network, address string) (net.Listen
 //     those of Linux: MSG_TRUNC and MSG_CTRUNC.
 //   - SetReadBuffer and SetWriteBuffer, with the limits of [Stack.DialContext].
 //     Received datagrams that do not fit into the buffer, 1 MiB unless it is set,
-//     are dropped. Only their payload counts. A write hands the datagram to the
+//     are dropped. Their payload counts, and each for 384 bytes at least. A write hands the datagram to the
 //     link before it returns, so that its buffer does not queue anything.
 func (s *Stack) ListenPacket(ctx context.Context, network, address string) (net.PacketConn, error) {
 	ep, wq, at, err := s.bindEndpoint(ctx, network, "udp", address)
@@ -95,7 +94,7 @@ func (s *Stack) ListenPacket(ctx context.Context, network, address string) (net.
 		return nil, err
 	}
 	dual := at.Addr() == netip.IPv6Unspecified() && network == "udp"
-	c, err := s.newUDPConn(ep, wq, dual || at.Addr().Is4(), at.Addr().Is6())
+	c, err := s.newUDPConn(ep, wq, dual || at.Addr().Is4(), at.Addr().Is6(), nil)
 	if err != nil {
 		return nil, &net.OpError{Op: "listen", Net: network, Addr: net.UDPAddrFromAddrPort(at), Err: err}
 	}
@@ -246,7 +245,6 @@ type listener struct {
 	queueMu sync.Mutex
 	ended   bool      // guarded by queueMu: there is no queue any more
 	queue   []arrival // guarded by queueMu
-	shares  shares    // guarded by queueMu: of maxAccepts
 }
 
 // An arrival is a connection that waits for Accept.
@@ -283,18 +281,49 @@ func (l *listener) moveArrivals() tcpip.Error {
 		}
 		a := arrival{endpoint: ep, events: wq, remote: addrPortFromFull(remote)}
 		a.peer = l.stack.peerOf(a.remote.Addr())
-		l.queueMu.Lock()
-		fits := !l.ended && l.shares.hasPlace(a.peer)
-		if fits {
-			l.shares.takePlace(a.peer)
-			l.queue = append(l.queue, a)
-		}
-		l.queueMu.Unlock()
-		if !fits {
+		switch {
+		case !l.stack.memory.hasPlace(a.peer):
+			ep.Abort()
+			l.stack.refuse(a.peer, errManySockets)
+		case !l.stack.takeAcceptPlace(a.peer):
 			ep.Abort()
 			l.stack.refuse(a.peer, errManyAccepts)
+		case !l.appendArrival(a):
+			ep.Abort()
+			l.stack.freeAcceptPlace(a.peer)
 		}
 	}
+}
+
+// takeAcceptPlace reports whether another connection of peer may wait for Accept,
+// and counts it.
+func (s *Stack) takeAcceptPlace(peer any) bool {
+	s.acceptMu.Lock()
+	defer s.acceptMu.Unlock()
+	if !s.accepts.hasPlace(peer) {
+		return false
+	}
+	s.accepts.takePlace(peer)
+	return true
+}
+
+func (s *Stack) freeAcceptPlace(peer any) {
+	s.acceptMu.Lock()
+	defer s.acceptMu.Unlock()
+	s.accepts.freePlace(peer)
+}
+
+// appendArrival appends a to the queue. It reports false if the listener is
+// closed.
+func (l *listener) appendArrival(a arrival) bool {
+	l.queueMu.Lock()
+	defer l.queueMu.Unlock()
+	if l.ended {
+		return false
+	}
+	l.queue = append(l.queue, a)
+	l.readable.NotifyEvent(0) // for an Accept that has looked before
+	return true
 }
 
 // nextArrival returns the connection that has waited longest.
@@ -309,7 +338,7 @@ func (l *listener) nextArrival() (a arrival, ok bool) {
 	if l.queue = l.queue[1:]; len(l.queue) == 0 {
 		l.queue = nil
 	}
-	l.shares.freePlace(a.peer)
+	l.stack.freeAcceptPlace(a.peer)
 	return a, true
 }
 
@@ -377,5 +406,6 @@ func (l *listener) closeEndpoint() {
 	l.queueMu.Unlock()
 	for _, a := range queue {
 		a.endpoint.Abort()
+		l.stack.freeAcceptPlace(a.peer)
 	}
 }

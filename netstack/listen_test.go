@@ -148,9 +148,9 @@ func TestAcceptQueueOfOnePeer(t *testing.T) {
 		b.Peer = func(addr netip.Addr) any { return addr.Is4() }
 	})
 	l := listen(t, p.b, "tcp", ":80").(*listener)
-	l.queueMu.Lock()
-	l.shares.size = 8
-	l.queueMu.Unlock()
+	p.b.acceptMu.Lock()
+	p.b.accepts.size = 8
+	p.b.acceptMu.Unlock()
 	queued := func() int {
 		l.queueMu.Lock()
 		defer l.queueMu.Unlock()
@@ -208,9 +208,11 @@ func TestAcceptQueueOfOnePeer(t *testing.T) {
 		}
 		transfer(t, want, c, 1<<20)
 	}
-	if l.shares.used != 0 {
-		t.Errorf("%d places are in use", l.shares.used)
+	p.b.acceptMu.Lock()
+	if n := p.b.accepts.used; n != 0 {
+		t.Errorf("%d places are in use", n)
 	}
+	p.b.acceptMu.Unlock()
 
 	waiting := dial(t, p.a, "tcp", netip.AddrPortFrom(b4, 80).String())
 	waitUntil(t, "the connection is queued", func() bool { return queued() == 1 })

@@ -31,7 +31,7 @@ var timeWaits = [...]time.Duration{timeWait, timeWait, 5 * time.Second, time.Sec
 type orphans struct {
 	stack *Stack // constant
 
-	mu     sync.Mutex // guards what follows, and is taken with locks of gVisor held
+	mu     sync.Mutex // guards what follows, and is taken with locks of gVisor held, before memory.mu
 	shares shares     // of maxOrphans
 	queues peerQueues[*orphan]
 	level  int // index of the time in timeWaits that is set
@@ -43,6 +43,7 @@ type orphan struct {
 	endpoint tcpip.Endpoint
 	events   *waiter.Queue
 	over     waiter.Entry
+	reserved int                  // constant: of its peer's share of TCP buffers
 	entry    *queueEntry[*orphan] // guarded by orphans.mu
 }
 
@@ -52,6 +53,8 @@ func (o *orphans) adopt(c *tcpConn) {
 	timeout := tcpip.TCPUserTimeoutOption(o.stack.closeTimeout)
 	c.endpoint.SetSockOpt(&timeout)
 	n := &orphan{orphans: o, endpoint: c.endpoint, events: c.waitQueue}
+	c.endBuffer(&c.receiving, false)
+	n.reserved = c.endBuffer(&c.sending, true)
 	n.over.Init(n, waiter.EventHUp)
 
 	o.mu.Lock()
@@ -59,6 +62,7 @@ func (o *orphans) adopt(c *tcpConn) {
 	if !o.shares.hasPlace(c.peer) {
 		if excess, _ = o.queues.removeOldest(c.peer); excess != nil {
 			o.shares.freePlace(c.peer)
+			o.stack.memory.release(c.peer, excess.reserved, true)
 		}
 	}
 	o.shares.takePlace(c.peer)
@@ -85,6 +89,7 @@ func (n *orphan) NotifyEvent(waiter.EventMask) {
 	defer o.mu.Unlock()
 	if o.queues.remove(n.entry) {
 		o.shares.freePlace(n.entry.peer)
+		o.stack.memory.release(n.entry.peer, n.reserved, true)
 	}
 }
 

@@ -8,6 +8,7 @@ import "errors"
 var (
 	errManyFlows     = errors.New("too many flows that no handler has accepted")
 	errManyAccepts   = errors.New("too many connections that wait to be accepted")
+	errManySockets   = errors.New("too many connections")
 	errManyOrphans   = errors.New("too many closed connections")
 	errManyDatagrams = errors.New("too many datagrams that wait to be read")
 )

@@ -40,6 +40,7 @@ package netstack
 import (
 	"errors"
 	"fmt"
+	"math"
 	"net/netip"
 	"slices"
 	"sync"
@@ -123,7 +124,9 @@ type Stack struct {
 
 	sizes pathSizes
 
-	orphans orphans
+	orphans    orphans
+	memory     memory
+	tableSizes tableSizes // constant
 
 	recovery recovery
 
@@ -136,6 +139,12 @@ type Stack struct {
 	goroutines  sync.WaitGroup  // injectICMP, and those that move connections of listeners
 
 	listenMu sync.Mutex // held from the search for other listeners until the new one is tracked
+
+	acceptMu sync.Mutex
+	accepts  shares // guarded by acceptMu: connections that wait for Accept
+
+	udpMu      sync.RWMutex
+	udpSockets map[tcpip.Endpoint]*udpConn // guarded by udpMu
 
 	mu      sync.Mutex
 	sockets map[aborter]struct{} // guarded by mu; nil once closed
@@ -162,6 +171,7 @@ func New(cfg Config) (*Stack, error) {
 		done:        make(chan struct{}),
 		icmpNotices: make(chan icmpNotice, 64),
 		sockets:     make(map[aborter]struct{}),
+		udpSockets:  make(map[tcpip.Endpoint]*udpConn),
 		dnsTimeout:  defaultDNSTimeout,
 
 		closeTimeout:  closeTimeout,
@@ -175,7 +185,10 @@ func New(cfg Config) (*Stack, error) {
 		return cfg.Output(p)
 	}
 	s.recovery.init()
-	s.orphans = orphans{stack: s, shares: shares{size: maxOrphans}}
+	s.memory.init(int(min(cfg.MemoryLimit, math.MaxInt)))
+	s.tableSizes = sizesFor(s.memory.limit)
+	s.orphans = orphans{stack: s, shares: shares{size: s.tableSizes.orphans}}
+	s.accepts.size = s.tableSizes.accepts
 	s.ownLink = &link{stack: s, nic: ownNIC, mtu: uint32(cfg.MTU), gsoMaxSize: gsoSize(cfg.MTU, cfg.MaxSegments)}
 	s.foreignLink = &link{stack: s, nic: foreignNIC, mtu: uint32(cfg.MTU), gsoMaxSize: gsoSize(cfg.MTU, cfg.MaxSegments)}
 	s.gvisor = gstack.New(gstack.Options{

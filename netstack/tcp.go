@@ -18,7 +18,9 @@ import (
 // would be an allocation per call.
 type tcpConn struct {
 	socket
-	peer      any               // constant: that the remote address belongs to
+	peer      any // constant: that the remote address belongs to
+	receiving bufferState
+	sending   bufferState
 	readInto  tcpip.SliceWriter // guarded by readMu
 	writeFrom bytes.Reader      // guarded by writeMu
 }
@@ -36,6 +38,7 @@ func (s *Stack) newTCPConn(ep tcpip.Endpoint, wq *waiter.Queue, remote netip.Add
 	c.setKeepAliveParameters(net.KeepAliveConfig{})
 	ep.SocketOptions().SetKeepAlive(true)
 	tuneForDistance(ep)
+	c.beginBuffers()
 	if !s.trackSocket(c) {
 		c.abort()
 		return nil, net.ErrClosed
@@ -93,7 +96,7 @@ func (c *tcpConn) receive(w io.Writer) (int, error) {
 		res, err := c.endpoint.Read(w, tcpip.ReadOptions{})
 		switch err.(type) {
 		case nil:
-			c.endpoint.ModerateRecvBuf(res.Count)
+			c.noteRead(res.Count)
 			return res.Count, nil
 		case *tcpip.ErrBadBuffer:
 			return 0, nil
@@ -154,6 +157,7 @@ func (c *tcpConn) send(p tcpip.Payloader, passed <-chan struct{}) (int, error) {
 		n, err := c.endpoint.Write(p, tcpip.WriteOptions{})
 		switch err.(type) {
 		case nil:
+			c.useBuffer(&sendBuffer, &c.sending)
 			return int(n), nil
 		case *tcpip.ErrBadBuffer:
 			return 0, nil
@@ -198,4 +202,15 @@ func (c *tcpConn) closeEndpoint() {
 	c.endpoint.Close()
 }
 
-func (c *tcpConn) abort() { c.closeWith(c.endpoint.Abort) }
+func (c *tcpConn) abort() {
+	c.closeWith(func() {
+		c.endpoint.Abort()
+		c.endBuffers()
+	})
+}
+
+// noteRead has the receive buffer grow after n bytes were read.
+func (c *tcpConn) noteRead(n int) {
+	c.endpoint.ModerateRecvBuf(n)
+	c.useBuffer(&receiveBuffer, &c.receiving)
+}

@@ -53,6 +53,11 @@ func (f *forwarder) newTCPRequest(id gstack.TransportEndpointID) (r *tcpRequest,
 		f.mu.Unlock()
 		return nil, true
 	}
+	if !f.stack.memory.hasPlace(peer) {
+		f.mu.Unlock()
+		f.stack.refuse(peer, errManySockets)
+		return nil, false
+	}
 	var excess *tcpRequest
 	if !f.requestShares.hasPlace(peer) {
 		excess, _ = f.handshakes.removeOldest(peer)

@@ -38,7 +38,7 @@ func (f *forwarder) keepDatagram(id gstack.TransportEndpointID, pb *gstack.Packe
 	if u == nil {
 		source := addrPortFromSlice(id.RemoteAddress.AsSlice(), id.RemotePort)
 		peer := f.stack.peerOf(source.Addr())
-		if !f.undecidedShares.hasPlace(peer) || !f.undecidedBytes.hasPlaces(peer, size) {
+		if !f.stack.memory.hasPlace(peer) || !f.undecidedShares.hasPlace(peer) || !f.undecidedBytes.hasPlaces(peer, size) {
 			return false
 		}
 		u = &UDPFlow{
@@ -133,7 +133,10 @@ func (u *UDPFlow) accept() (*udpConn, error) {
 	for _, pb := range packets[1:] {
 		ep.(gstack.TransportEndpoint).HandlePacket(u.id, pb)
 	}
-	return u.stack.newUDPConn(ep, wq, u.Source.Addr().Is4(), u.Source.Addr().Is6())
+	m := &u.stack.memory
+	floor, _ := m.takePlace(u.peer)
+	ep.SocketOptions().SetReceiveBufferSize(int64(min(udpBuffer, max(leastUDPBuffer, floor))), false)
+	return u.stack.newUDPConn(ep, wq, u.Source.Addr().Is4(), u.Source.Addr().Is6(), func() { m.release(u.peer, 0, true) })
 }
 
 // Reject drops the datagrams received so far and answers the first with a port
