@@ -9,7 +9,18 @@ import (
 	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 )
+
+// postponeTimeouts has connections made later wait for 10 s before they take
+// everything for lost, so that it is not a slow machine that does it.
+func postponeTimeouts(t testing.TB, s *Stack) {
+	t.Helper()
+	least := tcpip.TCPMinRTOOption(10 * time.Second)
+	if err := s.gvisor.SetTransportProtocolOption(tcp.ProtocolNumber, &least); err != nil {
+		t.Fatal(err)
+	}
+}
 
 // infoOf returns the state of a connection's sender.
 func infoOf(t testing.TB, c net.Conn) (info tcpip.TCPInfoOption) {
@@ -24,7 +35,7 @@ func infoOf(t testing.TB, c net.Conn) (info tcpip.TCPInfoOption) {
 // arrived.
 func sendAll(t testing.TB, from, to net.Conn, n int) {
 	t.Helper()
-	to.SetReadDeadline(time.Now().Add(20 * time.Second))
+	to.SetReadDeadline(time.Now().Add(40 * time.Second))
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	wg.Go(func() {
@@ -40,7 +51,7 @@ func sendAll(t testing.TB, from, to net.Conn, n int) {
 // eventually waits until done, which must be soon.
 func eventually(t testing.TB, what string, done func() bool) {
 	t.Helper()
-	for end := time.Now().Add(10 * time.Second); !done(); time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(30 * time.Second); !done(); time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("it never came that %s", what)
 		}
@@ -116,6 +127,7 @@ func TestLossesWithoutTimeout(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			p := join(t, nil)
+			postponeTimeouts(t, p.a)
 			from, to := p.connect(t, b4)
 			sendAll(t, from, to, 10_000) // the round trip becomes known
 			mss := int(infoMSS(t, p, from, to))
