@@ -104,9 +104,6 @@ func (f *forwarder) mayReceive(dst netip.Addr, proto uint8, packet []byte) bool 
 	}
 	if proto == protoFragment && dst.Is6() && len(packet) > ipv6HeaderLen {
 		proto = packet[ipv6HeaderLen]
-		if proto == protoICMPv6 {
-			return false
-		}
 	}
 	switch proto {
 	case protoTCP:

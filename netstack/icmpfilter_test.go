@@ -123,8 +123,11 @@ func loseLarge(t *testing.T, host netip.Addr) (*pair, *forger) {
 	a, _ := p.connect(t, host)
 	lost := make(chan []byte, 1)
 	p.fromA.setFilter(func(b []byte) bool {
-		if len(b) < 1300 {
+		if len(b) < 200 {
 			return true
+		}
+		if len(b) < 1300 {
+			return false // what is sent again
 		}
 		select {
 		case lost <- slices.Clone(b):

@@ -33,11 +33,10 @@ func closeFull(t *testing.T, p *pair) net.Conn {
 	a, b := p.connect(t, b4)
 	a.(*tcpConn).SetWriteBuffer(1 << 16)
 	b.(*tcpConn).SetReadBuffer(1 << 14)
-	a.SetWriteDeadline(time.Now().Add(20 * time.Millisecond))
-	for {
-		if _, err := a.Write(make([]byte, 1<<20)); err != nil {
-			break
-		}
+	for written := 0; written < 1<<16; {
+		a.SetWriteDeadline(time.Now().Add(20 * time.Millisecond))
+		n, _ := a.Write(make([]byte, 1<<20))
+		written += n
 	}
 	a.Close()
 	return b

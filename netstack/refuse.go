@@ -6,11 +6,10 @@ import "errors"
 
 // Why a peer is refused what it asks for.
 var (
-	errManyFlows     = errors.New("too many flows that no handler has accepted")
-	errManyAccepts   = errors.New("too many connections that wait to be accepted")
-	errManySockets   = errors.New("too many connections")
-	errManyOrphans   = errors.New("too many closed connections")
-	errManyDatagrams = errors.New("too many datagrams that wait to be read")
+	errManyFlows   = errors.New("too many flows that no handler has accepted")
+	errManyAccepts = errors.New("too many connections that wait to be accepted")
+	errManySockets = errors.New("too many connections")
+	errManyOrphans = errors.New("too many closed connections")
 )
 
 // refuse tells [Config.Refused] that peer was refused something.
