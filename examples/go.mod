@@ -3,6 +3,7 @@ module github.com/wgstack/wireguard/examples
 go 1.26.3
 
 require (
+	github.com/coder/websocket v1.8.15
 	github.com/prometheus/client_golang v1.25.0
 	github.com/prometheus/common v0.72.0
 	github.com/wgstack/wireguard v0.0.0

@@ -1,6 +1,7 @@
 package netstack
 
 import (
+	"bytes"
 	"io"
 	"net"
 	"sync"
@@ -183,6 +184,46 @@ func TestRenoAfterLosses(t *testing.T) {
 	})
 	if info := infoOf(t, from); info.SndCwnd > 1000 {
 		t.Errorf("window of %d segments", info.SndCwnd)
+	}
+}
+
+// TestLateSegmentsAreNotLost has one segment in 50 arrive after later ones. Each
+// of them makes gVisor alone reduce its window.
+func TestLateSegmentsAreNotLost(t *testing.T) {
+	const delay, lateness = 10 * time.Millisecond, 2 * time.Millisecond
+	var p *pair
+	var pending sync.WaitGroup
+	defer pending.Wait()
+	var number atomic.Int64
+	late := func(b []byte) bool {
+		if _, n := payloadOf(b); n == 0 {
+			return true
+		}
+		if number.Add(1)%50 != 0 {
+			return true
+		}
+		again := bytes.Clone(b)
+		pending.Add(1)
+		time.AfterFunc(delay+lateness, func() {
+			defer pending.Done()
+			p.b.Deliver([][]byte{again})
+		})
+		return false
+	}
+	p, _ = joinPath(t, conditions{delay: delay, pass: late}, 1, true)
+	postponeTimeouts(t, p.a)
+	from, to := p.connect(t, b4)
+	reductions := p.a.gvisor.Stats().TCP.SACKRecovery
+	for tries := 5; ; tries-- { // on a busy machine some are later than what is waited for
+		sent, reduced := number.Load(), reductions.Value()
+		sendAll(t, from, to, 4<<20)
+		sent, reduced = number.Load()-sent, reductions.Value()-reduced
+		if int64(reduced) <= sent/50/4 {
+			break
+		}
+		if tries == 1 {
+			t.Fatalf("the window was reduced %d times for %d late segments", reduced, sent/50)
+		}
 	}
 }
 

@@ -23,6 +23,11 @@ const (
 	// expected.
 	reorderCredit = 16
 
+	// maxRestarts is how often the window of a flow grows anew after needless
+	// retransmissions, and restartRTT the round trip that makes it worthwhile.
+	maxRestarts = 3
+	restartRTT  = 4 * time.Millisecond
+
 	// maxReveal is the number of duplicates that tell gVisor what was kept from it.
 	maxReveal = 8
 )
@@ -33,6 +38,8 @@ type reordering struct {
 	lateness  time.Duration // of late segments, a maximum that declines slowly; 0: there was none
 	credit    int           // losses until no late segments are expected
 	concealed bool          // gVisor has not been told of all that arrived
+	reduced   bool          // gVisor has reduced its window for nothing
+	restarts  int
 }
 
 // reorderingWindow returns how much longer than others a segment may take until
@@ -52,12 +59,38 @@ func (t *tracker) noteOvertaken(now, sent time.Duration, resent, spurious bool) 
 		r.credit = max(0, r.credit-1)
 		return
 	}
+	if resent && r.restarts < maxRestarts && t.srtt >= restartRTT {
+		r.reduced = true
+	}
 	late := max(now-sent-t.rackRTT, 1)
 	if late >= t.srtt {
 		return // it is not waited for as long as that
 	}
 	r.lateness = max(late, r.lateness-(r.lateness-late)/16)
 	r.credit = reorderCredit
+}
+
+// wantsRestart reports, once for each needless retransmission, that gVisor's
+// window is to grow like that of a new connection: gVisor cannot undo a reduction
+// (RFC 4015), after which a long path would need seconds. Until restartDone is
+// called gVisor sees no sign of a loss, as with wantsReno.
+func (t *tracker) wantsRestart() bool {
+	r := &t.reordering
+	if !r.reduced || t.hold || t.recovering || t.owed || t.sacked > 0 || !t.inFlight() {
+		return false
+	}
+	r.reduced, t.hold = false, true
+	r.restarts++
+	return true
+}
+
+// restartDone ends what wantsRestart began. Without success it is tried again.
+func (t *tracker) restartDone(success bool) {
+	t.hold = false
+	if !success {
+		t.reordering.reduced = true
+		t.reordering.restarts--
+	}
 }
 
 // waitsForLate reports whether s, the first segment in flight, may still arrive, so

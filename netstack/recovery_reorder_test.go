@@ -58,8 +58,21 @@ func TestTrackerLearnsFromNeedlessRetransmission(t *testing.T) {
 	if l := s.tr.reordering.lateness; l != 4*ms {
 		t.Errorf("lateness %v", l)
 	}
-	s.at(20*ms).send(10, 20)
-	s.at(30*ms).ack("strip", 10, 11, 20)
+	s.send(10, 11)
+	if !s.tr.wantsRestart() || s.tr.wantsRestart() {
+		t.Error("a restart is not asked for, or twice")
+	}
+	s.tr.restartDone(false)
+	if !s.tr.wantsRestart() {
+		t.Error("a restart that failed is not tried again")
+	}
+	s.tr.restartDone(true)
+	s.at(18*ms).ack("", 11).send(11, 12)
+	if s.tr.wantsRestart() {
+		t.Error("another restart after one")
+	}
+	s.at(20*ms).send(12, 20)
+	s.at(30*ms).ack("strip", 11, 12, 20)
 	// What is later than a round trip is not waited for.
 	late := s.tr.reordering
 	s.at(31*ms).ack("", 20)
