@@ -28,7 +28,7 @@ const (
 	synBacklog = 4096
 	// waitingReceive is the receive buffer of a connection that waits for Accept,
 	// in bytes.
-	waitingReceive = 32 << 10
+	waitingReceive = 64 << 10
 )
 
 // Listen listens for TCP connections to the stack's own addresses. They have the
@@ -36,7 +36,7 @@ const (
 // is "tcp", "tcp4" or "tcp6". The address is host:port. The host is one of the
 // stack's own addresses; empty or unspecified, it means all of them, of both
 // families with "tcp". Port 0, or an empty address, means any free port. ctx
-// limits only the call. Up to 4096 connections of one peer wait for Accept, or
+// limits only the call. Up to 1024 connections of one peer wait for Accept, or
 // fewer by [Config.MemoryLimit]; further ones are reset.
 //
 // An error is a *net.OpError that wraps one of
