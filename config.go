@@ -4,12 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/netip"
 	"slices"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/wgstack/wireguard/netstack"
@@ -46,8 +45,9 @@ type Config struct {
 	DNSSearch []string
 
 	// MTU is the size in bytes of the largest packet in the tunnel; 0 means
-	// [DefaultMTU]. It may be 576 to 65455, and with an IPv6 address not less
-	// than 1280.
+	// [DefaultMTU]. It may be 576 to 65455. IPv6 needs 1280: with a smaller MTU
+	// the device does not use its IPv6 addresses, as Linux, and the log warns
+	// about it. It then needs an IPv4 address, unless it has no address at all.
 	MTU int
 
 	// Table is the routing table that wg-quick(8) would use. It has no effect.
@@ -119,6 +119,22 @@ type Config struct {
 	// use 50 MB, 8 to 16 MiB.
 	MemoryLimit int64
 
+	// KeyLog receives the keys of every handshake, for debugging: with them
+	// Wireshark decrypts a capture of the encrypted packets, by its setting
+	// wg.keylog_file. nil means none. As the format has no line for session keys,
+	// it reveals PrivateKey itself: who reads it can impersonate the device. The
+	// log warns about that.
+	//
+	// Write is called once at a time: with PrivateKey when that is set, and with
+	// four lines for each handshake message, before that is sent. A slow writer
+	// delays New, handshakes and, while one waits, Close; it never delays the
+	// packets of a session. The first error is logged; the device works on.
+	KeyLog io.Writer
+
+	// Capture receives what passes through the device from its start;
+	// [Device.SetCapture] changes it. nil means none.
+	Capture Capture
+
 	// Logger receives the log of the device; nil means none. Keys are never
 	// logged in full. The handler must not close the device.
 	Logger *slog.Logger
@@ -133,7 +149,9 @@ type PeerConfig struct {
 	PresharedKey PresharedKey
 
 	// Endpoint is the initial address of the peer: host:port, with an IPv6
-	// address and its zone, if any, in brackets. A host name is looked up in the
+	// address and its zone, if any, in brackets. As in wg, an IPv4 address may be
+	// short (127.1), and the port may be the name of a UDP service, which the
+	// host's list of services tells at once. A host name is looked up in the
 	// host's network when a handshake is due, and again when handshakes fail or
 	// the network has changed.
 	// Empty means that the peer must send the first message.
@@ -194,13 +212,11 @@ func (c *Config) canonical() (Config, error) {
 		d.PrivateKey.clamp()
 	}
 	d.Address = nil
-	ipv6 := false
 	for _, p := range c.Address {
 		q, err := netstack.CanonicalAddress(p)
 		if err != nil {
 			return Config{}, fmt.Errorf("wireguard: address %v: %w", p, err)
 		}
-		ipv6 = ipv6 || q.Addr().Is6()
 		if !slices.Contains(d.Address, q) {
 			d.Address = append(d.Address, q)
 		}
@@ -228,8 +244,11 @@ func (c *Config) canonical() (Config, error) {
 	if d.MemoryLimit != 0 && d.MemoryLimit < netstack.MinMemoryLimit {
 		return Config{}, fmt.Errorf("wireguard: memory limit of %d bytes is less than %d", d.MemoryLimit, netstack.MinMemoryLimit)
 	}
-	if ipv6 && d.MTU < netstack.MinMTUIPv6 {
-		return Config{}, fmt.Errorf("wireguard: MTU %d: IPv6 needs at least %d", d.MTU, netstack.MinMTUIPv6)
+	if d.MTU < netstack.MinMTUIPv6 && len(d.Address) > 0 {
+		d.Address = slices.DeleteFunc(d.Address, func(p netip.Prefix) bool { return p.Addr().Is6() })
+		if len(d.Address) == 0 {
+			return Config{}, fmt.Errorf("wireguard: MTU %d: IPv6 needs at least %d, and there is no IPv4 address", d.MTU, netstack.MinMTUIPv6)
+		}
 	}
 	d.PreUp, d.PostUp = slices.Clone(c.PreUp), slices.Clone(c.PostUp)
 	d.PreDown, d.PostDown = slices.Clone(c.PreDown), slices.Clone(c.PostDown)
@@ -318,62 +337,6 @@ func canonicalDNS(a netip.Addr) (netip.Addr, error) {
 		return a, errors.New("not a unicast address")
 	}
 	return a, nil
-}
-
-// canonicalEndpoint splits s as wg(8) does, at the last colon unless the host
-// is in brackets, and joins it as package net does.
-func canonicalEndpoint(s string) (string, error) {
-	var host, port string
-	if rest, ok := strings.CutPrefix(s, "["); ok {
-		if host, rest, ok = strings.Cut(rest, "]"); !ok {
-			return "", errors.New("no closing bracket")
-		}
-		if port, ok = strings.CutPrefix(rest, ":"); !ok {
-			return "", errors.New("no port")
-		}
-	} else {
-		i := strings.LastIndexByte(s, ':')
-		if i < 0 {
-			return "", errors.New("no port")
-		}
-		host, port = s[:i], s[i+1:]
-	}
-	n, err := strconv.ParseUint(port, 10, 16)
-	if err != nil || n == 0 {
-		return "", errors.New("port is not 1 to 65535")
-	}
-	if a, err := netip.ParseAddr(host); err == nil {
-		host = a.Unmap().String()
-	} else if !isHostName(host) {
-		return "", errors.New("host is neither an address nor a valid name")
-	}
-	return net.JoinHostPort(host, strconv.FormatUint(n, 10)), nil
-}
-
-// isHostName reports whether s can be the name of a host or domain. A name whose
-// last label is a number cannot: it is a malformed address.
-func isHostName(s string) bool {
-	s = strings.TrimSuffix(s, ".")
-	if s == "" || len(s) > 253 {
-		return false
-	}
-	numeric := false
-	for label := range strings.SplitSeq(s, ".") {
-		if label == "" || len(label) > 63 {
-			return false
-		}
-		numeric = true
-		for _, c := range []byte(label) {
-			switch {
-			case '0' <= c && c <= '9':
-			case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', c == '-', c == '_':
-				numeric = false
-			default:
-				return false
-			}
-		}
-	}
-	return !numeric
 }
 
 // clip shortens input that is quoted in an error.

@@ -1,6 +1,7 @@
 package wireguard
 
 import (
+	"log/slog"
 	"net/netip"
 	"reflect"
 	"slices"
@@ -89,7 +90,8 @@ func TestCanonicalConfigErrors(t *testing.T) {
 		{"MTU 576", func(c *Config, _ *PeerConfig) { c.MTU = 576; c.Address = prefixes("10.0.0.1/8") }, ""},
 		{"MTU 34736", func(c *Config, _ *PeerConfig) { c.MTU = 34736; c.Address = prefixes("fd00::1/8") }, ""},
 		{"MTU 65455", func(c *Config, _ *PeerConfig) { c.MTU = 65455 }, ""},
-		{"MTU 1279 with IPv6", func(c *Config, _ *PeerConfig) { c.MTU = 1279; c.Address = prefixes("fd00::1/8") }, "wireguard: MTU 1279: IPv6 needs at least 1280"},
+		{"MTU 1279 with IPv6", func(c *Config, _ *PeerConfig) { c.MTU = 1279; c.Address = prefixes("fd00::1/8") }, "wireguard: MTU 1279: IPv6 needs at least 1280, and there is no IPv4 address"},
+		{"MTU 1279 without addresses", func(c *Config, _ *PeerConfig) { c.MTU = 1279; c.Address = nil }, ""},
 		{"MTU 1280 with IPv6", func(c *Config, _ *PeerConfig) { c.MTU = 1280; c.Address = prefixes("fd00::1/8") }, ""},
 
 		{"two peers", func(c *Config, _ *PeerConfig) { c.Peers = append(c.Peers, PeerConfig{PublicKey: other}) }, ""},
@@ -115,59 +117,28 @@ func TestCanonicalConfigErrors(t *testing.T) {
 	}
 }
 
-// Covers C13.
-func TestCanonicalEndpoint(t *testing.T) {
-	const (
-		noPort  = "no port"
-		badPort = "port is not 1 to 65535"
-		badHost = "host is neither an address nor a valid name"
-	)
-	for _, c := range []struct{ in, want, err string }{
-		{in: "192.0.2.1:51820", want: "192.0.2.1:51820"},
-		{in: "192.0.2.1:1", want: "192.0.2.1:1"},
-		{in: "192.0.2.1:65535", want: "192.0.2.1:65535"},
-		{in: "192.0.2.1:00080", want: "192.0.2.1:80"},
-		{in: "[192.0.2.1]:80", want: "192.0.2.1:80"},
-		{in: "[2001:DB8::1]:80", want: "[2001:db8::1]:80"},
-		{in: "2001:db8::1:80", want: "[2001:db8::1]:80"},
-		{in: "[::ffff:192.0.2.1]:80", want: "192.0.2.1:80"},
-		{in: "[fe80::1%eth0]:80", want: "[fe80::1%eth0]:80"},
-		{in: "vpn.example.com:80", want: "vpn.example.com:80"},
-		{in: "Vpn_1.example.com.:80", want: "Vpn_1.example.com.:80"},
-		{in: "1and1.com:80", want: "1and1.com:80"},
-		{in: "localhost:80", want: "localhost:80"},
-		{in: "", err: noPort},
-		{in: "vpn.example.com", err: noPort},
-		{in: "[2001:db8::1]", err: noPort},
-		{in: "[2001:db8::1]80", err: noPort},
-		{in: "[2001:db8::1:80", err: "no closing bracket"},
-		{in: "2001:db8::1", err: badHost},
-		{in: "::1", err: badHost},
-		{in: "192.0.2.1:", err: badPort},
-		{in: "192.0.2.1:0", err: badPort},
-		{in: "192.0.2.1:65536", err: badPort},
-		{in: "192.0.2.1:-1", err: badPort},
-		{in: "192.0.2.1:+1", err: badPort},
-		{in: "192.0.2.1:http", err: badPort},
-		{in: ":80", err: badHost},
-		{in: "[]:80", err: badHost},
-		{in: "192.0.2.256:80", err: badHost},
-		{in: "192.0.2:80", err: badHost},
-		{in: "a..b:80", err: badHost},
-		{in: ".:80", err: badHost},
-		{in: "a b:80", err: badHost},
-		{in: "http://a:80", err: badHost},
-		{in: "a]:80", err: badHost},
-		{in: strings.Repeat("a", 64) + ":80", err: badHost},
-		{in: strings.Repeat("a.", 127) + "a:80", err: badHost},
-	} {
-		got, err := canonicalEndpoint(c.in)
-		msg := ""
+// With an MTU that is too small for IPv6 a device has its IPv4 addresses only.
+func TestSmallMTUDropsIPv6(t *testing.T) {
+	for mtu, used := range map[int]bool{1279: false, 1280: true} {
+		var log syncBuffer
+		d, err := New(Config{
+			Address: prefixes("10.0.0.1/32", "fd00::1/128"),
+			MTU:     mtu,
+			Logger:  slog.New(slog.NewTextHandler(&log, nil)),
+		})
 		if err != nil {
-			msg = err.Error()
+			t.Fatal(err)
 		}
-		if got != c.want || msg != c.err {
-			t.Errorf("%q: %q, error %q, want %q, %q", c.in, got, msg, c.want, c.err)
+		_, err = d.Listen(t.Context(), "tcp", "[fd00::1]:7")
+		if (err == nil) != used {
+			t.Errorf("MTU %d: listening on the IPv6 address: %v", mtu, err)
+		}
+		if _, err := d.Listen(t.Context(), "tcp", "10.0.0.1:7"); err != nil {
+			t.Errorf("MTU %d: listening on the IPv4 address: %v", mtu, err)
+		}
+		d.Close()
+		if warned := strings.Contains(log.String(), "IPv6 addresses are not used"); warned == used {
+			t.Errorf("MTU %d: log %q", mtu, log.String())
 		}
 	}
 }
@@ -183,7 +154,7 @@ func TestCanonicalConfigKnowsAllFields(t *testing.T) {
 			}
 		}
 	}
-	want := []string{"Address", "DNS", "DNSSearch", "PreUp", "PostUp", "PreDown", "PostDown", "Peers", "PeerFor", "ListenPacket", "Logger", "AllowedIPs"}
+	want := []string{"Address", "DNS", "DNSSearch", "PreUp", "PostUp", "PreDown", "PostDown", "Peers", "PeerFor", "ListenPacket", "KeyLog", "Capture", "Logger", "AllowedIPs"}
 	if !slices.Equal(got, want) {
 		t.Errorf("fields that can be shared: %v, want %v", got, want)
 	}

@@ -89,7 +89,9 @@ func (d *Device) provesAddress(now time.Time, id *identity, msg []byte, from end
 		return d.limiter.Allow(now, from.addr.Addr())
 	}
 	r := id.checker.newReply(msg, &ck)
-	d.binding.Load().writeMessage(udp.Message{Buf: r[:], Addr: from.addr, Local: from.local, TOS: handshakeTOS})
+	m := udp.Message{Buf: r[:], Addr: from.addr, Local: from.local, TOS: handshakeTOS}
+	d.captureOuter(true, m)
+	d.binding.Load().writeMessage(m)
 	return false
 }
 
@@ -145,8 +147,9 @@ func (p *peer) noteSessionRequest(now time.Time) {
 func (p *peer) sendInitiation() {
 	d := p.device
 	p.mu.Lock()
-	stopped := p.stopped
+	stopped, psk := p.stopped, p.psk
 	p.mu.Unlock()
+	defer clear(psk[:])
 	if stopped {
 		return // without the work: Close waits for thousands of these
 	}
@@ -160,11 +163,15 @@ func (p *peer) sendInitiation() {
 		var ss staticSecret
 		if ss, err = p.staticSecretWith(id); err == nil {
 			index := d.indices.reserveIndex(p)
-			msg, i, err = newInitiation(id, p.public, &ss, NewPrivateKey(), index, p.timestamps.nextTimestamp(time.Now()))
+			ephemeral := NewPrivateKey()
+			msg, i, err = newInitiation(id, p.public, &ss, ephemeral, index, p.timestamps.nextTimestamp(time.Now()))
 			clear(ss[:])
 			if err != nil {
 				d.indices.releaseIndex(index)
+			} else if d.revealsSecrets() {
+				d.revealHandshake(id, p.public, &ephemeral, &psk)
 			}
+			clear(ephemeral[:])
 		}
 	}
 	now := d.now()
@@ -251,8 +258,13 @@ func (p *peer) respond(id *identity, r *responder, stamp tai64n) {
 	psk := p.psk
 	p.mu.Unlock()
 	index := d.indices.reserveIndex(p)
-	msg, keys, err := r.newResponse(&psk, NewPrivateKey(), index)
+	ephemeral := NewPrivateKey()
+	msg, keys, err := r.newResponse(&psk, ephemeral, index)
+	if err == nil && d.revealsSecrets() {
+		d.revealHandshake(id, p.public, &ephemeral, &psk)
+	}
 	clear(psk[:])
+	clear(ephemeral[:])
 	if err != nil {
 		d.indices.releaseIndex(index)
 		return

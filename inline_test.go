@@ -36,6 +36,10 @@ func TestPacketPathIsInlined(t *testing.T) {
 		"(*recvBatch).pinnedBytes",
 		"(*recvBatch).isWake",
 		"(*resequencer).isIdle",
+		// both
+		"(*Device).captureOuter",
+		"(*Device).captureSent",
+		"(*Device).captureReceived",
 		// buffers and lanes
 		"(*buffer).retain",
 		"(*buffer).release",

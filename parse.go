@@ -66,6 +66,7 @@ func ParseConfig(r io.Reader) (Config, error) {
 		}
 		p.line++
 		p.key = ""
+		line = trimNUL(line)
 		p.blank = p.blank && strings.Trim(line, space) == ""
 		if err := p.parseLine(line); err != nil {
 			return Config{}, &ParseError{p.line, p.section, p.key, err}
@@ -84,6 +85,16 @@ func ParseConfig(r io.Reader) (Config, error) {
 	}
 	p.cfg.Peers = mergePeers(p.peers)
 	return p.cfg, nil
+}
+
+// trimNUL removes NUL bytes at the end of a line, where programs that write a
+// string with its terminator leave one. wg ignores what follows the first NUL in
+// a line, and wg-quick the NUL itself, so another one is an error.
+func trimNUL(line string) string {
+	if i := strings.IndexByte(line, 0); i >= 0 && strings.Trim(line[i:], "\x00"+space) == "" {
+		return line[:i]
+	}
+	return line
 }
 
 // checkEncoding refuses a file that is not plain UTF-8 and says so, since the

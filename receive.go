@@ -85,6 +85,7 @@ func (d *Device) readSocket(s udp.Socket) {
 			d.noteSocketFailure(s, err)
 			break
 		}
+		d.captureOuter(false, ms[:n]...)
 		for i := range ms[:n] {
 			r.sortDatagrams(&ms[i], bufs[i])
 		}
@@ -325,6 +326,7 @@ func (p *peer) deliverBatch(b *recvBatch) {
 func (p *peer) deliverPackets(packets [][]byte, size int) {
 	if len(packets) > 0 {
 		p.rxBytes.Add(uint64(size))
+		p.device.captureReceived(packets)
 		p.device.inner.Deliver(packets)
 	}
 }

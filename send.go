@@ -107,6 +107,7 @@ func (d *Device) output(pkt *netstack.Packet) error {
 	if !p.fitToPath(pkt) {
 		return nil
 	}
+	d.captureSent(pkt)
 	growLimit := 0
 	if pkt.Segments() == 1 {
 		var appended bool

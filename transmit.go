@@ -46,6 +46,7 @@ func (p *peer) writeBatches(ms []udp.Message, batches []*sendBatch) {
 			ms[i].SegmentSize = b.stride
 		}
 	}
+	p.device.captureOuter(true, ms...)
 	content := false
 	for len(batches) > 0 {
 		n, err := p.device.writeBatch(ms)

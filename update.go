@@ -105,6 +105,9 @@ func (d *Device) applyUpdate(u update) error {
 // apply carries out u, or nothing of it. The port and the mark come first because
 // only they can fail.
 func (d *Device) apply(u update) error {
+	if u.privateKey != nil {
+		d.revealIdentity(*u.privateKey)
+	}
 	removed, err := d.applyLocked(u)
 	d.warnMarkRefused()
 	if len(removed) > 0 {

@@ -77,12 +77,14 @@ type Device struct {
 	inner        inner
 	ctx          context.Context // ends with the device
 	cancel       context.CancelFunc
+	keyLog       keyLog
 	// keepsArrivalOrder turns resequencing across batches off, in tests.
 	keepsArrivalOrder bool
 
 	identity atomic.Pointer[identity] // nil: no private key
 	binding  atomic.Pointer[binding]
-	allowed  prefixTable[*peer] // written under mu
+	capture  atomic.Pointer[Capture] // nil: none
+	allowed  prefixTable[*peer]      // written under mu
 	indices  indexTable
 	cookies  cookieSecret
 	limiter  ratelimit.Limiter
@@ -134,6 +136,7 @@ var _ inner = (*netstack.Stack)(nil)
 // such as EADDRINUSE for a port that is in use, or [errors.ErrUnsupported] where
 // there are no UDP sockets (js/wasm and wasip1) and cfg has no ListenPacket.
 func New(cfg Config) (*Device, error) {
+	given := cfg.Address
 	cfg, err := cfg.canonical()
 	if err != nil {
 		return nil, err
@@ -143,6 +146,9 @@ func New(cfg Config) (*Device, error) {
 			runtime.GOOS, runtime.GOARCH, errors.ErrUnsupported)
 	}
 	d := newDevice(cfg)
+	if d.mtu < netstack.MinMTUIPv6 && slices.ContainsFunc(given, func(p netip.Prefix) bool { return p.Addr().Unmap().Is6() }) {
+		d.log.Warn("IPv6 addresses are not used: the MTU is too small", "mtu", d.mtu, "least", netstack.MinMTUIPv6)
+	}
 	stack, err := netstack.New(netstack.Config{
 		Addresses: cfg.Address,
 		DNS:       cfg.DNS,
@@ -187,6 +193,7 @@ func newDevice(cfg Config) *Device {
 		d.log = slog.New(slog.DiscardHandler)
 	}
 	d.refusals.log = d.log
+	d.keyLog = keyLog{w: cfg.KeyLog, log: d.log}
 	d.ctx, d.cancel = context.WithCancel(context.Background())
 	workers := runtime.GOMAXPROCS(0)
 	d.sealers = pool[*sendBatch]{doJob: d.sealBatch, maxWorkers: workers}
@@ -203,6 +210,8 @@ func newDevice(cfg Config) *Device {
 // device.
 func (d *Device) start(cfg Config, in inner) error {
 	d.inner = in
+	d.keyLog.warnStarted()
+	d.SetCapture(cfg.Capture)
 	b, err := d.openBinding(d.ctx, cfg.ListenPort)
 	if err != nil {
 		in.Close()

@@ -41,6 +41,7 @@ type options struct {
 	info                          string
 	infoUser, infoPasswordFile    string
 	uapi                          string
+	capture, keyLog               string
 	check, verbose, silent        bool
 	version, daemon               bool
 	handshakeTimeout, dialTimeout time.Duration
@@ -71,6 +72,8 @@ func (o *options) register(fs *flag.FlagSet) {
 	fs.StringVar(&o.infoUser, "info-user", "", "`name` for -info, with the password in $INFO_PASSWORD or -info-password-file")
 	fs.StringVar(&o.infoPasswordFile, "info-password-file", "", "`file` with the password")
 	fs.StringVar(&o.uapi, "uapi", "", "let wg(8) show and change the tunnel under this interface `name`")
+	fs.StringVar(&o.capture, "capture", "", "write the packets of the tunnel and its keys to `file` (pcapng), for Wireshark")
+	fs.StringVar(&o.keyLog, "keylog", "", "append the keys of each handshake to `file`, for Wireshark")
 	fs.DurationVar(&o.handshakeTimeout, "handshake-timeout", socks.DefaultHandshakeTimeout, "`time` for a client to send its request")
 	fs.DurationVar(&o.dialTimeout, "dial-timeout", socks.DefaultDialTimeout, "`time` for connecting to a target")
 	fs.IntVar(&o.maxHandshakes, "max-handshakes", socks.DefaultMaxHandshakes, "clients at a time without a request; one more ends the oldest")
@@ -171,6 +174,11 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	}
 
 	conf.Tunnel.Logger = deviceLog
+	stopCapture, err := o.startCapture(&conf.Tunnel, log)
+	if err != nil {
+		return err
+	}
+	defer stopCapture()
 	dev, err := wireguard.New(conf.Tunnel)
 	if err != nil {
 		return err
