@@ -115,6 +115,16 @@ type Config struct {
 	// opened again in any case.
 	IgnoreNetworkChanges bool
 
+	// MemoryLimit bounds, in bytes, what the TCP/IP stack inside the tunnel keeps for
+	// peers: TCP buffers, connections that wait to be accepted or are closed, and
+	// datagrams that wait to be read. One peer gets half of it at most, and what a
+	// peer is refused is logged. Near the limit buffers become smaller. 0 means 1
+	// GiB, or 256 MiB on 32-bit systems; less than 8 MiB is an error. It is no
+	// allocation: without traffic a device uses little. On a router with 64 MB of
+	// memory 16 MiB are right, and in the network extension of a phone, which may
+	// use 50 MB, 8 to 16 MiB.
+	MemoryLimit int64
+
 	// KeyLog receives the keys of every handshake, for debugging: with them
 	// Wireshark decrypts a capture of the encrypted packets, by its setting
 	// wg.keylog_file. nil means none. As the format has no line for session keys,
@@ -184,6 +194,7 @@ func (c Config) LogValue() slog.Value {
 		slog.Any("dns", c.DNS),
 		slog.Any("dns_search", c.DNSSearch),
 		slog.Int("mtu", c.MTU),
+		slog.Int64("memory_limit", c.MemoryLimit),
 		slog.Attr{Key: "peers", Value: slog.GroupValue(peers...)},
 	)
 }
@@ -242,6 +253,9 @@ func (c *Config) canonical() (Config, error) {
 	}
 	if err := checkMTU(d.MTU); err != nil {
 		return Config{}, fmt.Errorf("wireguard: MTU %d: %w", d.MTU, err)
+	}
+	if d.MemoryLimit != 0 && d.MemoryLimit < netstack.MinMemoryLimit {
+		return Config{}, fmt.Errorf("wireguard: memory limit of %d bytes is less than %d", d.MemoryLimit, netstack.MinMemoryLimit)
 	}
 	if d.MTU < netstack.MinMTUIPv6 && len(d.Address) > 0 {
 		d.Address = slices.DeleteFunc(d.Address, func(p netip.Prefix) bool { return p.Addr().Is6() })

@@ -90,9 +90,12 @@ const (
 	// beyond what may wait for it.
 	DropFlowLimit
 	// DropSocketFull: a datagram or a connection request for a socket of the
-	// program that does not read or accept fast enough. It is only counted, and only
-	// for the device.
+	// program that does not read or accept fast enough. Most are only counted, and
+	// only for the device.
 	DropSocketFull
+	// DropFiltered: an ICMP message about no flow, or from a peer that has no part
+	// in it, another protocol than TCP, UDP and ICMP, or a source that no host has.
+	DropFiltered
 	// DropNoRoute: a packet to an address that no peer owns, or whose peer has no
 	// endpoint. Its sender gets an ICMP error.
 	DropNoRoute
@@ -150,6 +153,7 @@ var dropNames = [endDropReasons]string{
 	DropNotOwnAddress:      "not_own_address",
 	DropFlowLimit:          "flow_limit",
 	DropSocketFull:         "socket_full",
+	DropFiltered:           "filtered",
 	DropNoRoute:            "no_route",
 	DropTooBig:             "too_big",
 	DropStagingFull:        "staging_full",
@@ -263,6 +267,10 @@ func (d *Device) dropInside(reason netstack.DropReason, src netip.Addr) {
 		i.Reason = DropNotOwnAddress
 	case netstack.DropFlowLimit:
 		i.Reason = DropFlowLimit
+	case netstack.DropSocketFull:
+		i.Reason = DropSocketFull
+	case netstack.DropFiltered:
+		i.Reason = DropFiltered
 	default:
 		return
 	}

@@ -187,6 +187,11 @@ var dropCases = map[DropReason]dropCase{
 			d.inner.Deliver([][]byte{packet(farInner, devInner, string(make([]byte, 60000)))})
 		}
 	}},
+	DropFiltered: {ofPeer: true, count: 1, deliver: func(_ *testing.T, d *Device) {
+		refused := fakepeer.IP(devInner, farInner, 17, make([]byte, 8))
+		message := append([]byte{3, 3, 0, 0, 0, 0, 0, 0}, refused...) // about no flow
+		d.inner.Deliver([][]byte{fakepeer.IP(farInner, devInner, 1, message)})
+	}},
 	DropNoRoute: {count: 1, provoke: func(b *testbed) {
 		b.outputPacket(packet(devInner, netip.MustParseAddr("10.9.9.9"), "hello"))
 	}},
@@ -392,7 +397,7 @@ func TestDropReasonsAsText(t *testing.T) {
 	if err != nil || string(b) != `{"unknown_peer":3}` {
 		t.Errorf("%s, %v", b, err)
 	}
-	if s := endDropReasons.String(); s != "DropReason(36)" {
+	if s := endDropReasons.String(); s != "DropReason(37)" {
 		t.Error(s)
 	}
 }

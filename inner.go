@@ -49,3 +49,12 @@ func destinationAddress(pkt []byte) netip.Addr {
 	}
 	return netip.AddrFrom16([16]byte(pkt[24:40]))
 }
+
+// peerBehind returns the peer that owns an address inside the tunnel, as
+// [netstack.Config.Peer] does.
+func (d *Device) peerBehind(addr netip.Addr) any {
+	if p := d.allowed.ownerOf(addr); p != nil {
+		return p
+	}
+	return nil
+}

@@ -155,3 +155,15 @@ func FuzzInnerPacket(f *testing.F) {
 		}
 	})
 }
+
+func TestPeerBehind(t *testing.T) {
+	p := &peer{}
+	d := new(Device)
+	d.allowed.insert(netip.MustParsePrefix("10.1.0.0/16"), p)
+	if got := d.peerBehind(netip.MustParseAddr("10.1.2.3")); got != p {
+		t.Errorf("10.1.2.3 belongs to %v, want the peer", got)
+	}
+	if got := d.peerBehind(netip.MustParseAddr("10.2.2.3")); got != nil {
+		t.Errorf("10.2.2.3 belongs to %v, want nil", got)
+	}
+}

@@ -93,6 +93,7 @@ type Device struct {
 	indices  indexTable
 	cookies  cookieSecret
 	limiter  ratelimit.Limiter
+	refusals refusals
 	load     handshakeLoad
 
 	sealers     pool[*sendBatch]
@@ -171,6 +172,9 @@ func New(cfg Config) (*Device, error) {
 		MaxSegments: min(maxBatchSegments, maxBatchBytes/(dataOverhead+d.mtu)),
 		Output:      d.output,
 		Route:       d.checkRoute,
+		Peer:        d.peerBehind,
+		MemoryLimit: cfg.MemoryLimit,
+		Refused:     d.refusals.note,
 		Reach:       d.reach,
 		Dropped:     d.dropInside,
 	})
@@ -209,6 +213,7 @@ func newDevice(cfg Config) *Device {
 		logger = slog.New(slog.DiscardHandler)
 	}
 	d.log, d.logQueue = newAsyncLogger(logger)
+	d.refusals.log = d.log
 	d.keyLog = keyLog{w: cfg.KeyLog, log: d.log}
 	d.ctx, d.cancel = context.WithCancel(context.Background())
 	workers := runtime.GOMAXPROCS(0)

@@ -69,6 +69,26 @@ type Config struct {
 	// must not block, and may be called concurrently.
 	Dropped func(reason DropReason, src netip.Addr)
 
+	// Peer returns a comparable value that stands for the peer that addr belongs
+	// to, nil if it belongs to none. ICMP errors count only about packets to the
+	// peer that they come from, and the tables of the stack have a share for each
+	// peer. A nil Peer means that all addresses belong to one. It may be called
+	// concurrently, and must not call the stack.
+	Peer func(addr netip.Addr) any
+
+	// MemoryLimit bounds, in bytes, what the stack keeps for others: TCP buffers,
+	// connections that wait to be accepted or are closed, and datagrams. One peer
+	// gets half of it at most; see [Config.Peer]. 0 means 1 GiB, or 256 MiB on
+	// 32-bit systems; less than [MinMemoryLimit] is an error. It is no
+	// allocation: a stack without traffic uses little. Buffers whose size the
+	// application sets do not count, nor do 8 MiB at most of IP fragments.
+	MemoryLimit int64
+
+	// Refused is told, unless it is nil, that a peer was refused a flow, a datagram
+	// or memory because it has its share, and of what. It runs concurrently and
+	// often, in [Stack.Deliver] for example, and must not block.
+	Refused func(peer any, cause error)
+
 	// Reach reports why addr cannot be reached; nil means that nothing does. It
 	// runs concurrently with each echo and DNS query to addr, and with each
 	// connection attempt that has not ended after 10 ms or by the end of its
@@ -92,6 +112,12 @@ func (c Config) canonical() (Config, error) {
 	}
 	if c.MTU < MinMTU || c.MTU > MaxMTU {
 		return c, fmt.Errorf("MTU %d is not %d to %d", c.MTU, MinMTU, MaxMTU)
+	}
+	if c.MemoryLimit == 0 {
+		c.MemoryLimit = defaultMemoryLimit
+	}
+	if c.MemoryLimit < MinMemoryLimit {
+		return c, fmt.Errorf("memory limit of %d bytes is less than %d", c.MemoryLimit, MinMemoryLimit)
 	}
 	c.Addresses = slices.Clone(c.Addresses)
 	for i, prefix := range c.Addresses {

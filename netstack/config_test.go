@@ -11,6 +11,7 @@ func TestNewErrors(t *testing.T) {
 		{},
 		{Output: output, MTU: 100},
 		{Output: output, MTU: 70000},
+		{Output: output, MemoryLimit: MinMemoryLimit - 1},
 		{Output: output, Addresses: make([]netip.Prefix, 1)},
 		{Output: output, Addresses: prefixes(netip.MustParseAddr("0.0.0.0"))},
 		{Output: output, Addresses: prefixes(netip.MustParseAddr("127.0.0.1"))},

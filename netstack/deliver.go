@@ -16,9 +16,11 @@ import (
 // flow stay in order. Deliver copies what it needs, and does nothing once
 // [Stack.Close] has returned.
 //
-// Dropped are also packets from one of the stack's own addresses, and packets
-// to an address that is not its own, unless a handler of [Stack.HandleTCP] or
-// [Stack.HandleUDP] may accept their flow.
+// Dropped are also packets from one of the stack's own addresses or from an
+// address that no host can have, and packets to an address that is not its own,
+// unless a handler of [Stack.HandleTCP] or [Stack.HandleUDP] may accept their
+// flow. ICMP errors count only if they come from the peer that the packet they
+// are about was sent to; see [Config.Peer].
 //
 // Deliver may be called concurrently; the packets of different calls have no
 // order.
@@ -29,8 +31,15 @@ func (s *Stack) Deliver(packets [][]byte) {
 	coalesce(packets, s.deliverFunc)
 }
 
+// mayBeSource reports whether a packet from the link may have the source addr.
+// An IPv4-mapped one would look to a socket like the IPv4 address in it, which
+// may be another peer's.
+func mayBeSource(addr netip.Addr) bool {
+	return !addr.IsLoopback() && !addr.IsUnspecified() && !addr.IsMulticast() && !addr.Is4In6()
+}
+
 // deliverPacket hands one packet to the interface that its destination belongs
-// to, and reports ICMP errors to their watchers.
+// to.
 func (s *Stack) deliverPacket(j *coalescedPacket) {
 	b := j.firstPacket
 	var src, dst netip.Addr
@@ -43,8 +52,12 @@ func (s *Stack) deliverPacket(j *coalescedPacket) {
 	default:
 		return
 	}
-	if s.ownAddrs[src] || src.IsLoopback() {
+	switch {
+	case s.ownAddrs[src] || src.IsLoopback():
 		s.drop(DropOwnSource, src)
+		return
+	case !mayBeSource(src) || dst.Is4In6():
+		s.drop(DropFiltered, src)
 		return
 	}
 	l := s.ownLink
@@ -55,8 +68,12 @@ func (s *Stack) deliverPacket(j *coalescedPacket) {
 		}
 		l = s.foreignLink
 	}
-	if proto == protoICMP || proto == protoICMPv6 {
-		s.watchers.reportError(b, nil)
+	if proto != protoTCP && proto != protoUDP && !s.admitsMessage(b, src, dst) {
+		return
+	}
+	if proto == protoUDP && !s.admitsDatagram(b, l.nic) {
+		s.drop(DropSocketFull, src)
+		return
 	}
 	l.receivePacket(j)
 }

@@ -128,6 +128,7 @@ func (s *Stack) dialTCP(ctx context.Context, remote netip.AddrPort) (net.Conn, e
 	if terr != nil {
 		return nil, s.closedError(syscallError("socket", terr))
 	}
+	ep.SetSockOptInt(tcpip.TCPSynCountOption, synRetries)
 	connected := make(eventSignal, 1)
 	var entry waiter.Entry
 	entry.Init(connected, waiter.WritableEvents|waiter.EventHUp|waiter.EventErr)
@@ -240,5 +241,5 @@ func (s *Stack) newDialedUDP(remote netip.AddrPort) (*udpConn, error) {
 		ep.Close()
 		return nil, s.closedError(syscallError("connect", err))
 	}
-	return s.newUDPConn(ep, wq, remote.Addr().Is4(), remote.Addr().Is6())
+	return s.newUDPConn(ep, wq, remote.Addr().Is4(), remote.Addr().Is6(), nil)
 }

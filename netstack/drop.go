@@ -14,6 +14,11 @@ const (
 	// DropFlowLimit: too many flows wait for a handler, or too many datagrams of
 	// one.
 	DropFlowLimit
+	// DropSocketFull: a datagram for a socket that does not read fast enough.
+	DropSocketFull
+	// DropFiltered: an ICMP message about no flow, or of a peer that has no part in
+	// it, another protocol than TCP, UDP and ICMP, or a source that no host has.
+	DropFiltered
 )
 
 // drop reports an inbound packet that is dropped.

@@ -1,6 +1,7 @@
 package netstack
 
 import (
+	"math"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -12,9 +13,14 @@ import (
 // Flows that no socket in the stack receives, and the handlers that get them.
 
 const (
-	maxUndecidedTCP       = 4096 // connections that handlers have neither accepted nor rejected
-	maxUndecidedUDP       = 4096 // the same for UDP flows
-	maxUndecidedDatagrams = 64   // datagrams kept per flow until it is accepted
+	// Of each table one peer has half at most; see shares.
+	maxRequests           = 8192     // connections that handlers have not decided on, or whose handshake is not complete
+	maxUndecidedUDP       = 8192     // UDP flows that handlers have not decided on
+	maxUndecidedBytes     = 64 << 20 // bytes of their datagrams
+	maxUndecidedDatagrams = 64       // datagrams kept per flow until it is accepted
+
+	// datagramOverhead is what a datagram costs besides its bytes.
+	datagramOverhead = 768
 )
 
 // HandleTCP sets the handler of connections from the link to an address and
@@ -23,8 +29,9 @@ const (
 //
 // Each call of handler has its own goroutine. The handler calls
 // [TCPFlow.Accept] or [TCPFlow.Reject]; a flow that it does neither to is
-// rejected when it returns. Up to 4096 flows wait for handlers; further ones
-// are dropped. nil removes the handler: connections to the stack's own
+// rejected when it returns. Up to 4096 flows of one peer wait for handlers and
+// for their handshakes. Beyond that, the oldest handshake gives way to a new
+// flow, and if there is none the flow is dropped. nil removes the handler: connections to the stack's own
 // addresses are then refused, and those to others ignored.
 func (s *Stack) HandleTCP(handler func(*TCPFlow)) {
 	s.forwarder.tcpHandler.Store(&handler)
@@ -35,8 +42,9 @@ func (s *Stack) HandleTCP(handler func(*TCPFlow)) {
 
 // HandleUDP sets the handler of UDP flows, as [Stack.HandleTCP] does for TCP
 // connections. A flow begins with the first datagram between two addresses and
-// ports that no socket in the stack receives. Up to 64 datagrams of a flow are
-// kept until the handler accepts it.
+// ports that no socket in the stack receives. Up to 64 datagrams of a flow, and
+// 32 MiB of one peer's, are kept until the handler accepts it. Up to 4096 flows of
+// one peer wait for handlers; further ones are dropped.
 func (s *Stack) HandleUDP(handler func(*UDPFlow)) {
 	s.forwarder.udpHandler.Store(&handler)
 	if handler != nil {
@@ -55,14 +63,22 @@ type forwarder struct {
 	// addresses that are not the stack's own outlive their handler.
 	tcpUsed, udpUsed atomic.Bool
 
-	mu        sync.Mutex
-	undecided map[gstack.TransportEndpointID]*UDPFlow // guarded by mu: flows that handlers have neither accepted nor rejected
+	mu              sync.Mutex // guards what follows
+	requests        map[gstack.TransportEndpointID]*tcpRequest
+	requestShares   shares                                  // of maxRequests
+	handshakes      peerQueues[*tcpRequest]                 // of requests that were accepted
+	undecided       map[gstack.TransportEndpointID]*UDPFlow // flows that handlers have neither accepted nor rejected
+	undecidedShares shares                                  // of maxUndecidedUDP
+	undecidedBytes  shares                                  // of maxUndecidedBytes
 }
 
 // initForwarder prepares f for the gVisor stack of s.
 func (f *forwarder) initForwarder(s *Stack) {
 	f.stack = s
-	f.tcp = tcp.NewForwarder(s.gvisor, 0, maxUndecidedTCP, f.runTCP)
+	f.tcp = tcp.NewForwarder(s.gvisor, 0, math.MaxInt, f.runTCP)
+	f.requests = make(map[gstack.TransportEndpointID]*tcpRequest)
+	f.requestShares.size = s.tableSizes.requests
+	f.undecidedShares.size, f.undecidedBytes.size = s.tableSizes.undecided, s.tableSizes.undecidedBytes
 	f.undecided = make(map[gstack.TransportEndpointID]*UDPFlow)
 }
 
@@ -72,9 +88,10 @@ func (f *forwarder) dropUndecided() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, u := range f.undecided {
-		u.releasePackets()
+		for _, pb := range u.takePackets() {
+			pb.DecRef()
+		}
 	}
-	clear(f.undecided)
 }
 
 // dropForeign drops a packet that no handler gets, if it is for an address that
@@ -101,7 +118,7 @@ func (f *forwarder) mayReceive(dst netip.Addr, proto uint8, packet []byte) bool 
 	if dst.IsMulticast() || dst.IsLoopback() || dst.IsUnspecified() || dst == netip.AddrFrom4([4]byte{255, 255, 255, 255}) {
 		return false
 	}
-	if proto == 44 && dst.Is6() && len(packet) > ipv6HeaderLen { // fragment
+	if proto == protoFragment && dst.Is6() && len(packet) > ipv6HeaderLen {
 		proto = packet[ipv6HeaderLen]
 	}
 	switch proto {
@@ -109,11 +126,8 @@ func (f *forwarder) mayReceive(dst netip.Addr, proto uint8, packet []byte) bool 
 		return f.tcpUsed.Load()
 	case protoUDP:
 		return f.udpUsed.Load()
-	case protoICMP:
-		ihl := int(packet[0]&15) * 4
-		return dst.Is4() && len(packet) > ihl && packet[ihl] == icmp4Unreachable && (f.tcpUsed.Load() || f.udpUsed.Load())
-	case protoICMPv6:
-		return dst.Is6() && len(packet) > ipv6HeaderLen && packet[ipv6HeaderLen] < 128 && (f.tcpUsed.Load() || f.udpUsed.Load())
+	case protoICMP, protoICMPv6: // errors, which admitsMessage looks at
+		return f.tcpUsed.Load() || f.udpUsed.Load()
 	}
 	return false
 }

@@ -5,6 +5,8 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
@@ -17,15 +19,25 @@ import (
 
 // Listening for TCP connections and UDP datagrams.
 
-// acceptBacklog is how many connections may wait for Accept.
-const acceptBacklog = 4096
+const (
+	// maxAccepts is how many connections of all listeners may wait for Accept, of
+	// which a peer has half at most.
+	maxAccepts = 8192
+	// synBacklog is how many may wait to complete their handshake; then gVisor
+	// uses SYN cookies.
+	synBacklog = 4096
+	// waitingReceive is the receive buffer of a connection that waits for Accept,
+	// in bytes.
+	waitingReceive = 64 << 10
+)
 
 // Listen listens for TCP connections to the stack's own addresses. They have the
 // methods that [Stack.DialContext] lists. The network
 // is "tcp", "tcp4" or "tcp6". The address is host:port. The host is one of the
 // stack's own addresses; empty or unspecified, it means all of them, of both
 // families with "tcp". Port 0, or an empty address, means any free port. ctx
-// limits only the call.
+// limits only the call. Up to 1024 connections of one peer wait for Accept, or
+// fewer by [Config.MemoryLimit]; further ones are reset.
 //
 // An error is a *net.OpError that wraps one of
 //
@@ -42,7 +54,10 @@ func (s *Stack) Listen(ctx context.Context, network, address string) (net.Listen
 	}
 	l := &listener{dualStack: network == "tcp"}
 	l.initSocket(s, "tcp", ep, wq)
-	if err := ep.Listen(acceptBacklog); err != nil {
+	l.arrivals.Init((*arrivals)(l), waiter.ReadableEvents)
+	wq.EventRegister(&l.arrivals)
+	ep.SocketOptions().SetReceiveBufferSize(waitingReceive, false)
+	if err := ep.Listen(synBacklog); err != nil {
 		l.abort()
 		return nil, &net.OpError{Op: "listen", Net: network, Addr: net.TCPAddrFromAddrPort(at), Err: s.closedError(syscallError("listen", err))}
 	}
@@ -71,7 +86,7 @@ func (s *Stack) Listen(ctx context.Context, network, address string) (net.Listen
 //     those of Linux: MSG_TRUNC and MSG_CTRUNC.
 //   - SetReadBuffer and SetWriteBuffer, with the limits of [Stack.DialContext].
 //     Received datagrams that do not fit into the buffer, 1 MiB unless it is set,
-//     are dropped. Only their payload counts. A write hands the datagram to the
+//     are dropped. Their payload counts, and each for 384 bytes at least. A write hands the datagram to the
 //     link before it returns, so that its buffer does not queue anything.
 func (s *Stack) ListenPacket(ctx context.Context, network, address string) (net.PacketConn, error) {
 	ep, wq, at, err := s.bindEndpoint(ctx, network, "udp", address)
@@ -79,7 +94,7 @@ func (s *Stack) ListenPacket(ctx context.Context, network, address string) (net.
 		return nil, err
 	}
 	dual := at.Addr() == netip.IPv6Unspecified() && network == "udp"
-	c, err := s.newUDPConn(ep, wq, dual || at.Addr().Is4(), at.Addr().Is6())
+	c, err := s.newUDPConn(ep, wq, dual || at.Addr().Is4(), at.Addr().Is6(), nil)
 	if err != nil {
 		return nil, &net.OpError{Op: "listen", Net: network, Addr: net.UDPAddrFromAddrPort(at), Err: err}
 	}
@@ -216,9 +231,115 @@ func parseListenAddress(ctx context.Context, network, family, address string) (n
 
 // A listener accepts TCP connections. Its address is in socket.remote, as that
 // is what opError reports as the address of an error.
+//
+// gVisor's queue of connections to be accepted has no shares for peers, so that
+// the listener moves them to one of its own: in Accept, or in a goroutine while
+// no Accept waits.
 type listener struct {
 	socket
-	dualStack bool // constant: on all addresses, it has those of both families
+	dualStack bool         // constant: on all addresses, it has those of both families
+	arrivals  waiter.Entry // of connections
+	accepting atomic.Bool  // an Accept waits
+	moving    atomic.Bool  // the goroutine runs
+
+	queueMu sync.Mutex
+	ended   bool      // guarded by queueMu: there is no queue any more
+	queue   []arrival // guarded by queueMu
+}
+
+// An arrival is a connection that waits for Accept.
+type arrival struct {
+	endpoint tcpip.Endpoint
+	events   *waiter.Queue
+	remote   netip.AddrPort
+	peer     any
+}
+
+// arrivals is a listener that is told of connections.
+type arrivals listener
+
+// NotifyEvent has the goroutine move new connections if no Accept does. gVisor
+// may hold locks of the listener.
+func (a *arrivals) NotifyEvent(waiter.EventMask) {
+	l := (*listener)(a)
+	if !l.accepting.Load() && l.moving.CompareAndSwap(false, true) {
+		l.stack.goroutines.Go(func() {
+			l.moving.Store(false) // before looking: what arrives later is announced again
+			l.moveArrivals()
+		})
+	}
+}
+
+// moveArrivals moves connections from gVisor's queue, and resets those that their
+// peer has no share left for. It returns gVisor's error when there are no more.
+func (l *listener) moveArrivals() tcpip.Error {
+	for {
+		var remote tcpip.FullAddress
+		ep, wq, err := l.endpoint.Accept(&remote)
+		if err != nil {
+			return err
+		}
+		a := arrival{endpoint: ep, events: wq, remote: addrPortFromFull(remote)}
+		a.peer = l.stack.peerOf(a.remote.Addr())
+		switch {
+		case !l.stack.memory.hasPlace(a.peer):
+			ep.Abort()
+			l.stack.refuse(a.peer, errManySockets)
+		case !l.stack.takeAcceptPlace(a.peer):
+			ep.Abort()
+			l.stack.refuse(a.peer, errManyAccepts)
+		case !l.appendArrival(a):
+			ep.Abort()
+			l.stack.freeAcceptPlace(a.peer)
+		}
+	}
+}
+
+// takeAcceptPlace reports whether another connection of peer may wait for Accept,
+// and counts it.
+func (s *Stack) takeAcceptPlace(peer any) bool {
+	s.acceptMu.Lock()
+	defer s.acceptMu.Unlock()
+	if !s.accepts.hasPlace(peer) {
+		return false
+	}
+	s.accepts.takePlace(peer)
+	return true
+}
+
+func (s *Stack) freeAcceptPlace(peer any) {
+	s.acceptMu.Lock()
+	defer s.acceptMu.Unlock()
+	s.accepts.freePlace(peer)
+}
+
+// appendArrival appends a to the queue. It reports false if the listener is
+// closed.
+func (l *listener) appendArrival(a arrival) bool {
+	l.queueMu.Lock()
+	defer l.queueMu.Unlock()
+	if l.ended {
+		return false
+	}
+	l.queue = append(l.queue, a)
+	l.readable.NotifyEvent(0) // for an Accept that has looked before
+	return true
+}
+
+// nextArrival returns the connection that has waited longest.
+func (l *listener) nextArrival() (a arrival, ok bool) {
+	l.queueMu.Lock()
+	defer l.queueMu.Unlock()
+	if len(l.queue) == 0 {
+		return a, false
+	}
+	a = l.queue[0]
+	l.queue[0] = arrival{}
+	if l.queue = l.queue[1:]; len(l.queue) == 0 {
+		l.queue = nil
+	}
+	l.stack.freeAcceptPlace(a.peer)
+	return a, true
 }
 
 func (l *listener) Addr() net.Addr { return l.remote }
@@ -235,32 +356,56 @@ func (l *listener) Accept() (net.Conn, error) {
 func (l *listener) accept() (*tcpConn, error) {
 	l.readMu.Lock()
 	defer l.readMu.Unlock()
+	l.accepting.Store(true)
+	defer l.accepting.Store(false)
 	passed := l.readDeadline.passedChannel()
 	for {
 		if err := l.checkStart(passed); err != nil {
 			return nil, err
 		}
-		var remote tcpip.FullAddress
-		ep, wq, err := l.endpoint.Accept(&remote)
-		switch err.(type) {
-		case nil:
-			return l.stack.newTCPConn(ep, wq, addrPortFromFull(remote))
-		case *tcpip.ErrWouldBlock:
-			if err := l.waitForEvent(l.readable, passed); err != nil {
-				return nil, err
-			}
-		default:
-			return nil, l.endpointError("accept", err)
+		terr := l.moveArrivals()
+		if a, ok := l.nextArrival(); ok {
+			enlargeReceive(a.endpoint)
+			return l.stack.newTCPConn(a.endpoint, a.events, a.remote)
+		}
+		if _, ok := terr.(*tcpip.ErrWouldBlock); !ok {
+			return nil, l.endpointError("accept", terr)
+		}
+		if err := l.waitForEvent(l.readable, passed); err != nil {
+			return nil, err
 		}
 	}
 }
 
+// enlargeReceive gives an accepted connection the usual receive buffer, unless so
+// much has arrived that its window may be closed: only then gVisor announces, as
+// it is read, that the window is open again. It grows by being read in any case.
+func enlargeReceive(ep tcpip.Endpoint) {
+	if n, err := ep.GetSockOptInt(tcpip.ReceiveQueueSizeOption); err == nil && n < waitingReceive/8 {
+		ep.SocketOptions().SetReceiveBufferSize(tcpDefaultBuffer, false)
+	}
+}
+
 func (l *listener) Close() error {
-	if !l.closeWith(l.endpoint.Close) {
+	if !l.closeWith(l.closeEndpoint) {
 		return l.opError("close", net.ErrClosed)
 	}
 	l.stack.forgetSocket(l)
 	return nil
 }
 
-func (l *listener) abort() { l.closeWith(l.endpoint.Close) }
+func (l *listener) abort() { l.closeWith(l.closeEndpoint) }
+
+// closeEndpoint resets the connections that wait.
+func (l *listener) closeEndpoint() {
+	l.waitQueue.EventUnregister(&l.arrivals)
+	l.endpoint.Close()
+	l.queueMu.Lock()
+	queue := l.queue
+	l.queue, l.ended = nil, true
+	l.queueMu.Unlock()
+	for _, a := range queue {
+		a.endpoint.Abort()
+		l.stack.freeAcceptPlace(a.peer)
+	}
+}

@@ -3,11 +3,14 @@ package netstack
 import (
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"os"
 	"syscall"
 	"testing"
+
+	"gvisor.dev/gvisor/pkg/tcpip"
 	"time"
 )
 
@@ -136,4 +139,83 @@ func TestListenAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.Close()
+}
+
+// A peer whose connections nobody accepts has its share of the queue only, with
+// small buffers.
+func TestAcceptQueueOfOnePeer(t *testing.T) {
+	p := join(t, func(_, b *Config) {
+		b.Peer = func(addr netip.Addr) any { return addr.Is4() }
+	})
+	l := listen(t, p.b, "tcp", ":80").(*listener)
+	p.b.acceptMu.Lock()
+	p.b.accepts.size = 8
+	p.b.acceptMu.Unlock()
+	queued := func() int {
+		l.queueMu.Lock()
+		defer l.queueMu.Unlock()
+		return len(l.queue)
+	}
+	var greedy []net.Conn
+	for i := range 10 {
+		if i < 4 {
+			greedy = append(greedy, dial(t, p.a, "tcp", netip.AddrPortFrom(b4, 80).String()))
+			waitUntil(t, "the connection is queued", func() bool { return queued() == i+1 })
+			continue
+		}
+		c, err := p.a.DialContext(testContext(t), "tcp", netip.AddrPortFrom(b4, 80).String())
+		if err == nil {
+			wantReset(t, "a connection beyond the share", c)
+			c.Close()
+		} else if !errors.Is(err, syscall.ECONNRESET) { // it may come before the dial returns
+			t.Errorf("a connection beyond the share: %v", err)
+		}
+	}
+	other := dial(t, p.a, "tcp", netip.AddrPortFrom(b6, 80).String())
+	waitUntil(t, "the connection of another peer is queued", func() bool { return queued() == 5 })
+
+	l.queueMu.Lock()
+	for _, a := range l.queue {
+		if n := a.endpoint.SocketOptions().GetReceiveBufferSize(); n != waitingReceive {
+			t.Errorf("a connection in the queue has a buffer of %d bytes, want %d", n, waitingReceive)
+		}
+	}
+	l.queueMu.Unlock()
+	greedy[0].Write(make([]byte, 1<<17)) // more than fits
+	waitUntil(t, "the buffer is full", func() bool {
+		l.queueMu.Lock()
+		defer l.queueMu.Unlock()
+		n, _ := l.queue[0].endpoint.GetSockOptInt(tcpip.ReceiveQueueSizeOption)
+		return n > waitingReceive/4
+	})
+	for i, want := range append(greedy[:4:4], other) {
+		c, err := l.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c.RemoteAddr().String() != want.LocalAddr().String() {
+			t.Errorf("connection %d is from %v, want %v", i, c.RemoteAddr(), want.LocalAddr())
+		}
+		full, n := i == 0, c.(*tcpConn).endpoint.SocketOptions().GetReceiveBufferSize()
+		if !full && n != tcpDefaultBuffer {
+			t.Errorf("an accepted connection has a buffer of %d bytes, want %d", n, tcpDefaultBuffer)
+		}
+		if full {
+			c.SetReadDeadline(testDeadline())
+			if _, err := io.ReadFull(c, make([]byte, 1<<17)); err != nil {
+				t.Error(err)
+			}
+		}
+		transfer(t, want, c, 1<<20)
+	}
+	p.b.acceptMu.Lock()
+	if n := p.b.accepts.used; n != 0 {
+		t.Errorf("%d places are in use", n)
+	}
+	p.b.acceptMu.Unlock()
+
+	waiting := dial(t, p.a, "tcp", netip.AddrPortFrom(b4, 80).String())
+	waitUntil(t, "the connection is queued", func() bool { return queued() == 1 })
+	l.Close()
+	wantReset(t, "a connection that waits when the listener is closed", waiting)
 }

@@ -60,6 +60,19 @@ func (u *unansweredSYNs) forgetSYN(f flow) {
 	delete(u.syns, f)
 }
 
+// isUnanswered reports whether the SYN with sequence number seq is the first
+// packet of an attempt that is not over.
+func (u *unansweredSYNs) isUnanswered(f flow, seq uint32) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	syn := u.syns[f]
+	if syn == nil {
+		return false
+	}
+	h, ok := readTCP(syn.packet)
+	return ok && h.seq() == seq
+}
+
 // takeDue returns the SYNs to addresses that match accepts and that are to be
 // sent again now.
 func (u *unansweredSYNs) takeDue(now time.Time, match func(netip.Addr) bool) (packets [][]byte) {

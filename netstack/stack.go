@@ -40,6 +40,7 @@ package netstack
 import (
 	"errors"
 	"fmt"
+	"math"
 	"net/netip"
 	"slices"
 	"sync"
@@ -48,7 +49,6 @@ import (
 
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
-	"gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
 	"gvisor.dev/gvisor/pkg/tcpip/network/ipv6"
 	gstack "gvisor.dev/gvisor/pkg/tcpip/stack"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/icmp"
@@ -86,6 +86,11 @@ const (
 	nearRTT        = 2 * time.Millisecond
 	nearSendBuffer = 2 << 20
 
+	// How often a SYN is sent again, the last time after 63 s; and a SYN-ACK,
+	// which the other end asks for anyway, the last time after 7 s.
+	synRetries    = 6
+	synACKRetries = 3
+
 	// How long a closed TCP connection keeps its ports (TIME-WAIT).
 	timeWait = 30 * time.Second
 
@@ -96,7 +101,8 @@ const (
 // A Stack is a TCP/IP stack on one link. Its methods may be called
 // concurrently.
 type Stack struct {
-	// Constant after New. A test may shorten dnsTimeout and deliveryGrace.
+	// Constant after New. A test may shorten dnsTimeout, deliveryGrace and
+	// closeTimeout.
 	cfg         Config
 	ownAddrs    map[netip.Addr]bool
 	firstIPv4   netip.Addr // of ownAddrs; not valid if there is none
@@ -107,6 +113,7 @@ type Stack struct {
 	deliverFunc func(*coalescedPacket) // deliverPacket, bound once as that allocates
 	dnsTimeout  time.Duration          // of one query
 
+	closeTimeout  time.Duration // of closed connections
 	deliveryGrace time.Duration // how long Close waits for closed connections to deliver their data
 
 	forwarder       forwarder
@@ -114,6 +121,12 @@ type Stack struct {
 	watchers        watchers
 	dnsServers      dnsServers
 	syns            unansweredSYNs
+
+	sizes pathSizes
+
+	orphans    orphans
+	memory     memory
+	tableSizes tableSizes // constant
 
 	recovery recovery
 	resent   atomic.Uint64 // number of segments that recovery sent again
@@ -123,10 +136,16 @@ type Stack struct {
 	deaf      atomic.Bool   // set when closing no longer needs inbound packets
 	done      chan struct{} // closed once no socket can be added
 
-	icmpNotices  chan icmpNotice // queued for injectICMP
-	injectorDone sync.WaitGroup  // until injectICMP has returned
+	icmpNotices chan icmpNotice // queued for injectICMP
+	goroutines  sync.WaitGroup  // injectICMP, and those that move connections of listeners
 
 	listenMu sync.Mutex // held from the search for other listeners until the new one is tracked
+
+	acceptMu sync.Mutex
+	accepts  shares // guarded by acceptMu: connections that wait for Accept
+
+	udpMu      sync.RWMutex
+	udpSockets map[tcpip.Endpoint]*udpConn // guarded by udpMu
 
 	mu      sync.Mutex
 	sockets map[aborter]struct{} // guarded by mu; nil once closed
@@ -153,25 +172,35 @@ func New(cfg Config) (*Stack, error) {
 		done:        make(chan struct{}),
 		icmpNotices: make(chan icmpNotice, 64),
 		sockets:     make(map[aborter]struct{}),
+		udpSockets:  make(map[tcpip.Endpoint]*udpConn),
 		dnsTimeout:  defaultDNSTimeout,
 
+		closeTimeout:  closeTimeout,
 		deliveryGrace: defaultDeliveryGrace,
 
 		gvisorForwarder: new(atomic.Pointer[forwarder]),
 	}
 	s.deliverFunc = s.deliverPacket
+	s.cfg.Output = func(p *Packet) error {
+		s.sizes.fit(p)
+		return cfg.Output(p)
+	}
 	s.recovery.init()
+	s.memory.init(int(min(cfg.MemoryLimit, math.MaxInt)))
+	s.tableSizes = sizesFor(s.memory.limit)
+	s.orphans = orphans{stack: s, shares: shares{size: s.tableSizes.orphans}}
+	s.accepts.size = s.tableSizes.accepts
 	s.ownLink = &link{stack: s, nic: ownNIC, mtu: uint32(cfg.MTU), gsoMaxSize: gsoSize(cfg.MTU, cfg.MaxSegments)}
 	s.foreignLink = &link{stack: s, nic: foreignNIC, mtu: uint32(cfg.MTU), gsoMaxSize: gsoSize(cfg.MTU, cfg.MaxSegments)}
 	s.gvisor = gstack.New(gstack.Options{
-		NetworkProtocols:   []gstack.NetworkProtocolFactory{ipv4.NewProtocol, ipv6.NewProtocol},
+		NetworkProtocols:   []gstack.NetworkProtocolFactory{newForeignIPv4, ipv6.NewProtocol},
 		TransportProtocols: []gstack.TransportProtocolFactory{tcp.NewProtocol, udp.NewProtocol, icmp.NewProtocol4, icmp.NewProtocol6},
 	})
 	if err := s.configureGVisor(); err != nil {
 		s.gvisor.Destroy()
 		return nil, fmt.Errorf("netstack: %w", err)
 	}
-	s.injectorDone.Go(s.injectICMP)
+	s.goroutines.Go(s.injectICMP)
 	return s, nil
 }
 
@@ -200,7 +229,9 @@ func (s *Stack) configureGVisor() error {
 	send := tcpip.TCPSendBufferSizeRangeOption{Min: tcp.MinBufferSize, Default: tcpDefaultBuffer, Max: tcpMaxSend}
 	wait := tcpip.TCPTimeWaitTimeoutOption(timeWait)
 	reuse := tcpip.TCPTimeWaitReuseGlobal
-	for _, opt := range []tcpip.SettableTransportProtocolOption{&sack, &recovery, &moderate, &receive, &send, &wait, &reuse} {
+	// For handshakes that others begin; dials have their own number.
+	retries := tcpip.TCPSynRetriesOption(synACKRetries)
+	for _, opt := range []tcpip.SettableTransportProtocolOption{&sack, &recovery, &moderate, &receive, &send, &wait, &reuse, &retries} {
 		if err := s.gvisor.SetTransportProtocolOption(tcp.ProtocolNumber, opt); err != nil {
 			return fmt.Errorf("TCP option %T: %v", opt, err)
 		}
@@ -231,11 +262,8 @@ func (s *Stack) configureGVisor() error {
 			return fmt.Errorf("interface: %v", err)
 		}
 	}
-	if err := s.gvisor.SetPromiscuousMode(foreignNIC, true); err != nil {
-		return fmt.Errorf("promiscuous mode: %v", err)
-	}
-	if err := s.gvisor.SetSpoofing(foreignNIC, true); err != nil {
-		return fmt.Errorf("spoofing: %v", err)
+	if err := s.addForeignAddresses(); err != nil {
+		return err
 	}
 	s.gvisor.SetRouteTable([]tcpip.Route{
 		{Destination: header.IPv4EmptySubnet, NIC: ownNIC},
@@ -306,7 +334,7 @@ func (s *Stack) closeNow() {
 	// Timers of gVisor, such as those of reassembly, outlive its stack by up to a
 	// minute. They must not keep all that s refers to in memory.
 	s.gvisorForwarder.Store(nil)
-	s.injectorDone.Wait()
+	s.goroutines.Wait()
 }
 
 // awaitDelivery waits until the other ends have acknowledged all data of the

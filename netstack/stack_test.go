@@ -269,7 +269,7 @@ func TestCloseLate(t *testing.T) {
 	if state := tcp.EndpointState(stream.State()); state != tcp.StateClose {
 		t.Errorf("TCP: state %v", state)
 	}
-	if _, err := s.newUDPConn(datagram, wq, true, false); err != net.ErrClosed {
+	if _, err := s.newUDPConn(datagram, wq, true, false, nil); err != net.ErrClosed {
 		t.Errorf("UDP: %v, want net.ErrClosed", err)
 	}
 	if state := transport.DatagramEndpointState(datagram.State()); state != transport.DatagramEndpointStateClosed {

@@ -18,6 +18,9 @@ import (
 // would be an allocation per call.
 type tcpConn struct {
 	socket
+	peer      any // constant: that the remote address belongs to
+	receiving bufferState
+	sending   bufferState
 	readInto  tcpip.SliceWriter // guarded by readMu
 	writeFrom bytes.Reader      // guarded by writeMu
 }
@@ -27,7 +30,7 @@ type tcpConn struct {
 // is reset, which may be before it is accepted. newTCPConn fails, and aborts ep,
 // if the stack is closed.
 func (s *Stack) newTCPConn(ep tcpip.Endpoint, wq *waiter.Queue, remote netip.AddrPort) (*tcpConn, error) {
-	c := &tcpConn{}
+	c := &tcpConn{peer: s.peerOf(remote.Addr())}
 	c.initSocket(s, "tcp", ep, wq)
 	c.local = net.TCPAddrFromAddrPort(c.localAddrPort())
 	c.remote = net.TCPAddrFromAddrPort(remote)
@@ -35,6 +38,7 @@ func (s *Stack) newTCPConn(ep tcpip.Endpoint, wq *waiter.Queue, remote netip.Add
 	c.setKeepAliveParameters(net.KeepAliveConfig{})
 	ep.SocketOptions().SetKeepAlive(true)
 	tuneForDistance(ep)
+	c.beginBuffers()
 	if !s.trackSocket(c) {
 		c.abort()
 		return nil, net.ErrClosed
@@ -92,7 +96,7 @@ func (c *tcpConn) receive(w io.Writer) (int, error) {
 		res, err := c.endpoint.Read(w, tcpip.ReadOptions{})
 		switch err.(type) {
 		case nil:
-			c.endpoint.ModerateRecvBuf(res.Count)
+			c.noteRead(res.Count)
 			return res.Count, nil
 		case *tcpip.ErrBadBuffer:
 			return 0, nil
@@ -153,6 +157,7 @@ func (c *tcpConn) send(p tcpip.Payloader, passed <-chan struct{}) (int, error) {
 		n, err := c.endpoint.Write(p, tcpip.WriteOptions{})
 		switch err.(type) {
 		case nil:
+			c.useBuffer(&sendBuffer, &c.sending)
 			return int(n), nil
 		case *tcpip.ErrBadBuffer:
 			return 0, nil
@@ -182,12 +187,30 @@ func (c *tcpConn) shutdown(how tcpip.ShutdownFlags) error {
 	return nil
 }
 
+// Close ends both directions. What was written is delivered in the background,
+// as long as the other end acknowledges more of it every 20 seconds.
 func (c *tcpConn) Close() error {
-	if !c.closeWith(c.endpoint.Close) {
+	if !c.closeWith(c.closeEndpoint) {
 		return c.opError("close", net.ErrClosed)
 	}
 	c.stack.forgetSocket(c)
 	return nil
 }
 
-func (c *tcpConn) abort() { c.closeWith(c.endpoint.Abort) }
+func (c *tcpConn) closeEndpoint() {
+	c.stack.orphans.adopt(c)
+	c.endpoint.Close()
+}
+
+func (c *tcpConn) abort() {
+	c.closeWith(func() {
+		c.endpoint.Abort()
+		c.endBuffers()
+	})
+}
+
+// noteRead has the receive buffer grow after n bytes were read.
+func (c *tcpConn) noteRead(n int) {
+	c.endpoint.ModerateRecvBuf(n)
+	c.useBuffer(&receiveBuffer, &c.receiving)
+}

@@ -79,7 +79,7 @@ func (c *tcpConn) writeReceived(from *tcpConn) (int, error) {
 	if n > 0 {
 		left := discardWriter(n)
 		from.endpoint.Read(&left, tcpip.ReadOptions{})
-		from.endpoint.ModerateRecvBuf(n)
+		from.noteRead(n)
 	}
 	return n, err
 }

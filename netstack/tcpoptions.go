@@ -76,8 +76,14 @@ func (c *tcpConn) setKeepAliveParameters(config net.KeepAliveConfig) {
 
 // SetReadBuffer sets the size of the receive buffer in bytes. It then no longer
 // grows by itself.
-func (c *tcpConn) SetReadBuffer(bytes int) error { return c.setReadBuffer(bytes) }
+func (c *tcpConn) SetReadBuffer(bytes int) error {
+	c.receiving.chosen.Store(true)
+	return c.setReadBuffer(bytes)
+}
 
 // SetWriteBuffer sets the size of the send buffer in bytes. It then no longer
 // grows by itself.
-func (c *tcpConn) SetWriteBuffer(bytes int) error { return c.setWriteBuffer(bytes) }
+func (c *tcpConn) SetWriteBuffer(bytes int) error {
+	c.sending.chosen.Store(true)
+	return c.setWriteBuffer(bytes)
+}

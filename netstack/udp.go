@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"sync/atomic"
 	"syscall"
 
 	"gvisor.dev/gvisor/pkg/buffer"
@@ -28,15 +29,19 @@ type udpConn struct {
 	writeFrom   bytes.Reader      // guarded by writeMu
 	destination tcpip.FullAddress // guarded by writeMu
 
+	datagramsRead atomic.Int64
+
 	icmpErrors   chan error // the latest ICMP error that gVisor does not report
 	stopWatching func()     // may be nil
+	onClose      func()     // constant; may be nil
 }
 
 // newUDPConn makes a socket of ep, which is bound or connected. It fails, and
-// closes ep, if the stack is closed. Only a connected socket is told of ICMP
+// closes ep, if the stack is closed. onClose, unless it is nil, is called when
+// the socket is closed. Only a connected socket is told of ICMP
 // errors, as on Linux.
-func (s *Stack) newUDPConn(ep tcpip.Endpoint, wq *waiter.Queue, v4, v6 bool) (*udpConn, error) {
-	c := &udpConn{sendsIPv4: v4, sendsIPv6: v6, icmpErrors: make(chan error, 1)}
+func (s *Stack) newUDPConn(ep tcpip.Endpoint, wq *waiter.Queue, v4, v6 bool, onClose func()) (*udpConn, error) {
+	c := &udpConn{sendsIPv4: v4, sendsIPv6: v6, icmpErrors: make(chan error, 1), onClose: onClose}
 	c.initSocket(s, "udp", ep, wq)
 	local := c.localAddrPort()
 	ep.SocketOptions().SetReceiveOriginalDstAddress(true)
@@ -49,6 +54,9 @@ func (s *Stack) newUDPConn(ep tcpip.Endpoint, wq *waiter.Queue, v4, v6 bool) (*u
 		c.remote = net.UDPAddrFromAddrPort(remote)
 		c.stopWatching = s.watchers.watchFlow(flow{protoUDP, local, remote}, c.noteICMPError)
 	}
+	s.udpMu.Lock()
+	s.udpSockets[ep] = c
+	s.udpMu.Unlock()
 	if !s.trackSocket(c) {
 		c.abort()
 		return nil, net.ErrClosed
@@ -143,6 +151,7 @@ func (c *udpConn) read(b []byte) (tcpip.ReadResult, error) {
 		res, err := c.endpoint.Read(&c.readInto, tcpip.ReadOptions{NeedRemoteAddr: true})
 		switch err.(type) {
 		case nil, *tcpip.ErrBadBuffer: // the latter: b is empty
+			c.datagramsRead.Add(1)
 			return res, nil
 		case *tcpip.ErrWouldBlock:
 			if err := c.takeICMPError(); err != nil {
@@ -299,8 +308,8 @@ func (c *udpConn) writeFromAddr(b []byte, from netip.Addr, to netip.AddrPort) (i
 	return len(b), nil
 }
 
-// SetReadBuffer sets the size of the receive buffer in bytes. Only payload
-// counts.
+// SetReadBuffer sets the size of the receive buffer in bytes. Payload counts, and
+// a datagram for 384 bytes at least.
 func (c *udpConn) SetReadBuffer(bytes int) error { return c.setReadBuffer(bytes) }
 
 // SetWriteBuffer sets the size of the send buffer in bytes. A write hands the
@@ -357,4 +366,10 @@ func (c *udpConn) closeEndpoint() {
 		c.stopWatching()
 	}
 	c.endpoint.Close()
+	c.stack.udpMu.Lock()
+	delete(c.stack.udpSockets, c.endpoint)
+	c.stack.udpMu.Unlock()
+	if c.onClose != nil {
+		c.onClose()
+	}
 }

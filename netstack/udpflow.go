@@ -18,35 +18,54 @@ func (f *forwarder) handleUDP(id gstack.TransportEndpointID, pb *gstack.PacketBu
 	if h == nil || *h == nil {
 		return f.dropForeign(id, pb)
 	}
+	if !f.keepDatagram(id, pb, *h) {
+		f.dropPacket(DropFlowLimit, id)
+		f.stack.refuse(f.stack.peerOf(addrPortFromSlice(id.RemoteAddress.AsSlice(), 0).Addr()), errManyFlows)
+	}
+	return true
+}
+
+// keepDatagram keeps a datagram until the handler has decided on its flow, and
+// runs the handler for the first. It reports false if the peer has too many flows
+// or bytes.
+func (f *forwarder) keepDatagram(id gstack.TransportEndpointID, pb *gstack.PacketBuffer, handler func(*UDPFlow)) bool {
+	size := pb.Size() + datagramOverhead
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.stack.closed.Load() {
 		return true
 	}
-	if u := f.undecided[id]; u != nil {
-		if len(u.packets) < maxUndecidedDatagrams {
-			u.packets = append(u.packets, pb.Clone())
-		} else {
-			f.dropPacket(DropFlowLimit, id)
+	u := f.undecided[id]
+	if u == nil {
+		source := addrPortFromSlice(id.RemoteAddress.AsSlice(), id.RemotePort)
+		peer := f.stack.peerOf(source.Addr())
+		if !f.stack.memory.hasPlace(peer) || !f.undecidedShares.hasPlace(peer) || !f.undecidedBytes.hasPlaces(peer, size) {
+			return false
 		}
-		return true
+		u = &UDPFlow{
+			Source:      source,
+			Destination: addrPortFromSlice(id.LocalAddress.AsSlice(), id.LocalPort),
+			stack:       f.stack,
+			id:          id,
+			peer:        peer,
+		}
+		f.undecidedShares.takePlace(peer)
+		f.undecided[id] = u
+		go func() {
+			defer u.Reject()
+			handler(u)
+		}()
 	}
-	if len(f.undecided) == maxUndecidedUDP {
+	if len(u.packets) >= maxUndecidedDatagrams {
 		f.dropPacket(DropFlowLimit, id)
 		return true
 	}
-	u := &UDPFlow{
-		Source:      addrPortFromSlice(id.RemoteAddress.AsSlice(), id.RemotePort),
-		Destination: addrPortFromSlice(id.LocalAddress.AsSlice(), id.LocalPort),
-		stack:       f.stack,
-		id:          id,
-		packets:     []*gstack.PacketBuffer{pb.Clone()},
+	if !f.undecidedBytes.hasPlaces(u.peer, size) {
+		return false
 	}
-	f.undecided[id] = u
-	go func() {
-		defer u.Reject()
-		(*h)(u)
-	}()
+	f.undecidedBytes.takePlaces(u.peer, size)
+	u.bytes += size
+	u.packets = append(u.packets, pb.Clone())
 	return true
 }
 
@@ -58,7 +77,9 @@ type UDPFlow struct {
 
 	stack   *Stack
 	id      gstack.TransportEndpointID
+	peer    any
 	packets []*gstack.PacketBuffer // guarded by forwarder.mu: received so far; nil once decided
+	bytes   int                    // guarded by forwarder.mu: that packets cost
 }
 
 // takePackets returns the datagrams received so far, at least one, and marks
@@ -69,17 +90,11 @@ func (u *UDPFlow) takePackets() []*gstack.PacketBuffer {
 		return nil
 	}
 	delete(f.undecided, u.id)
+	f.undecidedShares.freePlace(u.peer)
+	f.undecidedBytes.freePlaces(u.peer, u.bytes)
 	packets := u.packets
-	u.packets = nil
+	u.packets, u.bytes = nil, 0
 	return packets
-}
-
-// releasePackets releases the datagrams received so far. forwarder.mu is held.
-func (u *UDPFlow) releasePackets() {
-	for _, pb := range u.packets {
-		pb.DecRef()
-	}
-	u.packets = nil
 }
 
 // Accept returns a connection from Destination to Source, with the datagrams
@@ -120,7 +135,10 @@ func (u *UDPFlow) accept() (*udpConn, error) {
 	for _, pb := range packets[1:] {
 		ep.(gstack.TransportEndpoint).HandlePacket(u.id, pb)
 	}
-	return u.stack.newUDPConn(ep, wq, u.Source.Addr().Is4(), u.Source.Addr().Is6())
+	m := &u.stack.memory
+	floor, _ := m.takePlace(u.peer)
+	ep.SocketOptions().SetReceiveBufferSize(int64(min(udpBuffer, max(leastUDPBuffer, floor))), false)
+	return u.stack.newUDPConn(ep, wq, u.Source.Addr().Is4(), u.Source.Addr().Is6(), func() { m.release(u.peer, 0, true) })
 }
 
 // Reject drops the datagrams received so far and answers the first with a port

@@ -1,7 +1,6 @@
 package netstack
 
 import (
-	"encoding/binary"
 	"net/netip"
 	"slices"
 	"sync"
@@ -51,6 +50,13 @@ func (w *watchers) watchFlow(f flow, tell func(netip.AddrPort, error)) (stop fun
 			delete(w.flows, f)
 		}
 	}
+}
+
+// watches reports whether ICMP errors about f are reported to anyone.
+func (w *watchers) watches(f flow) bool {
+	w.mu.RLock()
+	defer w.mu.RUnlock()
+	return len(w.flows[f]) > 0
 }
 
 // reportError reports the ICMP error b to the watchers of the flow that it
@@ -116,33 +122,9 @@ func parseUnreachable(b []byte) (f flow, errno syscall.Errno) {
 		return f, 0
 	}
 
-	p := Packet{parts: [][]byte{m[8:]}}
-	if !p.parseHeader() || p.src.Is4() != v4 {
-		return f, 0
+	q, ok := parseQuote(m[8:])
+	if !ok || q.flow.local.Addr().Is4() != v4 {
+		return flow{}, 0
 	}
-	q := p.parts[0]
-	at := ipv6HeaderLen
-	f.proto = q[6]
-	if v4 {
-		at, f.proto = int(q[0]&15)*4, q[9]
-	}
-	if at < ipv4HeaderLen || len(q) < at+8 {
-		return f, 0
-	}
-	t := q[at:]
-	var sport, dport uint16
-	switch f.proto {
-	case protoTCP, protoUDP:
-		sport, dport = binary.BigEndian.Uint16(t), binary.BigEndian.Uint16(t[2:])
-	case protoICMP, protoICMPv6:
-		if t[0] != 8 && t[0] != 128 {
-			return f, 0
-		}
-		sport = binary.BigEndian.Uint16(t[4:])
-	default:
-		return f, 0
-	}
-	f.local = netip.AddrPortFrom(p.src, sport)
-	f.remote = netip.AddrPortFrom(p.dst, dport)
-	return f, errno
+	return q.flow, errno
 }
