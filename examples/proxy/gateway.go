@@ -17,6 +17,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/wgstack/wireguard"
+	"github.com/wgstack/wireguard/examples/internal/accept"
 	"github.com/wgstack/wireguard/examples/internal/gatewayconf"
 	"github.com/wgstack/wireguard/examples/internal/limit"
 	"github.com/wgstack/wireguard/examples/internal/memory"
@@ -169,26 +170,9 @@ var errEvicted = errors.New("ended for a newer client")
 
 // acceptAll serves each connection of l in a goroutine until ctx ends.
 func (g *gateway) acceptAll(ctx context.Context, l net.Listener, serve func(context.Context, net.Conn)) error {
-	var conns sync.WaitGroup
-	defer conns.Wait()
-	defer context.AfterFunc(ctx, func() { l.Close() })()
-	for {
-		c, err := l.Accept()
-		switch {
-		case ctx.Err() != nil:
-			if err == nil {
-				c.Close()
-			}
-			return nil
-		case errors.Is(err, net.ErrClosed):
-			return err
-		case err != nil:
-			g.warnings.Warn("accept", "a client could not be accepted", "err", err)
-			waitBeforeAccept(ctx)
-			continue
-		}
-		conns.Go(func() { serve(ctx, c) })
-	}
+	return accept.Serve(ctx, l, g.warnings, func(ctx context.Context, c net.Conn) func() {
+		return func() { serve(ctx, c) }
+	})
 }
 
 type dialFunc func(ctx context.Context, network, address string) (net.Conn, error)
