@@ -18,6 +18,7 @@ import (
 
 	"github.com/wgstack/wireguard"
 	"github.com/wgstack/wireguard/examples/internal/accept"
+	"github.com/wgstack/wireguard/examples/internal/failover"
 	"github.com/wgstack/wireguard/examples/internal/gatewayconf"
 	"github.com/wgstack/wireguard/examples/internal/limit"
 	"github.com/wgstack/wireguard/examples/internal/memory"
@@ -39,6 +40,7 @@ type gateway struct {
 	clients      *limit.Table
 	dialFailures *prometheus.CounterVec
 	alive        atomic.Pointer[status.Alive]
+	failover     *failover.Controller
 	fail         context.CancelCauseFunc // ends serve
 	ended        chan struct{}           // a service has ended by itself
 
@@ -59,6 +61,7 @@ func newGateway(dev *wireguard.Device, o options, stdout io.Writer, log *slog.Lo
 		warnings:     warnings,
 		clients:      &limit.Table{Name: "clients", Max: o.maxClients, MaxPerOwner: o.maxClientsPerAddr, Log: warnings},
 		dialFailures: newDialFailures(),
+		failover:     failover.New(dev, log),
 		ended:        make(chan struct{}, 1),
 	}
 }
@@ -83,6 +86,8 @@ func (g *gateway) serve(ctx context.Context, conf gatewayconf.Config, opened fun
 	}
 	g.conf = conf
 	defer g.stopAll()
+	g.failover.Start(ctx, conf.Tunnel.Peers, conf.Failover)
+	defer g.failover.Stop()
 	guard.Go(func() { memory.Guard(ctx, g.memory, g.warnings, g.clients) })
 	opened()
 	for {

@@ -34,6 +34,7 @@ func (g *gateway) serveInfo(ctx context.Context, events *status.Events) (stop fu
 		Clients:      g.clients,
 		Events:       events,
 		Alive:        g.alive.Load,
+		Failover:     g.failover.Status,
 		Metrics:      []prometheus.Collector{g.dialFailures},
 		Authenticate: authenticator(g.infoUser, password),
 		Logger:       g.log,

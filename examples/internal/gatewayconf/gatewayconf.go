@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/wgstack/wireguard"
+	"github.com/wgstack/wireguard/examples/internal/failover"
 )
 
 // An Error says what is wrong, and where. It never holds a secret.
@@ -58,6 +59,8 @@ type Config struct {
 	TCPServers []Forward // listen in the tunnel, dial on the host
 	UDPProxies []Forward // listen on the host, send into the tunnel
 	STDIO      []Forward // without a listener
+
+	Failover []failover.Group
 
 	Resolve            string // "auto", "ipv4" or "ipv6": which addresses of a name come first
 	CheckAlive         []netip.Addr
@@ -127,7 +130,7 @@ func isWireproxy(sections []section) bool {
 	return false
 }
 
-// sectionKeys are the keys of wireproxy's sections that have a meaning here.
+// sectionKeys are the keys of sections that have a meaning here.
 var sectionKeys = map[string][]string{
 	"":          {"wgconfig"},
 	"interface": {"privatekey", "address", "dns", "mtu", "listenport", "checkalive", "checkaliveinterval"},
@@ -141,10 +144,14 @@ var sectionKeys = map[string][]string{
 	"udpproxytunnel":  {"bindaddress", "target", "inactivitytimeout"},
 	"stdiotunnel":     {"target"},
 	"resolve":         {"resolvestrategy"},
+	"failover":        {"peer", "allowedips", "endpoint", "probe", "interval"}, // not of wireproxy
 }
 
-// lists are the keys that may be repeated.
-var lists = []string{"address", "dns", "allowedips", "checkalive", "tunneldomains"}
+// isList reports whether a key may be repeated.
+func isList(section, key string) bool {
+	return slices.Contains([]string{"address", "dns", "allowedips", "checkalive", "tunneldomains"}, key) ||
+		section == "failover" && key != "interval"
+}
 
 // A loader builds a Config from sections.
 type loader struct {
@@ -154,6 +161,8 @@ type loader struct {
 	wg     []string // the Interface and Peer sections as a wg-quick file
 	lines  []int    // where its lines come from
 	counts map[string]int
+
+	failovers []*section // those of config.Failover
 }
 
 func (l *loader) load(sections []section) error {
@@ -198,7 +207,7 @@ func (l *loader) clean(s *section, name string) error {
 		case !slices.Contains(sectionKeys[name], key):
 			l.warn(e.line, "[%s] %s is not a key that is known, and has no effect", s.name, e.key)
 			continue
-		case seen[key] && !slices.Contains(lists, key):
+		case seen[key] && !isList(name, key):
 			l.warn(e.line, "[%s] %s is repeated; the first counts", s.name, e.key)
 			continue
 		}
@@ -232,6 +241,8 @@ func (l *loader) section(s *section, name string) error {
 		if e, ok := s.first("allowedips"); !ok || e.value == "" {
 			l.addWG(s.line, "AllowedIPs = 0.0.0.0/0, ::/0")
 		}
+	case "failover":
+		return l.failoverSection(s)
 	case "resolve":
 		return l.resolveSection(s)
 	case "socks5", "http", "sni":
@@ -323,7 +334,7 @@ func (l *loader) checkTunnel(line int) error {
 		return &Error{Path: l.path, Line: line, Section: "Interface", Key: "PrivateKey", Err: errors.New("want a key of 32 bytes in base64")}
 	}
 	l.config.HostResolver = len(l.config.Tunnel.DNS) == 0
-	return nil
+	return l.checkFailover()
 }
 
 // atPath adds the path to an error of wireguard.ParseConfig, whose lines are

@@ -24,6 +24,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/wgstack/wireguard"
+	"github.com/wgstack/wireguard/examples/internal/failover"
 	"github.com/wgstack/wireguard/examples/internal/limit"
 )
 
@@ -37,6 +38,10 @@ type Server struct {
 	Clients *limit.Table
 	Events  *Events
 	Alive   func() *Alive // nil result: nothing is checked
+
+	// Failover returns the choices between peers and between endpoints; nil means
+	// that there are none.
+	Failover func() []failover.Status
 
 	// Metrics are served besides those of the device and of Clients.
 	Metrics []prometheus.Collector
@@ -84,6 +89,13 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		return err
 	}
 	return nil
+}
+
+func (s *Server) failovers() []failover.Status {
+	if s.Failover == nil {
+		return nil
+	}
+	return s.Failover()
 }
 
 // handler returns the handler for a listener at addr.

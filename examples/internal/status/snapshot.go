@@ -19,6 +19,7 @@ type snapshot struct {
 	ListenPort  uint16       `json:"listenPort"`
 	Ready       bool         `json:"ready"`
 	Peers       []peer       `json:"peers"`
+	Choices     []choice     `json:"choices"`
 	Pongs       []pong       `json:"pongs"`
 	Rates       []rate       `json:"rates"` // the oldest first
 	Open        int          `json:"open"`  // connections, of which not all may be listed
@@ -35,6 +36,16 @@ type peer struct {
 	Sent         uint64         `json:"sent"`
 	Received     uint64         `json:"received"`
 	Dropped      uint64         `json:"dropped"` // packets
+}
+
+// A choice is a member of a failover group.
+type choice struct {
+	Group string   `json:"group"`
+	Name  string   `json:"name"`
+	InUse bool     `json:"inUse"`
+	Well  bool     `json:"well"`
+	Age   *float64 `json:"age"`   // of the state
+	Cause string   `json:"cause"` // why it is not well
 }
 
 // A pong is about an address that is pinged.
@@ -63,6 +74,7 @@ func (s *Server) snapshot(now time.Time) snapshot {
 		ListenPort:  stats.ListenPort,
 		Ready:       ready,
 		Peers:       []peer{},
+		Choices:     []choice{},
 		Pongs:       []pong{},
 		Rates:       s.samples.rates(now),
 		Open:        s.Clients.Len(),
@@ -84,6 +96,11 @@ func (s *Server) snapshot(now time.Time) snapshot {
 			Received:     p.RxBytes,
 			Dropped:      p.Dropped,
 		})
+	}
+	for _, group := range s.failovers() {
+		for _, m := range group.Members {
+			shown.Choices = append(shown.Choices, choice{group.Name, m.Name, m.Active, m.Well, age(now, m.Since), m.Cause})
+		}
 	}
 	for addr, at := range pongs {
 		shown.Pongs = append(shown.Pongs, pong{addr, age(now, at)})
