@@ -48,7 +48,7 @@ func (s *Stack) deliverPacket(j *coalescedPacket) {
 	}
 	l := s.ownLink
 	if !s.ownAddrs[dst] {
-		if !s.forwarder.mayReceive(dst, proto, b) {
+		if s.takeEcho(b, src, dst, proto) || !s.forwarder.mayReceive(dst, proto, b) {
 			return
 		}
 		l = s.foreignLink
