@@ -31,6 +31,8 @@ type options struct {
 	life                  lifetimes
 	maxTCP, maxTCPPerPeer int
 	maxUDP, maxUDPPerPeer int
+	maxPings              int
+	maxPingsPerPeer       int
 	memory                memory.Size
 }
 
@@ -44,6 +46,8 @@ func (o *options) register(fs *flag.FlagSet) {
 	fs.IntVar(&o.maxTCPPerPeer, "max-tcp-per-peer", 2048, "the same for each peer")
 	fs.IntVar(&o.maxUDP, "max-udp", 2048, "UDP flows at a time; one more ends the longest idle; 0: no limit")
 	fs.IntVar(&o.maxUDPPerPeer, "max-udp-per-peer", 1024, "the same for each peer")
+	fs.IntVar(&o.maxPings, "max-pings", 256, "echo requests at a time that wait for an answer; one more ends the oldest; 0: no limit")
+	fs.IntVar(&o.maxPingsPerPeer, "max-pings-per-peer", 64, "the same for each peer")
 	fs.Var(&o.memory, "memory", "end the longest idle connections when more `bytes` are in use (512M, 2G); 0: no limit")
 }
 
@@ -73,6 +77,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	// nobody in the tunnel listens, each time in a goroutine of its own.
 	dev.HandleTCP(e.handleTCP)
 	dev.HandleUDP(e.handleUDP)
+	dev.HandleEcho(e.handleEcho)
 
 	stats := dev.Stats()
 	fmt.Fprintf(stdout, "peer %s, UDP port %d\n", stats.PublicKey, stats.ListenPort)
@@ -90,9 +95,8 @@ type exit struct {
 	log      *slog.Logger
 	warnings *warn.Log
 
-	tcp, udp    limit.Table
-	mappings    mappings
-	unreachable unreachables
+	tcp, udp, pings limit.Table
+	mappings        mappings
 
 	mu      sync.Mutex
 	closed  bool // guarded by mu
@@ -112,6 +116,7 @@ func newExit(ctx context.Context, dev *wireguard.Device, cfg wireguard.Config, o
 		warnings: warnings,
 		tcp:      limit.Table{Name: "TCP connections", Max: o.maxTCP, MaxPerOwner: o.maxTCPPerPeer, Log: warnings},
 		udp:      limit.Table{Name: "UDP flows", Max: o.maxUDP, MaxPerOwner: o.maxUDPPerPeer, Log: warnings},
+		pings:    limit.Table{Name: "pings", Max: o.maxPings, MaxPerOwner: o.maxPingsPerPeer, Log: warnings},
 	}
 	e.mappings.device = dev
 	e.running.Go(func() { e.policy.host.follow(ctx) })

@@ -121,7 +121,7 @@ func (m *mapping) send(b []byte, to netip.AddrPort) {
 		if err == nil || errors.Is(err, net.ErrClosed) {
 			return
 		}
-		m.endUnreachable()
+		m.tellUnreachable()
 	}
 }
 
@@ -137,7 +137,7 @@ func (m *mapping) receive() {
 			return
 		case err != nil:
 			failures++
-			m.endUnreachable()
+			m.tellUnreachable()
 			continue
 		}
 		failures = 0
@@ -149,9 +149,9 @@ func (m *mapping) receive() {
 	}
 }
 
-// endUnreachable ends the flows of which ICMP errors say that their destination
-// is unreachable.
-func (m *mapping) endUnreachable() {
+// tellUnreachable tells the peer of ICMP errors which say that a destination is
+// unreachable.
+func (m *mapping) tellUnreachable() {
 	conn, ok := m.conn.(*net.UDPConn)
 	if !ok {
 		return // the device reports no ICMP errors to a socket that is not connected
@@ -160,8 +160,7 @@ func (m *mapping) endUnreachable() {
 		switch errno {
 		case syscall.ECONNREFUSED, syscall.EHOSTUNREACH, syscall.ENETUNREACH:
 			if f := m.flowTo(remote); f != nil {
-				f.unreachable.Store(true)
-				f.in.Close()
+				f.PortUnreachable()
 			}
 		}
 	}
