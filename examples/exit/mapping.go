@@ -143,7 +143,7 @@ func (m *mapping) receive() {
 		failures = 0
 		remote := addr.(*net.UDPAddr).AddrPort()
 		if f := m.flowTo(netip.AddrPortFrom(remote.Addr().Unmap(), remote.Port())); f != nil {
-			f.count(&f.received)
+			f.countReceived(n)
 			f.in.Write(buf[:n])
 		}
 	}

@@ -31,6 +31,7 @@ func (e *exit) handleEcho(request *wireguard.EchoRequest) {
 	defer cancel()
 	entry := e.pings.Add(peer, cancel)
 	defer entry.Remove()
+	entry.SetTarget("ping " + to.Addr().String())
 	var err error
 	if to.inside {
 		_, err = e.dev.Ping(ctx, to.Addr())

@@ -38,10 +38,18 @@ type udpFlow struct {
 	last           atomic.Int64 // when the latest moved, in nanoseconds of Unix time
 }
 
-func (f *udpFlow) count(counter *atomic.Int64) {
-	counter.Add(1)
+// countSent records a datagram of n bytes from the peer.
+func (f *udpFlow) countSent(n int) {
+	f.sent.Add(1)
 	f.last.Store(time.Now().UnixNano())
-	f.entry.Touch()
+	f.entry.CountSent(n)
+}
+
+// countReceived records a datagram of n bytes to the peer.
+func (f *udpFlow) countReceived(n int) {
+	f.received.Add(1)
+	f.last.Store(time.Now().UnixNano())
+	f.entry.CountReceived(n)
 }
 
 // expiry returns when the flow ends if no datagram moves.
@@ -89,6 +97,7 @@ func (e *exit) handleUDP(flow *wireguard.UDPFlow) {
 	f := &udpFlow{UDPFlow: flow, in: in, to: to.AddrPort, life: e.options.life}
 	f.entry = e.udp.Add(peer, func() { in.Close() })
 	defer f.entry.Remove()
+	f.entry.SetTarget("UDP " + to.String())
 	f.last.Store(time.Now().UnixNano())
 	if !m.addFlow(f) {
 		return
@@ -114,7 +123,7 @@ func (f *udpFlow) copyOut(m *mapping) error {
 		case err != nil:
 			return err
 		default:
-			f.count(&f.sent)
+			f.countSent(n)
 			m.send(buf[:n], f.to)
 		}
 	}

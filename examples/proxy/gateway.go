@@ -18,6 +18,7 @@ import (
 
 	"github.com/wgstack/wireguard"
 	"github.com/wgstack/wireguard/examples/internal/accept"
+	"github.com/wgstack/wireguard/examples/internal/credentials"
 	"github.com/wgstack/wireguard/examples/internal/failover"
 	"github.com/wgstack/wireguard/examples/internal/gatewayconf"
 	"github.com/wgstack/wireguard/examples/internal/limit"
@@ -160,7 +161,7 @@ func (g *gateway) serveSOCKS(ctx context.Context, l net.Listener, p gatewayconf.
 	defer cancel()
 	s := socks.Server{
 		Network:          g.networkOf(n, p),
-		Authenticate:     authenticator(p.Username, p.Password),
+		Authenticate:     credentials.Checker(p.Username, p.Password),
 		HandshakeTimeout: g.handshakeTimeout,
 		DialTimeout:      g.dialTimeout,
 		MaxHandshakes:    g.maxHandshakes,

@@ -18,12 +18,12 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"runtime/debug"
 	"strings"
 	"time"
 
 	"github.com/wgstack/wireguard"
 	"github.com/wgstack/wireguard/examples/internal/cli"
+	"github.com/wgstack/wireguard/examples/internal/credentials"
 	"github.com/wgstack/wireguard/examples/internal/gatewayconf"
 	"github.com/wgstack/wireguard/examples/internal/memory"
 	"github.com/wgstack/wireguard/examples/internal/socks"
@@ -38,8 +38,7 @@ type options struct {
 	demo                          bool
 	listen                        string
 	user, passwordFile            string
-	info                          string
-	infoUser, infoPasswordFile    string
+	info                          status.Flags
 	uapi                          string
 	check, verbose, silent        bool
 	version, daemon               bool
@@ -55,10 +54,11 @@ func (o *options) register(fs *flag.FlagSet) {
 	fs.StringVar(&o.config, "c", "", "short for -config `file`")
 	fs.BoolVar(&o.check, "configtest", false, "check the configuration and end")
 	fs.BoolVar(&o.check, "n", false, "short for -configtest")
-	fs.StringVar(&o.info, "info", "", "serve the status page, /metrics, /healthz and /readyz on `address`")
-	fs.StringVar(&o.info, "i", "", "short for -info `address`")
+	o.info.Register(fs)
+	fs.StringVar(&o.info.Address, "i", "", "short for -info `address`")
 	fs.BoolVar(&o.silent, "silent", false, "print and log nothing but errors")
 	fs.BoolVar(&o.silent, "s", false, "short for -silent")
+	fs.BoolVar(&o.silent, "q", false, "short for -silent")
 	fs.BoolVar(&o.version, "version", false, "print the version and end")
 	fs.BoolVar(&o.daemon, "daemon", false, "not supported: use a service manager")
 	fs.BoolVar(&o.daemon, "d", false, "short for -daemon")
@@ -68,8 +68,6 @@ func (o *options) register(fs *flag.FlagSet) {
 	fs.StringVar(&o.listen, "socks", "", "`address` to serve SOCKS and HTTP on (default 127.0.0.1:1080, unless the configuration has listeners)")
 	fs.StringVar(&o.user, "user", "", "`name` that clients must give, with the password in $SOCKS_PASSWORD or -password-file")
 	fs.StringVar(&o.passwordFile, "password-file", "", "`file` with the password")
-	fs.StringVar(&o.infoUser, "info-user", "", "`name` for -info, with the password in $INFO_PASSWORD or -info-password-file")
-	fs.StringVar(&o.infoPasswordFile, "info-password-file", "", "`file` with the password")
 	fs.StringVar(&o.uapi, "uapi", "", "let wg(8) show and change the tunnel under this interface `name`")
 	fs.DurationVar(&o.handshakeTimeout, "handshake-timeout", socks.DefaultHandshakeTimeout, "`time` for a client to send its request")
 	fs.DurationVar(&o.dialTimeout, "dial-timeout", socks.DefaultDialTimeout, "`time` for connecting to a target")
@@ -97,7 +95,7 @@ func (o *options) parse(args []string, stdout, stderr io.Writer) (done bool, err
 		return false, err
 	}
 	if o.version || len(args) == 1 && o.verbose {
-		fmt.Fprintln(stdout, "proxy, version "+version())
+		fmt.Fprintln(stdout, "proxy, version "+cli.Version())
 		return true, nil
 	}
 	if !o.demo && o.config == "" {
@@ -119,14 +117,6 @@ func (o *options) parse(args []string, stdout, stderr io.Writer) (done bool, err
 	return false, nil
 }
 
-// version returns the version of the module that the program was built from.
-func version() string {
-	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
-		return info.Main.Version
-	}
-	return "(devel)"
-}
-
 // logger returns the logger of the program.
 func (o *options) logger(stderr io.Writer) *slog.Logger {
 	if o.silent {
@@ -143,7 +133,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	log := o.logger(stderr)
 	deviceLog := log
 	var events status.Events
-	if o.info != "" {
+	if o.info.Address != "" {
 		// The device's events are few, those of clients are not.
 		deviceLog = slog.New(events.Handler(log.Handler(), slog.LevelDebug))
 		log = slog.New(events.Handler(log.Handler(), slog.LevelInfo))
@@ -170,6 +160,13 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return nil
 	}
 
+	if len(conf.STDIO) > 0 {
+		stdout = stderr // standard output carries the connection
+	}
+	if o.silent {
+		stdout = io.Discard
+	}
+	fmt.Fprintf(stdout, "proxy, version %s, starts with %s\n", cli.Version(), cmp.Or(o.config, "a far end of its own"))
 	conf.Tunnel.Logger = deviceLog
 	dev, err := wireguard.New(conf.Tunnel)
 	if err != nil {
@@ -179,31 +176,30 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	if o.uapi != "" {
-		stop, err := serveUAPI(dev, o.uapi, cancel, log)
+		stop, err := cli.ServeUAPI(dev, o.uapi, cancel, log)
 		if err != nil {
 			return err
 		}
 		defer stop()
-	}
-	if len(conf.STDIO) > 0 {
-		stdout = stderr // standard output carries the connection
-	}
-	if o.silent {
-		stdout = io.Discard
 	}
 	g := newGateway(dev, o, stdout, log)
-	if o.info != "" {
-		stop, err := g.serveInfo(ctx, &events)
+	if o.info.Address != "" {
+		stop, err := o.info.Serve(ctx, g.statusServer(&events), stdout)
 		if err != nil {
 			return err
 		}
 		defer stop()
 	}
-	return g.serve(ctx, conf, func() {
+	err = g.serve(ctx, conf, func() {
+		fmt.Fprintf(stdout, "ready, with %d peers and UDP port %d\n", len(conf.Tunnel.Peers), dev.Stats().ListenPort)
 		if o.demo {
 			printDemo(stdout, g.socksAddr, o.user)
 		}
 	})
+	if err == nil {
+		fmt.Fprintln(stdout, "ends")
+	}
+	return err
 }
 
 // load reads the configuration, to which the flags may add a listener.
@@ -219,34 +215,18 @@ func (o *options) load() (conf gatewayconf.Config, err error) {
 // addSOCKS adds the SOCKS server of the flags to a configuration, if it has no
 // listeners or the flags ask for one.
 func (o *options) addSOCKS(conf *gatewayconf.Config) error {
-	if err := checkCredentials("-user", o.user, o.passwordFile); err != nil {
+	if err := credentials.CheckFlags("-user", o.user, o.passwordFile); err != nil {
 		return err
 	}
 	listeners := len(conf.SOCKS) + len(conf.HTTP) + len(conf.SNI) + len(conf.TCPClients) + len(conf.TCPServers) + len(conf.UDPProxies) + len(conf.STDIO)
 	if o.listen == "" && listeners > 0 {
 		return nil
 	}
-	password, err := readPassword(o.user, "SOCKS_PASSWORD", "-password-file", o.passwordFile)
+	password, err := credentials.ReadPassword(o.user, "SOCKS_PASSWORD", "-password-file", o.passwordFile)
 	conf.SOCKS = append(conf.SOCKS, gatewayconf.Proxy{
 		Listen:   cmp.Or(o.listen, "127.0.0.1:1080"),
 		Username: o.user,
 		Password: password,
 	})
 	return err
-}
-
-// serveUAPI lets the WireGuard tools configure the device until stop is called.
-// It calls cancel when its socket is deleted, which asks a daemon to end.
-func serveUAPI(dev *wireguard.Device, name string, cancel func(), log *slog.Logger) (stop func() error, err error) {
-	l, err := wireguard.ListenUAPI(name)
-	if err != nil {
-		return nil, err
-	}
-	go func() {
-		defer cancel()
-		if err := dev.ServeUAPI(l); err != nil {
-			log.Error("configuration protocol", "err", err)
-		}
-	}()
-	return l.Close, nil
 }

@@ -163,3 +163,15 @@ func TestSignals(t *testing.T) {
 		})
 	}
 }
+
+func TestAuthentication(t *testing.T) {
+	t.Setenv("SOCKS_PASSWORD", "secret")
+	addr, _ := startGateway(t, "-demo", "-user", "me")
+	get(t, httpClient(t, addr, &proxy.Auth{User: "me", Password: "secret"}), "http://demo.wg/")
+	for _, auth := range []*proxy.Auth{nil, {User: "me", Password: "guess"}, {User: "you", Password: "secret"}, {User: "me", Password: "secret2"}} {
+		if resp, err := httpClient(t, addr, auth).Get("http://demo.wg/"); err == nil {
+			resp.Body.Close()
+			t.Errorf("%+v was accepted", auth)
+		}
+	}
+}

@@ -5,6 +5,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"github.com/wgstack/wireguard/examples/internal/limit"
 )
 
 // newCollectors returns the collectors of a server: its own, those of the
@@ -68,13 +70,13 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		send(peerHandshake, prometheus.GaugeValue, unixSeconds(p.LastHandshake), key)
 		send(peerDropped, prometheus.CounterValue, float64(p.Dropped), key)
 	}
-	totals := c.Clients.Totals()
+	totals := limit.Sum(c.Clients...)
 	send(clientsOpen, prometheus.GaugeValue, float64(totals.Open))
 	send(clientsAdded, prometheus.CounterValue, float64(totals.Added))
 	send(clientsEvicted, prometheus.CounterValue, float64(totals.Evicted))
 	send(clientsSent, prometheus.CounterValue, float64(totals.Sent))
 	send(clientsReceived, prometheus.CounterValue, float64(totals.Received))
-	pongs, ready := c.Alive().check(time.Now())
+	pongs, ready := c.alive().check(time.Now())
 	for addr, pong := range pongs {
 		send(alivePong, prometheus.GaugeValue, unixSeconds(pong), addr.String())
 	}

@@ -44,7 +44,7 @@ func newServer(alive *Alive) *Server {
 				Dropped:       7,
 			}, {PublicKey: wireguard.PublicKey{2}}}}
 		},
-		Clients: clients,
+		Clients: []*limit.Table{clients},
 		Events:  events,
 		Alive:   func() *Alive { return alive },
 		Failover: func() []failover.Status {

@@ -4,6 +4,8 @@ import (
 	"net/netip"
 	"slices"
 	"time"
+
+	"github.com/wgstack/wireguard/examples/internal/limit"
 )
 
 // maxConnections is how many connections the page shows.
@@ -65,7 +67,7 @@ type connection struct {
 
 func (s *Server) snapshot(now time.Time) snapshot {
 	stats := s.Stats()
-	pongs, ready := s.Alive().check(now)
+	pongs, ready := s.alive().check(now)
 	shown := snapshot{
 		Now:         now,
 		Name:        s.Name,
@@ -77,7 +79,7 @@ func (s *Server) snapshot(now time.Time) snapshot {
 		Choices:     []choice{},
 		Pongs:       []pong{},
 		Rates:       s.samples.rates(now),
-		Open:        s.Clients.Len(),
+		Open:        limit.Sum(s.Clients...).Open,
 		Connections: []connection{},
 		Events:      s.Events.latest(),
 	}
@@ -106,7 +108,7 @@ func (s *Server) snapshot(now time.Time) snapshot {
 		shown.Pongs = append(shown.Pongs, pong{addr, age(now, at)})
 	}
 	slices.SortFunc(shown.Pongs, func(a, b pong) int { return a.Address.Compare(b.Address) })
-	for _, c := range s.Clients.Connections(maxConnections) {
+	for _, c := range limit.Latest(maxConnections, s.Clients...) {
 		shown.Connections = append(shown.Connections, connection{
 			Client:   c.Owner,
 			Target:   c.Target,
