@@ -63,6 +63,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	quiet := fs.Bool("q", false, "print and log nothing but errors")
 	var o options
 	o.register(fs)
+	if cli.Document(fs, args, "the far end of WireGuard tunnels, and a way out of them", stdout) {
+		return nil
+	}
 	if err := cli.Parse(fs, args, 0); err != nil {
 		return err
 	}

@@ -41,7 +41,7 @@ type options struct {
 	info                          status.Flags
 	uapi                          string
 	check, verbose, silent        bool
-	version, daemon               bool
+	version, daemon, landlock     bool
 	handshakeTimeout, dialTimeout time.Duration
 	maxHandshakes                 int
 	maxClients, maxClientsPerAddr int
@@ -69,6 +69,7 @@ func (o *options) register(fs *flag.FlagSet) {
 	fs.StringVar(&o.user, "user", "", "`name` that clients must give, with the password in $SOCKS_PASSWORD or -password-file")
 	fs.StringVar(&o.passwordFile, "password-file", "", "`file` with the password")
 	fs.StringVar(&o.uapi, "uapi", "", "let wg(8) show and change the tunnel under this interface `name`")
+	fs.BoolVar(&o.landlock, "landlock", false, "give up access to all files that are not needed, where Linux has Landlock; a file that is named after a reload must be in the same folders")
 	fs.DurationVar(&o.handshakeTimeout, "handshake-timeout", socks.DefaultHandshakeTimeout, "`time` for a client to send its request")
 	fs.DurationVar(&o.dialTimeout, "dial-timeout", socks.DefaultDialTimeout, "`time` for connecting to a target")
 	fs.IntVar(&o.maxHandshakes, "max-handshakes", socks.DefaultMaxHandshakes, "clients at a time without a request; one more ends the oldest")
@@ -91,6 +92,9 @@ func defaultConfigs() []string {
 func (o *options) parse(args []string, stdout, stderr io.Writer) (done bool, err error) {
 	fs := cli.Flags("proxy", stderr)
 	o.register(fs)
+	if cli.Document(fs, args, "a gateway into a WireGuard tunnel", stdout) {
+		return true, nil
+	}
 	if err := cli.Parse(fs, args, 0); err != nil {
 		return false, err
 	}
@@ -167,6 +171,11 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		stdout = io.Discard
 	}
 	fmt.Fprintf(stdout, "proxy, version %s, starts with %s\n", cli.Version(), cmp.Or(o.config, "a far end of its own"))
+	if o.landlock {
+		if err := o.restrict(conf); err != nil {
+			return fmt.Errorf("access to files could not be restricted: %w", err)
+		}
+	}
 	conf.Tunnel.Logger = deviceLog
 	dev, err := wireguard.New(conf.Tunnel)
 	if err != nil {

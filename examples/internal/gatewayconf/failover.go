@@ -85,11 +85,11 @@ func (l *loader) checkGroup(g *failover.Group, inGroup map[wireguard.PublicKey]b
 	for i, key := range g.Peers {
 		switch {
 		case find(key) == nil:
-			return fmt.Errorf("Peer %s has no section [Peer]", key)
+			return fmt.Errorf("peer %s has no section [Peer]", key)
 		case slices.Contains(g.Peers[:i], key):
-			return fmt.Errorf("Peer %s is repeated", key)
+			return fmt.Errorf("peer %s is repeated", key)
 		case len(g.Endpoints) == 0 && inGroup[key]:
-			return fmt.Errorf("Peer %s is in another such section", key)
+			return fmt.Errorf("peer %s is in another such section", key)
 		}
 		inGroup[key] = inGroup[key] || len(g.Endpoints) == 0
 	}
@@ -119,7 +119,7 @@ func (l *loader) checkGroup(g *failover.Group, inGroup map[wireguard.PublicKey]b
 	}
 	for i, probe := range g.Probes {
 		if key, ok := ownerOf(probe, g, peers); !ok || key != g.Peers[i] {
-			return fmt.Errorf("Probe %s: want an address in AllowedIPs of peer %s", probe, g.Peers[i])
+			return fmt.Errorf("probe %s: want an address in AllowedIPs of peer %s", probe, g.Peers[i])
 		}
 	}
 	return nil

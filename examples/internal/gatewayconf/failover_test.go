@@ -47,12 +47,12 @@ func TestFailoverErrors(t *testing.T) {
 		"[Failover]\nPeer = " + public:                                                       ":12: [Failover] want several values of Peer, or one and Endpoint",
 		"[Failover]\n" + both + "\nEndpoint = c:1":                                           ":12: [Failover] want only one Peer besides Endpoint",
 		"[Failover]\nPeer = " + public + "\nEndpoint = :1":                                   `:14: [Failover] Endpoint: ":1": want host:port`,
-		"[Failover]\nPeer = " + private:                                                      ":12: [Failover] Peer " + private + " has no section [Peer]",
-		"[Failover]\nPeer = " + public + "\nPeer = " + public:                                ":12: [Failover] Peer " + public + " is repeated",
-		"[Failover]\n" + both + "\n[Failover]\n" + both:                                      ":15: [Failover] Peer " + public + " is in another such section",
+		"[Failover]\nPeer = " + private:                                                      ":12: [Failover] peer " + private + " has no section [Peer]",
+		"[Failover]\nPeer = " + public + "\nPeer = " + public:                                ":12: [Failover] peer " + public + " is repeated",
+		"[Failover]\n" + both + "\n[Failover]\n" + both:                                      ":15: [Failover] peer " + public + " is in another such section",
 		"[Failover]\n" + both + "\nProbe = 10.0.1.1":                                         ":12: [Failover] want a Probe for each Peer, or none",
-		"[Failover]\n" + both + "\nProbe = 10.0.1.1, 192.0.2.1":                              ":12: [Failover] Probe 192.0.2.1: want an address in AllowedIPs of peer " + second,
-		"[Failover]\n" + both + "\nProbe = 10.0.2.1, 10.0.1.1":                               ":12: [Failover] Probe 10.0.2.1: want an address in AllowedIPs of peer " + public,
+		"[Failover]\n" + both + "\nProbe = 10.0.1.1, 192.0.2.1":                              ":12: [Failover] probe 192.0.2.1: want an address in AllowedIPs of peer " + second,
+		"[Failover]\n" + both + "\nProbe = 10.0.2.1, 10.0.1.1":                               ":12: [Failover] probe 10.0.2.1: want an address in AllowedIPs of peer " + public,
 	} {
 		_, path, err := load(t, pair+text)
 		if err == nil || !strings.HasPrefix(err.Error(), path+want) {

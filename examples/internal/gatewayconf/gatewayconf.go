@@ -70,6 +70,9 @@ type Config struct {
 	// file has no DNS servers.
 	HostResolver bool
 
+	// Files are the paths of what was read.
+	Files []string
+
 	// Warnings are about keys and sections that have no effect. Each names file
 	// and line.
 	Warnings []string
@@ -108,9 +111,9 @@ func Load(path string) (Config, error) {
 	if err != nil || !isWireproxy(sections) {
 		// A wg-quick file, by its own grammar.
 		tunnel, err := wireguard.ParseConfig(bytes.NewReader(text))
-		return Config{Tunnel: tunnel, Resolve: "auto"}, atPath(path, nil, err)
+		return Config{Tunnel: tunnel, Resolve: "auto", Files: []string{path}}, atPath(path, nil, err)
 	}
-	l := loader{path: path, config: Config{Resolve: "auto", CheckAliveInterval: 5 * time.Second}}
+	l := loader{path: path, config: Config{Files: []string{path}, Resolve: "auto", CheckAliveInterval: 5 * time.Second}}
 	err = l.load(sections)
 	return l.config, err
 }
@@ -322,6 +325,7 @@ func (l *loader) loadOutside(e entry) error {
 	if err != nil {
 		return &Error{Path: l.path, Line: e.line, Key: e.key, Err: err}
 	}
+	l.config.Files = append(l.config.Files, path)
 	l.config.Tunnel, err = wireguard.ParseConfig(bytes.NewReader(text))
 	if err != nil {
 		return atPath(path, nil, err)
