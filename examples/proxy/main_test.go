@@ -29,6 +29,9 @@ func TestMain(m *testing.M) {
 	if keys := os.Getenv("PROXY_TEST_FAR"); keys != "" {
 		log.Fatal(serveFar(keys))
 	}
+	if addr := os.Getenv("PROXY_TEST_CLIENTS"); addr != "" {
+		log.Fatal(holdConnections(addr))
+	}
 	os.Exit(m.Run())
 }
 
