@@ -22,6 +22,26 @@
 // Up to 128 packets for a peer wait for a handshake; beyond that the oldest are
 // dropped.
 //
+// # Other packages
+//
+// Packages reach their servers through a device by an option for their dialer.
+// Some look names up in the host's network first, unless told otherwise. In the
+// repository, docs/programs.md has the code and examples/clients tests it.
+//
+//   - net/http: Transport.DialContext is dev.DialContext.
+//   - google.golang.org/grpc: WithContextDialer, and a target that begins with
+//     "passthrough:///"; for other targets gRPC looks names up itself.
+//   - github.com/jackc/pgx: ConnConfig.DialFunc is dev.DialContext, and
+//     ConnConfig.LookupFunc is dev.LookupHost.
+//   - go.mongodb.org/mongo-driver: ClientOptions.SetDialer(dev). The records of a
+//     mongodb+srv URI must be looked up before, by [Device.Resolver].
+//   - github.com/nats-io/nats.go: SetCustomDialer(dev) and SkipHostLookup.
+//   - github.com/quic-go/quic-go: Transport.Conn is a socket of
+//     [Device.ListenPacket]; names are looked up by [Device.LookupNetIP].
+//   - golang.org/x/crypto/ssh: NewClientConn, net/smtp: NewClient, and
+//     github.com/miekg/dns: Conn, on a connection of [Device.DialContext].
+//   - golang.org/x/net/proxy: a device is a Dialer and a ContextDialer.
+//
 // # Security
 //
 // The protocol is that of the WireGuard whitepaper,

@@ -133,6 +133,7 @@ func (p *peer) setEndpoint(e endpoint) {
 		p.endpoint.Store(&moved)
 		if old != nil && old.addr.Addr() != e.addr.Addr() {
 			p.path.noteMoved()
+			p.roundTrip.Store(0) // that of the former path says nothing about this one
 		}
 	}
 }

@@ -320,10 +320,15 @@ func TestHandshakeMeasuresRoundTrip(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			withTestbed(t, nil, func(b *testbed) {
 				b.net.SetLinks(devOuter, farOuter.Addr(), simnet.Link{Latency: testRoundTrip / 2})
-				connect(b.far)
+				s := connect(b.far)
 				time.Sleep(testRoundTrip)
 				if got := time.Duration(b.far.peer().roundTrip.Load()); got != testRoundTrip {
 					t.Errorf("round trip %v, want %v", got, testRoundTrip)
+				}
+				b.far.moveTo(otherEndpoint).sendKeepalive(s)
+				synctest.Wait()
+				if got := time.Duration(b.far.peer().roundTrip.Load()); got != 0 {
+					t.Errorf("round trip %v of a new path", got)
 				}
 			})
 		})

@@ -13,6 +13,8 @@ import (
 //     one after the other.
 //   - The loss of the last segments of a flight is found by a tail loss probe
 //     (RFC 8985, section 7).
+//   - A segment that is late is not taken for lost at once (RFC 8985, section
+//     6.2), as gVisor does when three later ones have arrived.
 //   - Segments that are retransmitted and lost again are found by the time at
 //     which they were sent (RFC 8985, section 6), and sent again.
 //
@@ -41,6 +43,8 @@ type tracker struct {
 	rackAt  time.Duration
 	rackEnd uint32
 	rackRTT time.Duration
+
+	reordering reordering
 
 	// Recovery, in which gVisor is known to be until recoverEnd is acknowledged.
 	recovering bool
@@ -210,6 +214,7 @@ func (t *tracker) segmentSent(now time.Duration, packet heldPacket, seq, end, ms
 	}
 	if !t.begun {
 		t.begun, t.recoverEnd = true, seq-1
+		t.reordering.credit = firstReorderCredit
 	}
 	if !t.inFlight() {
 		t.una, t.heard, t.backoff = seq, now, 0
@@ -320,4 +325,5 @@ func (t *tracker) forgetFlights() {
 	clear(t.flights)
 	t.flights, t.head = t.flights[:0], 0
 	t.sacked, t.recovering, t.owed, t.declared, t.rackDue, t.probe = 0, false, false, 0, 0, probe{}
+	t.reordering.concealed = false
 }

@@ -23,6 +23,9 @@ func (t *tracker) acknowledged(now time.Duration, a *acknowledgement) *verdict {
 		t.spurious = 0
 	}
 	t.sawProbe(now, a)
+	if t.reordering.overtaken = t.una; t.sacked > 0 {
+		t.reordering.overtaken = t.fack
+	}
 	delivered := t.advanceTo(now, a.ack)
 	fresh := 0
 	for _, b := range a.blocks[:a.count] {
@@ -47,6 +50,8 @@ func (t *tracker) acknowledged(now time.Duration, a *acknowledgement) *verdict {
 	}
 	if t.sacked > 0 {
 		t.detectLosses(now, max(1, delivered))
+	} else {
+		t.reordering.concealed = false
 	}
 	if a.count > 0 {
 		t.showToGVisor(now, a, fresh > 0, una != t.una || a.payload || a.window != lastWindow)
@@ -91,7 +96,7 @@ func (t *tracker) advanceTo(now time.Duration, ack uint32) (delivered int) {
 		}
 		if f.segments == nil {
 			sample = now - f.at
-			t.noteArrival(now, f.at, f.end, false)
+			t.noteArrival(now, f.at, f.at, f.end, false)
 			from := f.seq
 			if seqBefore(from, t.una) {
 				from = t.una
@@ -113,7 +118,7 @@ func (t *tracker) advanceTo(now time.Duration, ack uint32) (delivered int) {
 			if !s.resent {
 				sample = now - s.at
 			}
-			t.noteArrival(now, s.at, b.end, s.resent)
+			t.noteArrival(now, f.at, s.at, b.end, s.resent)
 		}
 		if seqBefore(ack, f.end) {
 			break
@@ -133,10 +138,15 @@ func (t *tracker) advanceTo(now time.Duration, ack uint32) (delivered int) {
 	return delivered
 }
 
-// noteArrival notes that a segment that was sent at the given time has arrived.
-func (t *tracker) noteArrival(now, at time.Duration, end uint32, resent bool) {
+// noteArrival notes that a segment has arrived, which was sent first and last at
+// the given times.
+func (t *tracker) noteArrival(now, first, at time.Duration, end uint32, resent bool) {
 	rtt := now - at
-	if resent && rtt < t.minRTT {
+	spurious := resent && rtt < t.minRTT
+	if seqBefore(end, t.reordering.overtaken) {
+		t.noteOvertaken(now, first, resent, spurious)
+	}
+	if spurious {
 		return // it was the one sent before
 	}
 	if at > t.rackAt || at == t.rackAt && seqBefore(t.rackEnd, end) {
@@ -180,7 +190,7 @@ func (t *tracker) markSACKed(now time.Duration, b block) (fresh int) {
 				t.fack = c.end
 			}
 			fresh++
-			t.noteArrival(now, s.at, c.end, s.resent)
+			t.noteArrival(now, f.at, s.at, c.end, s.resent)
 		}
 	}
 	return fresh
@@ -190,7 +200,7 @@ func (t *tracker) markSACKed(now time.Duration, b block) (fresh int) {
 // that were sent again it has sent once more, as many as budget.
 func (t *tracker) detectLosses(now time.Duration, budget int) {
 	t.rackDue = 0
-	reorder := min(t.minRTT/4, t.srtt)
+	reorder := t.reorderingWindow()
 	for i := t.head; i < len(t.flights); i++ {
 		f := &t.flights[i]
 		if !seqBefore(f.seq, t.fack) {
@@ -251,9 +261,12 @@ func (t *tracker) showToGVisor(now time.Duration, a *acknowledgement, fresh, noD
 	}
 	f, i := t.firstInFlight()
 	s := &f.segments[i]
-	if !s.resent && t.sacked < minSacked {
+	if t.waitsForLate(s) {
+		t.reordering.concealed = true
+	}
+	if !s.resent && (t.sacked < minSacked || t.reordering.concealed) {
 		// gVisor would not take the first segment for lost, and once it knows of
-		// all that arrived nothing could make it.
+		// all that arrived nothing could make it; or it is not to do so yet.
 		v.strip = true
 		if s.lost && t.declared == 0 {
 			t.declareLoss(now)
@@ -277,6 +290,9 @@ func (t *tracker) declareLoss(now time.Duration) {
 	t.declared = now
 	if t.recovering || t.hold {
 		return
+	}
+	if t.reordering.concealed {
+		t.reveal()
 	}
 	var b block
 	for i := len(t.flights) - 1; i >= t.head && b.size() == 0; i-- {

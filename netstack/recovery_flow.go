@@ -413,9 +413,11 @@ func (r *recovery) beforeDeliver(b []byte, length int) (e inboundEdit) {
 		e.after = append(e.after, h.duplicate(&v.after[i], ahead))
 	}
 	f.queueResends(v)
+	v6 := h.ipLen == ipv6HeaderLen // not h, which would be allocated for each packet
 	if f.tracker.wantsReno() {
-		v6 := h.ipLen == ipv6HeaderLen // not h, which would be allocated for each packet
 		r.wg.Go(func() { f.useReno(v6) })
+	} else if f.tracker.wantsRestart() {
+		r.wg.Go(func() { f.restartWindow(v6) })
 	}
 	if f.finished && !f.tracker.inFlight() {
 		f.end()
@@ -427,27 +429,38 @@ func (r *recovery) beforeDeliver(b []byte, length int) (e inboundEdit) {
 
 // useReno has the sender of f use Reno in place of CUBIC.
 func (f *tcpFlow) useReno(v6 bool) {
-	success := f.setReno(v6)
+	success := f.renewCongestionControl(v6, func(current string) string { return "reno" })
 	f.bucket.mu.Lock()
 	defer f.bucket.mu.Unlock()
 	f.tracker.renoDone(success)
 }
 
-func (f *tcpFlow) setReno(v6 bool) bool {
+// restartWindow has the sender of f begin with slow start again.
+func (f *tcpFlow) restartWindow(v6 bool) {
+	success := f.renewCongestionControl(v6, func(current string) string { return current })
+	f.bucket.mu.Lock()
+	defer f.bucket.mu.Unlock()
+	f.tracker.restartDone(success)
+}
+
+// renewCongestionControl has the sender of f begin anew with the algorithm that
+// choose returns. It reports false if that has to wait, as the sender recovers
+// from a loss.
+func (f *tcpFlow) renewCongestionControl(v6 bool, choose func(current string) string) bool {
 	ep, ok := f.link.stack.gvisor.FindTransportEndpoint(f.key.protocol(v6), tcp.ProtocolNumber, f.key.id(v6), f.link.nic).(tcpip.Endpoint)
 	if !ok {
 		return true
 	}
 	var info tcpip.TCPInfoOption
 	var current tcpip.CongestionControlOption
-	if err := ep.GetSockOpt(&current); err != nil || current == "reno" {
+	if err := ep.GetSockOpt(&current); err != nil {
 		return true
 	}
 	if err := ep.GetSockOpt(&info); err != nil || info.CcState == tcpip.SACKRecovery || info.CcState == tcpip.FastRecovery {
 		return false
 	}
-	reno := tcpip.CongestionControlOption("reno")
-	return ep.SetSockOpt(&reno) == nil
+	next := tcpip.CongestionControlOption(choose(string(current)))
+	return ep.SetSockOpt(&next) == nil
 }
 
 // dispatchAll hands inbound packets to the interface, and releases them.

@@ -235,6 +235,7 @@ func TestOutputComesOneAtATime(t *testing.T) {
 func TestLossIsRepairedOnce(t *testing.T) {
 	d := newDropper(func(number, transmission int) bool { return number%25 == 24 && transmission == 1 })
 	p, _ := joinPath(t, conditions{delay: time.Millisecond, pass: d.pass}, 1, true)
+	postponeTimeouts(t, p.a)
 	a, b := p.connect(t, b4)
 	sendAll(t, a, b, 2<<20)
 	d.mu.Lock()
@@ -243,7 +244,7 @@ func TestLossIsRepairedOnce(t *testing.T) {
 	if n := d.retransmissions(); n < lost || n > 3*lost+50 {
 		t.Errorf("%d retransmissions of %d lost segments", n, lost)
 	}
-	if n := int(p.a.gvisor.Stats().TCP.Timeouts.Value()); n > lost/10 {
+	if n := p.a.gvisor.Stats().TCP.Timeouts.Value(); n > 0 {
 		t.Errorf("%d retransmission timeouts for %d losses", n, lost)
 	}
 }

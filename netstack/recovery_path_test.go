@@ -1,6 +1,7 @@
 package netstack
 
 import (
+	"bytes"
 	"io"
 	"net"
 	"sync"
@@ -9,7 +10,18 @@ import (
 	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 )
+
+// postponeTimeouts has connections made later wait for 10 s before they take
+// everything for lost, so that it is not a slow machine that does it.
+func postponeTimeouts(t testing.TB, s *Stack) {
+	t.Helper()
+	least := tcpip.TCPMinRTOOption(10 * time.Second)
+	if err := s.gvisor.SetTransportProtocolOption(tcp.ProtocolNumber, &least); err != nil {
+		t.Fatal(err)
+	}
+}
 
 // infoOf returns the state of a connection's sender.
 func infoOf(t testing.TB, c net.Conn) (info tcpip.TCPInfoOption) {
@@ -24,7 +36,7 @@ func infoOf(t testing.TB, c net.Conn) (info tcpip.TCPInfoOption) {
 // arrived.
 func sendAll(t testing.TB, from, to net.Conn, n int) {
 	t.Helper()
-	to.SetReadDeadline(time.Now().Add(20 * time.Second))
+	to.SetReadDeadline(time.Now().Add(40 * time.Second))
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	wg.Go(func() {
@@ -40,7 +52,7 @@ func sendAll(t testing.TB, from, to net.Conn, n int) {
 // eventually waits until done, which must be soon.
 func eventually(t testing.TB, what string, done func() bool) {
 	t.Helper()
-	for end := time.Now().Add(10 * time.Second); !done(); time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(30 * time.Second); !done(); time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("it never came that %s", what)
 		}
@@ -116,6 +128,7 @@ func TestLossesWithoutTimeout(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			p := join(t, nil)
+			postponeTimeouts(t, p.a)
 			from, to := p.connect(t, b4)
 			sendAll(t, from, to, 10_000) // the round trip becomes known
 			mss := int(infoMSS(t, p, from, to))
@@ -171,6 +184,46 @@ func TestRenoAfterLosses(t *testing.T) {
 	})
 	if info := infoOf(t, from); info.SndCwnd > 1000 {
 		t.Errorf("window of %d segments", info.SndCwnd)
+	}
+}
+
+// TestLateSegmentsAreNotLost has one segment in 50 arrive after later ones. Each
+// of them makes gVisor alone reduce its window.
+func TestLateSegmentsAreNotLost(t *testing.T) {
+	const delay, lateness = 10 * time.Millisecond, 2 * time.Millisecond
+	var p *pair
+	var pending sync.WaitGroup
+	defer pending.Wait()
+	var number atomic.Int64
+	late := func(b []byte) bool {
+		if _, n := payloadOf(b); n == 0 {
+			return true
+		}
+		if number.Add(1)%50 != 0 {
+			return true
+		}
+		again := bytes.Clone(b)
+		pending.Add(1)
+		time.AfterFunc(delay+lateness, func() {
+			defer pending.Done()
+			p.b.Deliver([][]byte{again})
+		})
+		return false
+	}
+	p, _ = joinPath(t, conditions{delay: delay, pass: late}, 1, true)
+	postponeTimeouts(t, p.a)
+	from, to := p.connect(t, b4)
+	reductions := p.a.gvisor.Stats().TCP.SACKRecovery
+	for tries := 5; ; tries-- { // on a busy machine some are later than what is waited for
+		sent, reduced := number.Load(), reductions.Value()
+		sendAll(t, from, to, 4<<20)
+		sent, reduced = number.Load()-sent, reductions.Value()-reduced
+		if int64(reduced) <= sent/50/4 {
+			break
+		}
+		if tries == 1 {
+			t.Fatalf("the window was reduced %d times for %d late segments", reduced, sent/50)
+		}
 	}
 }
 

@@ -23,9 +23,11 @@ type script struct {
 	refs int // packets that the tracker holds
 }
 
-// newScript returns a script whose round trip of 10 ms is known.
+// newScript returns a script whose round trip of 10 ms is known, as is that no
+// segment is late.
 func newScript(t *testing.T) *script {
 	s := &script{t: t}
+	s.tr.begun, s.tr.una, s.tr.recoverEnd = true, scriptStart, scriptStart-1
 	s.now = time.Second
 	s.tr.sampleRTT(10 * ms)
 	s.tr.rttvar = 0
