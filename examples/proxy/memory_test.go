@@ -152,10 +152,16 @@ func BenchmarkMemory(b *testing.B) {
 // that have fetched 1 KiB and are idle. Their clients are a process of their own,
 // for which the limit of open files is enough then.
 func BenchmarkManyConnections(b *testing.B) {
+	cmd := exec.Command(os.Args[0])
+	b.Cleanup(func() { // when the gateway has ended
+		if cmd.Process != nil {
+			cmd.Process.Kill()
+			cmd.Wait()
+		}
+	})
 	addr := startWithFar(b, "-max-clients", "0", "-max-clients-per-address", "0")
 	io.CopyN(io.Discard, fetch(b, addr, 1<<20), 1<<20)
 	before := heap()
-	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), "PROXY_TEST_CLIENTS="+addr)
 	cmd.Stderr = b.Output()
 	out, err := cmd.StdoutPipe()
@@ -165,7 +171,6 @@ func BenchmarkManyConnections(b *testing.B) {
 	if err := cmd.Start(); err != nil {
 		b.Fatal(err)
 	}
-	defer func() { cmd.Process.Kill(); cmd.Wait() }()
 	if line, err := bufio.NewReader(out).ReadString('\n'); line != "connected\n" {
 		b.Fatalf("the clients print %q, %v", line, err)
 	}

@@ -179,3 +179,31 @@ func prefixes(texts ...string) (all []netip.Prefix) {
 	}
 	return all
 }
+
+// TestRemovedPeer checks that a peer which another program has removed is not
+// added again, and is not used.
+func TestRemovedPeer(t *testing.T) {
+	runGroup(t, pairOfPeers, pair(), func(t *testing.T, d *fakeDevice, c *Controller) {
+		pass(time.Minute)
+		d.mu.Lock()
+		d.peers = slices.DeleteFunc(d.peers, func(p *fakePeer) bool { return p.PublicKey == keyA })
+		d.mu.Unlock()
+		pass(time.Minute)
+		if got := d.prefixes(keyB); got != "0.0.0.0/0 10.0.2.1/32" {
+			t.Errorf("the other peer has %q", got)
+		}
+	})
+}
+
+// TestRestart checks that a restart with the same groups, as a reload makes, keeps
+// to the peer in use.
+func TestRestart(t *testing.T) {
+	runGroup(t, pairOfPeers, pair(), func(t *testing.T, d *fakeDevice, c *Controller) {
+		d.setAnswers(keyA)
+		pass(20 * time.Second)
+		c.Stop()
+		c.Start(t.Context(), pairOfPeers, []Group{pair()})
+		pass(time.Millisecond)
+		checkPrefixes(t, d, "10.0.1.1/32", "0.0.0.0/0 10.0.2.1/32")
+	})
+}
