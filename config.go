@@ -64,9 +64,35 @@ type Config struct {
 	// claim belongs to the last of them.
 	Peers []PeerConfig
 
+	// PeerFor returns the peer with a public key that no peer of the device has,
+	// so that peers can come from a database; nil means that such keys are
+	// ignored. It is called when a handshake initiation proves that its sender has
+	// the private key. An initiation is answered as soon as PeerFor has returned;
+	// if the sender has meanwhile sent another one, that one is answered.
+	//
+	// An error, or a configuration that is not valid or has another public key,
+	// refuses the peer: the key is then ignored for 10 seconds, or until SetPeer
+	// adds it. The error is logged. AllowedIPs move to the peer from other peers, as
+	// with SetPeer, so each key needs prefixes of its own. Endpoint is replaced by
+	// the address that the initiation came from.
+	//
+	// The peer is removed when it is idle: nine minutes after its latest handshake,
+	// and so at least six after its latest packet, unless the device is trying to
+	// reach it. When it sends another initiation PeerFor is called again. SetPeer or
+	// the configuration protocol make it a peer that stays. RemovePeer removes it
+	// at once: a program that revokes a key has PeerFor refuse it first.
+	//
+	// PeerFor is called without locks, on goroutines of its own, at most 16 at
+	// once; 256 initiations wait, and further ones are dropped. While more than 32
+	// wait, unknown senders must prove their address. ctx ends after 10 seconds and
+	// with the device. PeerFor may call methods of the device except Close, which
+	// waits until it has returned.
+	PeerFor func(ctx context.Context, public PublicKey) (PeerConfig, error)
+
 	// ListenPacket opens the socket for the encrypted packets of both families.
 	// nil means UDP sockets of the host, which send and receive in batches, as
-	// does a *net.UDPConn that ListenPacket returns. It has the signature of
+	// does a *net.UDPConn that ListenPacket returns. js/wasm and wasip1 have no such
+	// sockets, and need ListenPacket. It has the signature of
 	// [Device.ListenPacket], so that the tunnel of one device can carry another.
 	//
 	// It is called with the network "udp" and the address ":port", by New, by

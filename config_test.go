@@ -183,7 +183,7 @@ func TestCanonicalConfigKnowsAllFields(t *testing.T) {
 			}
 		}
 	}
-	want := []string{"Address", "DNS", "DNSSearch", "PreUp", "PostUp", "PreDown", "PostDown", "Peers", "ListenPacket", "Logger", "AllowedIPs"}
+	want := []string{"Address", "DNS", "DNSSearch", "PreUp", "PostUp", "PreDown", "PostDown", "Peers", "PeerFor", "ListenPacket", "Logger", "AllowedIPs"}
 	if !slices.Equal(got, want) {
 		t.Errorf("fields that can be shared: %v, want %v", got, want)
 	}

@@ -22,6 +22,26 @@
 // Up to 128 packets for a peer wait for a handshake; beyond that the oldest are
 // dropped.
 //
+// # Peers
+//
+// Peers come from [Config.Peers], [Device.SetPeer], the configuration protocol of
+// [Device.ServeUAPI], and from [Config.PeerFor], which looks up a key when it
+// first sends a handshake. Those of PeerFor are removed when they are idle.
+// While it lasts each is like any other: Stats lists it, with FromPeerFor set,
+// and wg(8) shows it. SetPeer and the configuration protocol make it a peer that
+// stays, as soon as they name it. RemovePeer removes it at once, and so does a
+// configuration that replaces all peers, such as that of wg syncconf; its next
+// handshake calls PeerFor again. A removed peer's earlier handshakes cannot be
+// replayed: the device remembers the timestamps of up to 65536 of them, 96 bytes
+// each. How many peers there may be at once is for PeerFor to decide.
+//
+// A flood of handshakes under random keys costs less than a megabyte of memory,
+// the processor time of two key agreements for each, and at most 16 calls of
+// PeerFor at once. Known peers are not delayed by calls that wait.
+//
+// [Device.PeerOf] tells which peer an address inside the tunnel belongs to, and
+// so who has opened a connection.
+//
 // # Other packages
 //
 // Packages reach their servers through a device by an option for their dialer.
@@ -71,6 +91,7 @@
 //
 // On Linux the age of keys includes the time that the system was suspended; on
 // other systems it may not. UDP segmentation offload is used on Linux; other
-// systems send one datagram a system call. The inner stack has one interface
+// systems send one datagram a system call. js/wasm and wasip1 have no UDP: there
+// [Config.ListenPacket] is required. The inner stack has one interface
 // and no routes but the allowed IPs of the peers.
 package wireguard

@@ -3,6 +3,7 @@ package wireguard_test
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -70,6 +71,89 @@ func Example() {
 	defer resp.Body.Close()
 	io.Copy(os.Stdout, resp.Body)
 	// Output: hello from inside
+}
+
+// An HTTP server that knows its callers by their public keys: a packet from an
+// address in the tunnel can only come from the peer that owns the address.
+func ExampleDevice_PeerOf() {
+	near, far := twoDevices()
+	defer near.Close()
+	defer far.Close()
+
+	names := map[wireguard.PublicKey]string{near.Stats().PublicKey: "Ada"}
+	l, err := far.Listen(context.Background(), "tcp", ":80")
+	if err != nil {
+		log.Fatal(err)
+	}
+	go http.Serve(l, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		caller, err := netip.ParseAddrPort(r.RemoteAddr)
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+			return
+		}
+		key, _ := far.PeerOf(caller.Addr())
+		name, ok := names[key]
+		if !ok {
+			http.Error(w, "not one of us", http.StatusForbidden)
+			return
+		}
+		fmt.Fprintf(w, "hello %s\n", name)
+	}))
+
+	client := http.Client{Transport: &http.Transport{DialContext: near.DialContext}}
+	resp, err := client.Get("http://10.0.0.2/")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer resp.Body.Close()
+	io.Copy(os.Stdout, resp.Body)
+	// Output: hello Ada
+}
+
+// Peers that are looked up when they first send a handshake. A map stands for the
+// database.
+func ExampleConfig_peerFor() {
+	clientKey, serverKey := wireguard.NewPrivateKey(), wireguard.NewPrivateKey()
+	users := map[wireguard.PublicKey]netip.Addr{clientKey.PublicKey(): netip.MustParseAddr("10.0.0.7")}
+	server, err := wireguard.New(wireguard.Config{
+		PrivateKey: serverKey,
+		Address:    []netip.Prefix{netip.MustParsePrefix("10.0.0.1/32")},
+		PeerFor: func(ctx context.Context, key wireguard.PublicKey) (wireguard.PeerConfig, error) {
+			addr, ok := users[key]
+			if !ok {
+				return wireguard.PeerConfig{}, errors.New("no such user")
+			}
+			return wireguard.PeerConfig{PublicKey: key, AllowedIPs: []netip.Prefix{netip.PrefixFrom(addr, 32)}}, nil
+		},
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer server.Close()
+	fmt.Println(len(server.Stats().Peers), "peers")
+
+	client, err := wireguard.New(wireguard.Config{
+		PrivateKey: clientKey,
+		Address:    []netip.Prefix{netip.MustParsePrefix("10.0.0.7/32")},
+		Peers: []wireguard.PeerConfig{{
+			PublicKey:  serverKey.PublicKey(),
+			Endpoint:   fmt.Sprintf("127.0.0.1:%d", server.Stats().ListenPort),
+			AllowedIPs: []netip.Prefix{netip.MustParsePrefix("10.0.0.1/32")},
+		}},
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer client.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	if err := client.Handshake(ctx, serverKey.PublicKey()); err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println("after a handshake:", server.Stats().Peers[0].AllowedIPs)
+	// Output:
+	// 0 peers
+	// after a handshake: [10.0.0.7/32]
 }
 
 func ExampleParseConfig() {

@@ -78,6 +78,12 @@ func (d *Device) admitHandshake(now time.Time, id *identity, msg []byte, from en
 		d.limiter.Expire(now)
 		return true
 	}
+	return d.provesAddress(now, id, msg, from)
+}
+
+// provesAddress reports whether a handshake message carries a cookie of its sender,
+// who has not sent too many. It answers a message without one with a cookie.
+func (d *Device) provesAddress(now time.Time, id *identity, msg []byte, from endpoint) bool {
 	ck := d.cookies.cookieFor(now, from.addr)
 	if validMAC2(msg, &ck) {
 		return d.limiter.Allow(now, from.addr.Addr())
@@ -207,6 +213,7 @@ func (d *Device) receiveInitiation(now time.Time, id *identity, msg []byte, from
 	}
 	p := d.peer(r.remote)
 	if p == nil {
+		d.findPeer(now, id, &r, msg, from)
 		return
 	}
 	ss, err := p.staticSecretWith(id)

@@ -13,6 +13,7 @@ import (
 // A TCPFlow is a connection that a peer opens to an address and port without a
 // listener; see [Device.HandleTCP]. Its methods may be called concurrently.
 type TCPFlow struct {
+	Peer        PublicKey      // that sends from Source; zero: removed since
 	Source      netip.AddrPort // of the peer
 	Destination netip.AddrPort // that the peer connects to
 
@@ -33,6 +34,7 @@ func (f *TCPFlow) Reject() { f.flow.Reject() }
 // address and port without a socket; see [Device.HandleUDP]. Its methods may be
 // called concurrently.
 type UDPFlow struct {
+	Peer        PublicKey      // that sends from Source; zero: removed since
 	Source      netip.AddrPort // of the peer
 	Destination netip.AddrPort // that the peer sends to
 
@@ -61,7 +63,8 @@ func (d *Device) HandleTCP(handler func(*TCPFlow)) {
 		return
 	}
 	d.network.HandleTCP(func(f *netstack.TCPFlow) {
-		handler(&TCPFlow{Source: f.Source, Destination: f.Destination, flow: f})
+		peer, _ := d.PeerOf(f.Source.Addr())
+		handler(&TCPFlow{Peer: peer, Source: f.Source, Destination: f.Destination, flow: f})
 	})
 }
 
@@ -74,6 +77,7 @@ func (d *Device) HandleUDP(handler func(*UDPFlow)) {
 		return
 	}
 	d.network.HandleUDP(func(f *netstack.UDPFlow) {
-		handler(&UDPFlow{Source: f.Source, Destination: f.Destination, flow: f})
+		peer, _ := d.PeerOf(f.Source.Addr())
+		handler(&UDPFlow{Peer: peer, Source: f.Source, Destination: f.Destination, flow: f})
 	})
 }

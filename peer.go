@@ -32,6 +32,7 @@ type peer struct {
 	stopped bool
 
 	// Configuration.
+	found         bool // by Config.PeerFor: the peer is removed when it is idle
 	psk           PresharedKey
 	namedEndpoint *namedEndpoint // nil: the configured endpoint is an address
 
@@ -125,6 +126,7 @@ func (p *peer) fireTimer() {
 	}
 	if due.erase {
 		p.eraseSession()
+		p.removeIfIdle(now)
 	}
 	if due.persistent {
 		p.timers.authenticatedTraversal(now)

@@ -22,6 +22,7 @@ type PeerStats struct {
 	PersistentKeepalive time.Duration  // 0: off
 	LastHandshake       time.Time      // by the wall clock; zero: never
 	TxBytes, RxBytes    uint64         // UDP payload, handshakes and keepalives included
+	FromPeerFor         bool           // made by Config.PeerFor: removed when idle
 	Dropped             uint64         // packets lost while they waited for a handshake
 }
 
@@ -57,6 +58,7 @@ func (p *peer) stats() PeerStats {
 		PublicKey:           p.public,
 		AllowedIPs:          prefixes,
 		PersistentKeepalive: p.timers.interval,
+		FromPeerFor:         p.found,
 		LastHandshake:       p.handshakeWallTime,
 		TxBytes:             p.txBytes.Load(),
 		RxBytes:             p.rxBytes.Load(),

@@ -50,8 +50,8 @@ const (
 // ListenUAPI opens the socket at which wg(8) and wgctrl look for the device
 // called name: /var/run/wireguard/name.sock, accessible by this user alone.
 // Creating it usually needs root. A stale socket is replaced. If another
-// process serves the socket, the error wraps EADDRINUSE. On Windows the error
-// wraps [errors.ErrUnsupported].
+// process serves the socket, the error wraps EADDRINUSE. On Windows, js/wasm
+// and wasip1 the error wraps [errors.ErrUnsupported].
 //
 // Closing the listener removes the socket. The listener closes itself within a
 // second after the socket was removed or replaced by another process, which is

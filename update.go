@@ -22,7 +22,9 @@ type update struct {
 type peerUpdate struct {
 	public            PublicKey
 	remove            bool
-	updateOnly        bool // do not add it
+	ifIdle            bool    // remove it only then
+	found             *lookup // add it if that is pending, and change nothing if it is present; nil: configured
+	updateOnly        bool    // do not add it
 	psk               *PresharedKey
 	endpoint          string // canonical host:port; empty: stays
 	keepalive         *time.Duration
@@ -66,7 +68,7 @@ func (d *Device) SetPrivateKey(key PrivateKey) error {
 // says. A session continues: a new preshared key applies from the next handshake
 // on, and an empty Endpoint keeps the present one. Prefixes of cfg move to this
 // peer from the peer that had them. A cfg with the device's own public key is
-// ignored.
+// ignored. A peer that [Config.PeerFor] made becomes one that stays.
 //
 // An error names the field that is invalid, or wraps [net.ErrClosed]; the device
 // is then unchanged.
@@ -79,9 +81,11 @@ func (d *Device) SetPeer(cfg PeerConfig) error {
 }
 
 // RemovePeer removes a peer. After it returns, nothing is sent to the peer or
-// received from it. An error wraps [ErrNoPeer] if there is no such peer, or
+// received from it. An answer of [Config.PeerFor] for the key that is under way
+// has no effect. An error wraps [ErrNoPeer] if there is no such peer, or
 // [net.ErrClosed].
 func (d *Device) RemovePeer(public PublicKey) error {
+	d.finder.discardLookup(public)
 	p, err := d.requirePeer(public)
 	if err != nil {
 		return fmt.Errorf("wireguard: %w", err)
@@ -132,10 +136,12 @@ func (d *Device) applyLocked(u update) (removed []*peer, err error) {
 		if p != nil {
 			delete(d.peers, p.public)
 			d.allowed.removeAll(p)
+			d.finder.noteRemoved(p)
 			removed = append(removed, p)
 		}
 	}
 	if u.replacePeers {
+		d.finder.discardLookups()
 		for _, p := range d.peers {
 			remove(p)
 		}
@@ -146,13 +152,20 @@ func (d *Device) applyLocked(u update) (removed []*peer, err error) {
 				remove(d.peers[id.public])
 			}
 			d.setIdentity(id)
+			d.finder.discardLookups()
 		}
 	}
 	for i := range u.peers {
 		pu := &u.peers[i]
 		p := d.peers[pu.public]
 		if pu.remove {
-			remove(p)
+			d.finder.discardLookup(pu.public)
+			if p != nil && (!pu.ifIdle || p.isIdle(d.now())) {
+				remove(p)
+			}
+			continue
+		}
+		if l := pu.found; l != nil && (p != nil || !d.finder.isPending(l)) {
 			continue
 		}
 		id := d.identity.Load()
@@ -261,7 +274,11 @@ func (p *peer) configure(u *peerUpdate) {
 			p.setEndpoint(endpoint{addr: addr})
 		}
 	}
-	if u.keepalive != nil && p.timers.setInterval(now, *u.keepalive) {
+	p.found = u.found != nil
+	if p.found {
+		p.timers.sessionDerived(now) // so that the peer is removed unless it gets a session
+	}
+	if u.keepalive != nil && p.timers.setInterval(now, *u.keepalive) && !p.found {
 		p.sendKeepalive(now)
 	}
 	p.scheduleTimer(now)

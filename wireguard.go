@@ -26,17 +26,18 @@ package wireguard
 // messages, or one large message that the kernel cuts into equal ones.
 //
 // Goroutines. A device has one reader for each outer socket, and one that watches
-// the network of the host. Sealing, opening and handshakes run on pools, whose
-// goroutines exist only while there is work.
+// the network of the host. Sealing, opening, handshakes and calls of
+// Config.PeerFor run on pools, whose goroutines exist only while there is work.
 // A peer has no goroutine, and at most one timer, besides one while received
 // packets wait for late ones.
 //
 // Locks are taken in this order:
 //
 //	Device.mu -> peer.mu -> lane, pool, indexTable, cookieSecret, timestamper
+//	Device.mu -> peerFinder -> pool
 //
 // None of them is held while a packet is written or delivered, a name is
-// looked up or a log handler is called. Device.mu, which serialises changes of
+// looked up, or a log handler or Config.PeerFor is called. Device.mu, which serialises changes of
 // the configuration, is held while sockets are opened and closed.
 //
 // The identity, the sockets, the allowed IPs and the endpoint of each peer are
@@ -44,6 +45,7 @@ package wireguard
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -66,6 +68,7 @@ type Device struct {
 	// Constant.
 	log          *slog.Logger
 	mtu          int
+	addresses    []netip.Prefix // of the device inside the tunnel
 	listenPacket func(ctx context.Context, network, address string) (net.PacketConn, error)
 	lookupHost   func(ctx context.Context, host string) ([]netip.Addr, error)
 	routeTo      func(udp.Socket, netip.Addr) (udp.Route, error)
@@ -89,6 +92,7 @@ type Device struct {
 	openers     pool[*recvBatch]
 	handshakes  pool[receivedHandshake]
 	initiations pool[*peer]    // that an initiation is to be made for
+	finder      peerFinder     // of peers with unknown keys
 	heldBytes   atomic.Int64   // bytes of buffers that were received and not yet delivered
 	background  sync.WaitGroup // readers and resolvers
 	closing     sync.Once
@@ -126,11 +130,16 @@ var _ inner = (*netstack.Stack)(nil)
 // needed. New copies cfg.
 //
 // An error names the field that is invalid, or wraps the error of the system,
-// such as EADDRINUSE for a port that is in use.
+// such as EADDRINUSE for a port that is in use, or [errors.ErrUnsupported] where
+// there are no UDP sockets (js/wasm and wasip1) and cfg has no ListenPacket.
 func New(cfg Config) (*Device, error) {
 	cfg, err := cfg.canonical()
 	if err != nil {
 		return nil, err
+	}
+	if cfg.ListenPacket == nil && !udp.HasSockets {
+		return nil, fmt.Errorf("wireguard: %s/%s has no UDP sockets: Config.ListenPacket is required: %w",
+			runtime.GOOS, runtime.GOARCH, errors.ErrUnsupported)
 	}
 	d := newDevice(cfg)
 	stack, err := netstack.New(netstack.Config{
@@ -162,6 +171,7 @@ func newDevice(cfg Config) *Device {
 	d := &Device{
 		log:          cfg.Logger,
 		mtu:          cfg.MTU,
+		addresses:    cfg.Address,
 		listenPacket: cfg.ListenPacket,
 		lookupHost:   lookupHost,
 		routeTo:      udp.RouteTo,
@@ -179,6 +189,8 @@ func newDevice(cfg Config) *Device {
 	// Half the cores stay free for data during a flood of handshakes.
 	d.handshakes = pool[receivedHandshake]{doJob: d.handleHandshake, maxWorkers: max(1, workers/2)}
 	d.initiations = pool[*peer]{doJob: (*peer).sendInitiation, maxWorkers: max(1, workers/2)}
+	d.finder.peerFor = cfg.PeerFor
+	d.finder.calls = pool[*lookup]{doJob: d.lookUpPeer, maxWorkers: maxLookups}
 	return d
 }
 
@@ -297,6 +309,7 @@ func (d *Device) close() {
 	}
 	d.background.Wait()
 	d.handshakes.close()
+	d.finder.calls.close()
 	d.initiations.close()
 	d.openers.close()
 	d.sealers.close()

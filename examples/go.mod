@@ -3,6 +3,7 @@ module github.com/wgstack/wireguard/examples
 go 1.26.3
 
 require (
+	github.com/coder/websocket v1.8.15
 	github.com/landlock-lsm/go-landlock v0.11.2
 	github.com/prometheus/client_golang v1.25.0
 	github.com/prometheus/common v0.72.0
