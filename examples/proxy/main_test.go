@@ -153,11 +153,10 @@ func TestSignals(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer cmd.Process.Kill()
-			line, err := bufio.NewReader(out).ReadString('\n')
-			if err != nil {
-				t.Fatal(err)
+			addr, found := "", false
+			for lines := bufio.NewScanner(out); !found && lines.Scan(); {
+				addr, found = strings.CutPrefix(lines.Text(), "SOCKS and HTTP on ")
 			}
-			addr := strings.TrimPrefix(strings.TrimSpace(line), "SOCKS and HTTP on ")
 			get(t, httpClient(t, addr, nil), "http://demo.wg/")
 			cmd.Process.Signal(sig)
 			if err := cmd.Wait(); err != nil {
