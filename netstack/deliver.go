@@ -62,6 +62,9 @@ func (s *Stack) deliverPacket(j *coalescedPacket) {
 	}
 	l := s.ownLink
 	if !s.ownAddrs[dst] {
+		if s.takeEcho(b, src, dst, proto) {
+			return
+		}
 		if !s.forwarder.mayReceive(dst, proto, b) {
 			s.drop(DropNotOwnAddress, src)
 			return

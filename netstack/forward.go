@@ -58,6 +58,7 @@ type forwarder struct {
 	tcp        *tcp.Forwarder
 	tcpHandler atomic.Pointer[func(*TCPFlow)]
 	udpHandler atomic.Pointer[func(*UDPFlow)]
+	echo       echoForwarder
 
 	// Set when a handler is set for the first time, and never cleared: flows to
 	// addresses that are not the stack's own outlive their handler.

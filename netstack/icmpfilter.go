@@ -17,11 +17,6 @@ import (
 // as it would never again send larger segments.
 
 const (
-	icmp4EchoReply = 0
-	icmp4Echo      = 8
-	icmp6Echo      = 128
-	icmp6EchoReply = 129
-
 	protoHopByHop   = 0 // extension headers of IPv6 (RFC 8200)
 	protoRouting    = 43
 	protoFragment   = 44

@@ -19,6 +19,7 @@ import (
 	"github.com/wgstack/wireguard/examples/internal/cli"
 	"github.com/wgstack/wireguard/examples/internal/limit"
 	"github.com/wgstack/wireguard/examples/internal/memory"
+	"github.com/wgstack/wireguard/examples/internal/status"
 	"github.com/wgstack/wireguard/examples/internal/warn"
 )
 
@@ -31,6 +32,10 @@ type options struct {
 	life                  lifetimes
 	maxTCP, maxTCPPerPeer int
 	maxUDP, maxUDPPerPeer int
+	maxPings              int
+	maxPingsPerPeer       int
+	info                  status.Flags
+	uapi                  string
 	memory                memory.Size
 }
 
@@ -44,6 +49,10 @@ func (o *options) register(fs *flag.FlagSet) {
 	fs.IntVar(&o.maxTCPPerPeer, "max-tcp-per-peer", 2048, "the same for each peer")
 	fs.IntVar(&o.maxUDP, "max-udp", 2048, "UDP flows at a time; one more ends the longest idle; 0: no limit")
 	fs.IntVar(&o.maxUDPPerPeer, "max-udp-per-peer", 1024, "the same for each peer")
+	o.info.Register(fs)
+	fs.StringVar(&o.uapi, "uapi", "", "let wg(8) show and change the tunnel under this interface `name`")
+	fs.IntVar(&o.maxPings, "max-pings", 256, "echo requests at a time that wait for an answer; one more ends the oldest; 0: no limit")
+	fs.IntVar(&o.maxPingsPerPeer, "max-pings-per-peer", 64, "the same for each peer")
 	fs.Var(&o.memory, "memory", "end the longest idle connections when more `bytes` are in use (512M, 2G); 0: no limit")
 }
 
@@ -51,21 +60,48 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	fs := cli.Flags("exit", stderr)
 	config := fs.String("config", "wg0.conf", "configuration of the tunnel, a `file` as for wg-quick")
 	verbose := fs.Bool("v", false, "log what happens")
+	quiet := fs.Bool("q", false, "print and log nothing but errors")
 	var o options
 	o.register(fs)
+	if cli.Document(fs, args, "the far end of WireGuard tunnels, and a way out of them", stdout) {
+		return nil
+	}
 	if err := cli.Parse(fs, args, 0); err != nil {
 		return err
 	}
+	if *quiet && *verbose {
+		return cli.Usage(fs, "give one of -q and -v")
+	}
 	log := cli.Logger(stderr, *verbose)
+	if *quiet {
+		log, stdout = cli.LoggerAt(stderr, slog.LevelError), io.Discard
+	}
+	deviceLog := log
+	var events status.Events
+	if o.info.Address != "" {
+		deviceLog = slog.New(events.Handler(log.Handler(), slog.LevelDebug))
+		log = slog.New(events.Handler(log.Handler(), slog.LevelInfo))
+	}
 	cfg, err := cli.Load(*config, log)
 	if err != nil {
 		return err
 	}
+	cfg.Logger = deviceLog
+	fmt.Fprintf(stdout, "exit, version %s, starts with %s\n", cli.Version(), *config)
 	dev, err := wireguard.New(cfg)
 	if err != nil {
 		return err
 	}
 	defer dev.Close()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	if o.uapi != "" {
+		stop, err := cli.ServeUAPI(dev, o.uapi, cancel, log)
+		if err != nil {
+			return err
+		}
+		defer stop()
+	}
 
 	e := newExit(ctx, dev, cfg, o, log)
 	defer e.close()
@@ -73,11 +109,33 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	// nobody in the tunnel listens, each time in a goroutine of its own.
 	dev.HandleTCP(e.handleTCP)
 	dev.HandleUDP(e.handleUDP)
+	dev.HandleEcho(e.handleEcho)
 
+	if o.info.Address != "" {
+		stop, err := o.info.Serve(ctx, e.statusServer(&events), stdout)
+		if err != nil {
+			return err
+		}
+		defer stop()
+	}
 	stats := dev.Stats()
 	fmt.Fprintf(stdout, "peer %s, UDP port %d\n", stats.PublicKey, stats.ListenPort)
+	fmt.Fprintf(stdout, "ready for %d peers\n", len(stats.Peers))
 	<-ctx.Done()
+	fmt.Fprintln(stdout, "ends")
 	return nil
+}
+
+// statusServer returns the server of the exit's state.
+func (e *exit) statusServer(events *status.Events) *status.Server {
+	return &status.Server{
+		Name:    "exit",
+		Version: cli.Version(),
+		Stats:   e.dev.Stats,
+		Clients: []*limit.Table{&e.tcp, &e.udp, &e.pings},
+		Events:  events,
+		Logger:  e.log,
+	}
 }
 
 // An exit forwards the flows of peers.
@@ -90,9 +148,8 @@ type exit struct {
 	log      *slog.Logger
 	warnings *warn.Log
 
-	tcp, udp    limit.Table
-	mappings    mappings
-	unreachable unreachables
+	tcp, udp, pings limit.Table
+	mappings        mappings
 
 	mu      sync.Mutex
 	closed  bool // guarded by mu
@@ -101,7 +158,7 @@ type exit struct {
 
 func newExit(ctx context.Context, dev *wireguard.Device, cfg wireguard.Config, o options, log *slog.Logger) *exit {
 	warnings := warn.New(log)
-	peers := newPeerTable(cfg.Peers)
+	peers := &peerTable{stats: dev.Stats}
 	e := &exit{
 		ctx:      ctx,
 		options:  o,
@@ -112,6 +169,7 @@ func newExit(ctx context.Context, dev *wireguard.Device, cfg wireguard.Config, o
 		warnings: warnings,
 		tcp:      limit.Table{Name: "TCP connections", Max: o.maxTCP, MaxPerOwner: o.maxTCPPerPeer, Log: warnings},
 		udp:      limit.Table{Name: "UDP flows", Max: o.maxUDP, MaxPerOwner: o.maxUDPPerPeer, Log: warnings},
+		pings:    limit.Table{Name: "pings", Max: o.maxPings, MaxPerOwner: o.maxPingsPerPeer, Log: warnings},
 	}
 	e.mappings.device = dev
 	e.running.Go(func() { e.policy.host.follow(ctx) })

@@ -121,7 +121,7 @@ func (m *mapping) send(b []byte, to netip.AddrPort) {
 		if err == nil || errors.Is(err, net.ErrClosed) {
 			return
 		}
-		m.endUnreachable()
+		m.tellUnreachable()
 	}
 }
 
@@ -137,21 +137,21 @@ func (m *mapping) receive() {
 			return
 		case err != nil:
 			failures++
-			m.endUnreachable()
+			m.tellUnreachable()
 			continue
 		}
 		failures = 0
 		remote := addr.(*net.UDPAddr).AddrPort()
 		if f := m.flowTo(netip.AddrPortFrom(remote.Addr().Unmap(), remote.Port())); f != nil {
-			f.count(&f.received)
+			f.countReceived(n)
 			f.in.Write(buf[:n])
 		}
 	}
 }
 
-// endUnreachable ends the flows of which ICMP errors say that their destination
-// is unreachable.
-func (m *mapping) endUnreachable() {
+// tellUnreachable tells the peer of ICMP errors which say that a destination is
+// unreachable.
+func (m *mapping) tellUnreachable() {
 	conn, ok := m.conn.(*net.UDPConn)
 	if !ok {
 		return // the device reports no ICMP errors to a socket that is not connected
@@ -160,8 +160,7 @@ func (m *mapping) endUnreachable() {
 		switch errno {
 		case syscall.ECONNREFUSED, syscall.EHOSTUNREACH, syscall.ENETUNREACH:
 			if f := m.flowTo(remote); f != nil {
-				f.unreachable.Store(true)
-				f.in.Close()
+				f.PortUnreachable()
 			}
 		}
 	}

@@ -3,20 +3,31 @@ package main
 import (
 	"net/netip"
 	"slices"
+	"sync"
+	"time"
 
 	"github.com/wgstack/wireguard"
 )
 
+// peersAge is how old the knowledge of the peers may be: wg(8) may change them.
+const peersAge = time.Second
+
 // A peerTable finds the peer that an address in the tunnel belongs to, by the
-// longest prefix in AllowedIPs, as the device does. It does not change.
+// longest prefix in AllowedIPs, as the device does. Its methods may be called
+// concurrently.
 type peerTable struct {
-	owners  map[netip.Prefix]string // public keys
-	lengths []int                   // of the prefixes, longest first
+	stats func() wireguard.Stats
+
+	mu      sync.Mutex
+	read    time.Time               // guarded by mu: when stats was called
+	owners  map[netip.Prefix]string // guarded by mu: public keys
+	lengths []int                   // guarded by mu: of the prefixes, longest first
 }
 
-func newPeerTable(peers []wireguard.PeerConfig) *peerTable {
-	t := &peerTable{owners: make(map[netip.Prefix]string)}
-	for _, p := range peers {
+// update reads the peers. The caller holds t.mu.
+func (t *peerTable) update() {
+	t.owners, t.lengths = make(map[netip.Prefix]string), nil
+	for _, p := range t.stats().Peers {
 		for _, prefix := range p.AllowedIPs {
 			t.owners[prefix.Masked()] = p.PublicKey.String()
 			if !slices.Contains(t.lengths, prefix.Bits()) {
@@ -26,11 +37,16 @@ func newPeerTable(peers []wireguard.PeerConfig) *peerTable {
 	}
 	slices.Sort(t.lengths)
 	slices.Reverse(t.lengths)
-	return t
 }
 
 // find returns the public key of the peer that addr belongs to.
 func (t *peerTable) find(addr netip.Addr) (publicKey string, ok bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if now := time.Now(); t.read.IsZero() || now.Sub(t.read) >= peersAge {
+		t.read = now
+		t.update()
+	}
 	for _, bits := range t.lengths {
 		prefix, err := addr.Prefix(bits)
 		if err != nil {

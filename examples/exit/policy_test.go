@@ -17,10 +17,10 @@ func TestPolicy(t *testing.T) {
 			&net.IPNet{IP: net.ParseIP("2001:db8::7"), Mask: net.CIDRMask(64, 128)},
 		}, nil
 	}
-	peers := newPeerTable([]wireguard.PeerConfig{
-		{PublicKey: wireguard.PublicKey{1}, AllowedIPs: clitest.Prefixes("10.9.0.2/32", "fd09::2/128")},
-		{PublicKey: wireguard.PublicKey{2}, AllowedIPs: clitest.Prefixes("10.9.0.3/32", "169.254.7.0/24", "198.51.100.64/26")},
-	})
+	peers := tableOf(
+		wireguard.PeerStats{PublicKey: wireguard.PublicKey{1}, AllowedIPs: clitest.Prefixes("10.9.0.2/32", "fd09::2/128")},
+		wireguard.PeerStats{PublicKey: wireguard.PublicKey{2}, AllowedIPs: clitest.Prefixes("10.9.0.3/32", "169.254.7.0/24", "198.51.100.64/26")},
+	)
 	own := clitest.Prefixes("10.9.0.1/24", "fd09::1/64")
 	for _, test := range []struct {
 		dst           string

@@ -29,6 +29,7 @@ func (e *exit) handleTCP(flow *wireguard.TCPFlow) {
 	defer cancel(nil)
 	entry := e.tcp.Add(peer, func() { cancel(errEvicted) })
 	defer entry.Remove()
+	entry.SetTarget(to.String())
 
 	// The target first: if it refuses the connection, the peer is refused too.
 	out, err := e.dial(ctx, to)

@@ -28,6 +28,7 @@ var datagramBuffers = sync.Pool{New: func() any { return new([65535]byte) }}
 // A udpFlow is the exchange of datagrams between a socket of a peer and one
 // destination.
 type udpFlow struct {
+	*wireguard.UDPFlow
 	in    net.Conn // to the peer
 	to    netip.AddrPort
 	life  lifetimes
@@ -35,13 +36,20 @@ type udpFlow struct {
 
 	sent, received atomic.Int64 // datagrams, as the peer sees them
 	last           atomic.Int64 // when the latest moved, in nanoseconds of Unix time
-	unreachable    atomic.Bool  // an ICMP error has ended the flow
 }
 
-func (f *udpFlow) count(counter *atomic.Int64) {
-	counter.Add(1)
+// countSent records a datagram of n bytes from the peer.
+func (f *udpFlow) countSent(n int) {
+	f.sent.Add(1)
 	f.last.Store(time.Now().UnixNano())
-	f.entry.Touch()
+	f.entry.CountSent(n)
+}
+
+// countReceived records a datagram of n bytes to the peer.
+func (f *udpFlow) countReceived(n int) {
+	f.received.Add(1)
+	f.last.Store(time.Now().UnixNano())
+	f.entry.CountReceived(n)
 }
 
 // expiry returns when the flow ends if no datagram moves.
@@ -66,7 +74,7 @@ func (e *exit) handleUDP(flow *wireguard.UDPFlow) {
 	peer := e.peers.nameOf(flow.Source.Addr())
 	log := e.log.With("peer", peer, "from", flow.Source, "to", flow.Destination)
 	to, ok := e.policy.target(flow.Source.Addr(), flow.Destination)
-	if !ok || e.unreachable.takeFlow(flow.Source, flow.Destination) {
+	if !ok {
 		log.Info("refused")
 		return
 	}
@@ -86,18 +94,16 @@ func (e *exit) handleUDP(flow *wireguard.UDPFlow) {
 	}
 	defer in.Close()
 	defer context.AfterFunc(e.ctx, func() { in.Close() })()
-	f := &udpFlow{in: in, to: to.AddrPort, life: e.options.life}
+	f := &udpFlow{UDPFlow: flow, in: in, to: to.AddrPort, life: e.options.life}
 	f.entry = e.udp.Add(peer, func() { in.Close() })
 	defer f.entry.Remove()
+	f.entry.SetTarget("UDP " + to.String())
 	f.last.Store(time.Now().UnixNano())
 	if !m.addFlow(f) {
 		return
 	}
 	defer m.removeFlow(f)
 	err = f.copyOut(m)
-	if f.unreachable.Load() {
-		e.unreachable.addFlow(flow.Source, flow.Destination)
-	}
 	log.Debug("flow ended", "err", err)
 }
 
@@ -117,7 +123,7 @@ func (f *udpFlow) copyOut(m *mapping) error {
 		case err != nil:
 			return err
 		default:
-			f.count(&f.sent)
+			f.countSent(n)
 			m.send(buf[:n], f.to)
 		}
 	}
@@ -134,36 +140,4 @@ func routeTo(to target) error {
 		return err
 	}
 	return c.Close()
-}
-
-const (
-	unreachableFor = 10 * time.Second
-	maxUnreachable = 1024
-)
-
-// unreachables are flows that an ICMP error from the host's network has ended.
-// A device can tell a peer of it only before it accepts a flow, so the next
-// datagram of the flow is refused, and the one after that is sent again.
-type unreachables struct {
-	mu    sync.Mutex
-	until map[[2]netip.AddrPort]time.Time // guarded by mu
-}
-
-func (u *unreachables) addFlow(source, destination netip.AddrPort) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	if u.until == nil || len(u.until) >= maxUnreachable {
-		u.until = make(map[[2]netip.AddrPort]time.Time)
-	}
-	u.until[[2]netip.AddrPort{source, destination}] = time.Now().Add(unreachableFor)
-}
-
-// takeFlow reports whether the flow is there, and removes it.
-func (u *unreachables) takeFlow(source, destination netip.AddrPort) bool {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	key := [2]netip.AddrPort{source, destination}
-	until, ok := u.until[key]
-	delete(u.until, key)
-	return ok && time.Now().Before(until)
 }

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"net"
 	"net/netip"
-	"os"
 	"runtime"
 	"strconv"
 	"strings"
@@ -68,16 +67,9 @@ func TestClosedUDPPort(t *testing.T) {
 	addr := server.LocalAddr().(*net.UDPAddr)
 	server.Close()
 	c := dial(t, dev, "udp", addr.Port)
-	for end := time.Now().Add(20 * time.Second); ; {
-		c.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
-		c.Write([]byte("?"))
-		_, err := c.Read(make([]byte, 1))
-		if errors.Is(err, syscall.ECONNREFUSED) {
-			break
-		}
-		if !errors.Is(err, os.ErrDeadlineExceeded) || time.Now().After(end) {
-			t.Fatalf("read: %v, want ECONNREFUSED", err)
-		}
+	c.Write([]byte("?"))
+	if n, err := c.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNREFUSED) {
+		t.Fatalf("read %d, %v; want ECONNREFUSED", n, err)
 	}
 	if server, err = net.ListenUDP("udp4", addr); err != nil {
 		t.Skip(err) // another process has the port now
@@ -156,28 +148,6 @@ func TestLifetimes(t *testing.T) {
 			if got := time.Until(f.expiry()); got != test.want {
 				t.Errorf("%s after %d and %d datagrams: %v, want %v", test.to, test.sent, test.received, got, test.want)
 			}
-		}
-	})
-}
-
-func TestUnreachables(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var u unreachables
-		a, b := netip.MustParseAddrPort("10.0.0.1:1"), netip.MustParseAddrPort("10.0.0.2:2")
-		u.addFlow(a, b)
-		if u.takeFlow(b, a) || !u.takeFlow(a, b) || u.takeFlow(a, b) {
-			t.Error("not taken exactly once")
-		}
-		u.addFlow(a, b)
-		time.Sleep(unreachableFor)
-		if u.takeFlow(a, b) {
-			t.Error("taken after its time")
-		}
-		for i := range 3 * maxUnreachable {
-			u.addFlow(a, netip.AddrPortFrom(b.Addr(), uint16(i)))
-		}
-		if len(u.until) > maxUnreachable {
-			t.Errorf("%d kept", len(u.until))
 		}
 	})
 }

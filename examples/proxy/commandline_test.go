@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/wgstack/wireguard/examples/internal/cli"
 	"github.com/wgstack/wireguard/examples/internal/clitest"
 )
 
@@ -26,9 +27,9 @@ func TestWireproxyFlags(t *testing.T) {
 		{"--configtest --config=" + good, "Config OK\n", ""},
 		{"-s -n -c " + good, "Config OK\n", ""},
 		{"-n -i 127.0.0.1:0 -c " + good, "Config OK\n", ""},
-		{"-v", "proxy, version " + version() + "\n", ""},
-		{"--version", "proxy, version " + version() + "\n", ""},
-		{"-c " + good + " --version", "proxy, version " + version() + "\n", ""},
+		{"-v", "proxy, version " + cli.Version() + "\n", ""},
+		{"--version", "proxy, version " + cli.Version() + "\n", ""},
+		{"-c " + good + " --version", "proxy, version " + cli.Version() + "\n", ""},
 		{"-v -n -c " + good, "Config OK\n", ""},
 		{"-n -c " + bad, "", bad + `:9: [Socks5] BindAddress: "1080": want host:port`},
 		{"-d -c " + good, "", "usage"},

@@ -4,7 +4,6 @@ import (
 	"context"
 	"io"
 	"net"
-	"time"
 
 	"github.com/wgstack/wireguard/examples/internal/gatewayconf"
 )
@@ -14,14 +13,6 @@ import (
 // (TCPServerTunnel).
 func (g *gateway) forwardTCP(ctx context.Context, l net.Listener, target string, dial dialFunc) error {
 	return g.acceptAll(ctx, l, func(ctx context.Context, c net.Conn) { g.connect(ctx, c, target, dial) })
-}
-
-// waitBeforeAccept waits after an error, most likely for file descriptors.
-func waitBeforeAccept(ctx context.Context) {
-	select {
-	case <-time.After(100 * time.Millisecond):
-	case <-ctx.Done():
-	}
 }
 
 // serveSTDIO connects standard input and output with a target, as for the

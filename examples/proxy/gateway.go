@@ -17,6 +17,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/wgstack/wireguard"
+	"github.com/wgstack/wireguard/examples/internal/accept"
+	"github.com/wgstack/wireguard/examples/internal/credentials"
+	"github.com/wgstack/wireguard/examples/internal/failover"
 	"github.com/wgstack/wireguard/examples/internal/gatewayconf"
 	"github.com/wgstack/wireguard/examples/internal/limit"
 	"github.com/wgstack/wireguard/examples/internal/memory"
@@ -38,6 +41,7 @@ type gateway struct {
 	clients      *limit.Table
 	dialFailures *prometheus.CounterVec
 	alive        atomic.Pointer[status.Alive]
+	failover     *failover.Controller
 	fail         context.CancelCauseFunc // ends serve
 	ended        chan struct{}           // a service has ended by itself
 
@@ -58,6 +62,7 @@ func newGateway(dev *wireguard.Device, o options, stdout io.Writer, log *slog.Lo
 		warnings:     warnings,
 		clients:      &limit.Table{Name: "clients", Max: o.maxClients, MaxPerOwner: o.maxClientsPerAddr, Log: warnings},
 		dialFailures: newDialFailures(),
+		failover:     failover.New(dev, log),
 		ended:        make(chan struct{}, 1),
 	}
 }
@@ -82,6 +87,8 @@ func (g *gateway) serve(ctx context.Context, conf gatewayconf.Config, opened fun
 	}
 	g.conf = conf
 	defer g.stopAll()
+	g.failover.Start(ctx, conf.Tunnel.Peers, conf.Failover)
+	defer g.failover.Stop()
 	guard.Go(func() { memory.Guard(ctx, g.memory, g.warnings, g.clients) })
 	opened()
 	for {
@@ -154,7 +161,7 @@ func (g *gateway) serveSOCKS(ctx context.Context, l net.Listener, p gatewayconf.
 	defer cancel()
 	s := socks.Server{
 		Network:          g.networkOf(n, p),
-		Authenticate:     authenticator(p.Username, p.Password),
+		Authenticate:     credentials.Checker(p.Username, p.Password),
 		HandshakeTimeout: g.handshakeTimeout,
 		DialTimeout:      g.dialTimeout,
 		MaxHandshakes:    g.maxHandshakes,
@@ -169,26 +176,9 @@ var errEvicted = errors.New("ended for a newer client")
 
 // acceptAll serves each connection of l in a goroutine until ctx ends.
 func (g *gateway) acceptAll(ctx context.Context, l net.Listener, serve func(context.Context, net.Conn)) error {
-	var conns sync.WaitGroup
-	defer conns.Wait()
-	defer context.AfterFunc(ctx, func() { l.Close() })()
-	for {
-		c, err := l.Accept()
-		switch {
-		case ctx.Err() != nil:
-			if err == nil {
-				c.Close()
-			}
-			return nil
-		case errors.Is(err, net.ErrClosed):
-			return err
-		case err != nil:
-			g.warnings.Warn("accept", "a client could not be accepted", "err", err)
-			waitBeforeAccept(ctx)
-			continue
-		}
-		conns.Go(func() { serve(ctx, c) })
-	}
+	return accept.Serve(ctx, l, g.warnings, func(ctx context.Context, c net.Conn) func() {
+		return func() { serve(ctx, c) }
+	})
 }
 
 type dialFunc func(ctx context.Context, network, address string) (net.Conn, error)

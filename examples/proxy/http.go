@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/wgstack/wireguard/examples/internal/credentials"
 	"github.com/wgstack/wireguard/examples/internal/gatewayconf"
 	"github.com/wgstack/wireguard/examples/internal/limit"
 	"github.com/wgstack/wireguard/examples/internal/relay"
@@ -35,7 +36,7 @@ type httpProxy struct {
 func (g *gateway) serveHTTP(ctx context.Context, l net.Listener, p gatewayconf.Proxy, n network) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	h := &httpProxy{gateway: g, ctx: ctx, network: g.networkOf(n, p), authenticate: authenticator(p.Username, p.Password)}
+	h := &httpProxy{gateway: g, ctx: ctx, network: g.networkOf(n, p), authenticate: credentials.Checker(p.Username, p.Password)}
 	transport := &http.Transport{
 		DialContext: func(ctx context.Context, _, address string) (net.Conn, error) {
 			return g.dial(ctx, address, "HTTP", h.network.DialContext)

@@ -12,6 +12,8 @@ import (
 	"testing"
 
 	"golang.org/x/net/proxy"
+
+	"github.com/wgstack/wireguard/examples/internal/cli"
 )
 
 // TestUnixSocket serves SOCKS on a Unix socket, in place of one that is left
@@ -45,7 +47,7 @@ func TestUnixSocket(t *testing.T) {
 		t.Fatal(err)
 	}
 	checkEcho(t, c)
-	if _, err := listenUnix(t.Context(), path); err == nil {
+	if _, err := cli.Listen(t.Context(), "unix:"+path); err == nil {
 		t.Error("a socket in use was replaced")
 	}
 }

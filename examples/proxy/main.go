@@ -18,12 +18,12 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"runtime/debug"
 	"strings"
 	"time"
 
 	"github.com/wgstack/wireguard"
 	"github.com/wgstack/wireguard/examples/internal/cli"
+	"github.com/wgstack/wireguard/examples/internal/credentials"
 	"github.com/wgstack/wireguard/examples/internal/gatewayconf"
 	"github.com/wgstack/wireguard/examples/internal/memory"
 	"github.com/wgstack/wireguard/examples/internal/socks"
@@ -38,12 +38,11 @@ type options struct {
 	demo                          bool
 	listen                        string
 	user, passwordFile            string
-	info                          string
-	infoUser, infoPasswordFile    string
+	info                          status.Flags
 	uapi                          string
 	capture, keyLog               string
 	check, verbose, silent        bool
-	version, daemon               bool
+	version, daemon, landlock     bool
 	handshakeTimeout, dialTimeout time.Duration
 	maxHandshakes                 int
 	maxClients, maxClientsPerAddr int
@@ -56,10 +55,11 @@ func (o *options) register(fs *flag.FlagSet) {
 	fs.StringVar(&o.config, "c", "", "short for -config `file`")
 	fs.BoolVar(&o.check, "configtest", false, "check the configuration and end")
 	fs.BoolVar(&o.check, "n", false, "short for -configtest")
-	fs.StringVar(&o.info, "info", "", "serve the status page, /metrics, /healthz and /readyz on `address`")
-	fs.StringVar(&o.info, "i", "", "short for -info `address`")
+	o.info.Register(fs)
+	fs.StringVar(&o.info.Address, "i", "", "short for -info `address`")
 	fs.BoolVar(&o.silent, "silent", false, "print and log nothing but errors")
 	fs.BoolVar(&o.silent, "s", false, "short for -silent")
+	fs.BoolVar(&o.silent, "q", false, "short for -silent")
 	fs.BoolVar(&o.version, "version", false, "print the version and end")
 	fs.BoolVar(&o.daemon, "daemon", false, "not supported: use a service manager")
 	fs.BoolVar(&o.daemon, "d", false, "short for -daemon")
@@ -69,11 +69,10 @@ func (o *options) register(fs *flag.FlagSet) {
 	fs.StringVar(&o.listen, "socks", "", "`address` to serve SOCKS and HTTP on (default 127.0.0.1:1080, unless the configuration has listeners)")
 	fs.StringVar(&o.user, "user", "", "`name` that clients must give, with the password in $SOCKS_PASSWORD or -password-file")
 	fs.StringVar(&o.passwordFile, "password-file", "", "`file` with the password")
-	fs.StringVar(&o.infoUser, "info-user", "", "`name` for -info, with the password in $INFO_PASSWORD or -info-password-file")
-	fs.StringVar(&o.infoPasswordFile, "info-password-file", "", "`file` with the password")
 	fs.StringVar(&o.uapi, "uapi", "", "let wg(8) show and change the tunnel under this interface `name`")
 	fs.StringVar(&o.capture, "capture", "", "write the packets of the tunnel and its keys to `file` (pcapng), for Wireshark")
 	fs.StringVar(&o.keyLog, "keylog", "", "append the keys of each handshake to `file`, for Wireshark")
+	fs.BoolVar(&o.landlock, "landlock", false, "give up access to all files that are not needed, where Linux has Landlock; a file that is named after a reload must be in the same folders")
 	fs.DurationVar(&o.handshakeTimeout, "handshake-timeout", socks.DefaultHandshakeTimeout, "`time` for a client to send its request")
 	fs.DurationVar(&o.dialTimeout, "dial-timeout", socks.DefaultDialTimeout, "`time` for connecting to a target")
 	fs.IntVar(&o.maxHandshakes, "max-handshakes", socks.DefaultMaxHandshakes, "clients at a time without a request; one more ends the oldest")
@@ -96,11 +95,14 @@ func defaultConfigs() []string {
 func (o *options) parse(args []string, stdout, stderr io.Writer) (done bool, err error) {
 	fs := cli.Flags("proxy", stderr)
 	o.register(fs)
+	if cli.Document(fs, args, "a gateway into a WireGuard tunnel", stdout) {
+		return true, nil
+	}
 	if err := cli.Parse(fs, args, 0); err != nil {
 		return false, err
 	}
 	if o.version || len(args) == 1 && o.verbose {
-		fmt.Fprintln(stdout, "proxy, version "+version())
+		fmt.Fprintln(stdout, "proxy, version "+cli.Version())
 		return true, nil
 	}
 	if !o.demo && o.config == "" {
@@ -122,14 +124,6 @@ func (o *options) parse(args []string, stdout, stderr io.Writer) (done bool, err
 	return false, nil
 }
 
-// version returns the version of the module that the program was built from.
-func version() string {
-	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
-		return info.Main.Version
-	}
-	return "(devel)"
-}
-
 // logger returns the logger of the program.
 func (o *options) logger(stderr io.Writer) *slog.Logger {
 	if o.silent {
@@ -146,7 +140,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	log := o.logger(stderr)
 	deviceLog := log
 	var events status.Events
-	if o.info != "" {
+	if o.info.Address != "" {
 		// The device's events are few, those of clients are not.
 		deviceLog = slog.New(events.Handler(log.Handler(), slog.LevelDebug))
 		log = slog.New(events.Handler(log.Handler(), slog.LevelInfo))
@@ -173,12 +167,24 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return nil
 	}
 
-	conf.Tunnel.Logger = deviceLog
+	if len(conf.STDIO) > 0 {
+		stdout = stderr // standard output carries the connection
+	}
+	if o.silent {
+		stdout = io.Discard
+	}
+	fmt.Fprintf(stdout, "proxy, version %s, starts with %s\n", cli.Version(), cmp.Or(o.config, "a far end of its own"))
 	stopCapture, err := o.startCapture(&conf.Tunnel, log)
 	if err != nil {
 		return err
 	}
 	defer stopCapture()
+	if o.landlock {
+		if err := o.restrict(conf); err != nil {
+			return fmt.Errorf("access to files could not be restricted: %w", err)
+		}
+	}
+	conf.Tunnel.Logger = deviceLog
 	dev, err := wireguard.New(conf.Tunnel)
 	if err != nil {
 		return err
@@ -187,31 +193,30 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	if o.uapi != "" {
-		stop, err := serveUAPI(dev, o.uapi, cancel, log)
+		stop, err := cli.ServeUAPI(dev, o.uapi, cancel, log)
 		if err != nil {
 			return err
 		}
 		defer stop()
-	}
-	if len(conf.STDIO) > 0 {
-		stdout = stderr // standard output carries the connection
-	}
-	if o.silent {
-		stdout = io.Discard
 	}
 	g := newGateway(dev, o, stdout, log)
-	if o.info != "" {
-		stop, err := g.serveInfo(ctx, &events)
+	if o.info.Address != "" {
+		stop, err := o.info.Serve(ctx, g.statusServer(&events), stdout)
 		if err != nil {
 			return err
 		}
 		defer stop()
 	}
-	return g.serve(ctx, conf, func() {
+	err = g.serve(ctx, conf, func() {
+		fmt.Fprintf(stdout, "ready, with %d peers and UDP port %d\n", len(conf.Tunnel.Peers), dev.Stats().ListenPort)
 		if o.demo {
 			printDemo(stdout, g.socksAddr, o.user)
 		}
 	})
+	if err == nil {
+		fmt.Fprintln(stdout, "ends")
+	}
+	return err
 }
 
 // load reads the configuration, to which the flags may add a listener.
@@ -227,34 +232,18 @@ func (o *options) load() (conf gatewayconf.Config, err error) {
 // addSOCKS adds the SOCKS server of the flags to a configuration, if it has no
 // listeners or the flags ask for one.
 func (o *options) addSOCKS(conf *gatewayconf.Config) error {
-	if err := checkCredentials("-user", o.user, o.passwordFile); err != nil {
+	if err := credentials.CheckFlags("-user", o.user, o.passwordFile); err != nil {
 		return err
 	}
 	listeners := len(conf.SOCKS) + len(conf.HTTP) + len(conf.SNI) + len(conf.TCPClients) + len(conf.TCPServers) + len(conf.UDPProxies) + len(conf.STDIO)
 	if o.listen == "" && listeners > 0 {
 		return nil
 	}
-	password, err := readPassword(o.user, "SOCKS_PASSWORD", "-password-file", o.passwordFile)
+	password, err := credentials.ReadPassword(o.user, "SOCKS_PASSWORD", "-password-file", o.passwordFile)
 	conf.SOCKS = append(conf.SOCKS, gatewayconf.Proxy{
 		Listen:   cmp.Or(o.listen, "127.0.0.1:1080"),
 		Username: o.user,
 		Password: password,
 	})
 	return err
-}
-
-// serveUAPI lets the WireGuard tools configure the device until stop is called.
-// It calls cancel when its socket is deleted, which asks a daemon to end.
-func serveUAPI(dev *wireguard.Device, name string, cancel func(), log *slog.Logger) (stop func() error, err error) {
-	l, err := wireguard.ListenUAPI(name)
-	if err != nil {
-		return nil, err
-	}
-	go func() {
-		defer cancel()
-		if err := dev.ServeUAPI(l); err != nil {
-			log.Error("configuration protocol", "err", err)
-		}
-	}()
-	return l.Close, nil
 }

@@ -29,6 +29,9 @@ func TestMain(m *testing.M) {
 	if keys := os.Getenv("PROXY_TEST_FAR"); keys != "" {
 		log.Fatal(serveFar(keys))
 	}
+	if addr := os.Getenv("PROXY_TEST_CLIENTS"); addr != "" {
+		log.Fatal(holdConnections(addr))
+	}
 	os.Exit(m.Run())
 }
 
@@ -150,16 +153,27 @@ func TestSignals(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer cmd.Process.Kill()
-			line, err := bufio.NewReader(out).ReadString('\n')
-			if err != nil {
-				t.Fatal(err)
+			addr, found := "", false
+			for lines := bufio.NewScanner(out); !found && lines.Scan(); {
+				addr, found = strings.CutPrefix(lines.Text(), "SOCKS and HTTP on ")
 			}
-			addr := strings.TrimPrefix(strings.TrimSpace(line), "SOCKS and HTTP on ")
 			get(t, httpClient(t, addr, nil), "http://demo.wg/")
 			cmd.Process.Signal(sig)
 			if err := cmd.Wait(); err != nil {
 				t.Errorf("ended with %v", err)
 			}
 		})
+	}
+}
+
+func TestAuthentication(t *testing.T) {
+	t.Setenv("SOCKS_PASSWORD", "secret")
+	addr, _ := startGateway(t, "-demo", "-user", "me")
+	get(t, httpClient(t, addr, &proxy.Auth{User: "me", Password: "secret"}), "http://demo.wg/")
+	for _, auth := range []*proxy.Auth{nil, {User: "me", Password: "guess"}, {User: "you", Password: "secret"}, {User: "me", Password: "secret2"}} {
+		if resp, err := httpClient(t, addr, auth).Get("http://demo.wg/"); err == nil {
+			resp.Body.Close()
+			t.Errorf("%+v was accepted", auth)
+		}
 	}
 }

@@ -148,6 +148,58 @@ func BenchmarkMemory(b *testing.B) {
 	}
 }
 
+// BenchmarkManyConnections measures what the gateway holds for 10,000 connections
+// that have fetched 1 KiB and are idle. Their clients are a process of their own,
+// for which the limit of open files is enough then.
+func BenchmarkManyConnections(b *testing.B) {
+	cmd := exec.Command(os.Args[0])
+	b.Cleanup(func() { // when the gateway has ended
+		if cmd.Process != nil {
+			cmd.Process.Kill()
+			cmd.Wait()
+		}
+	})
+	addr := startWithFar(b, "-max-clients", "0", "-max-clients-per-address", "0")
+	io.CopyN(io.Discard, fetch(b, addr, 1<<20), 1<<20)
+	before := heap()
+	cmd.Env = append(os.Environ(), "PROXY_TEST_CLIENTS="+addr)
+	cmd.Stderr = b.Output()
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		b.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		b.Fatal(err)
+	}
+	if line, err := bufio.NewReader(out).ReadString('\n'); line != "connected\n" {
+		b.Fatalf("the clients print %q, %v", line, err)
+	}
+	time.Sleep(3 * time.Second) // until buffers are released
+	b.ReportMetric(0, "ns/op")
+	b.ReportMetric((heap()-before)/manyConnections/1024, "KiB/connection")
+}
+
+const manyConnections = 10000
+
+// holdConnections is the process of the clients.
+func holdConnections(addr string) error {
+	var open []net.Conn
+	for range manyConnections {
+		c, err := net.Dial("tcp", addr)
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(c, "\x05\x01\x00\x05\x01\x00\x01%s\x00\x501024\n", farAddr4.AsSlice())
+		if _, err := io.ReadFull(c, make([]byte, 2+10+1024)); err != nil {
+			return err
+		}
+		open = append(open, c)
+	}
+	fmt.Println("connected")
+	time.Sleep(time.Hour)
+	return open[0].Close()
+}
+
 // TestMemoryLimit has clients that read nothing hold more than the limit, and
 // checks that an honest client is served, and that memory stays near the limit.
 func TestMemoryLimit(t *testing.T) {

@@ -11,12 +11,14 @@ import (
 	"strings"
 
 	"github.com/wgstack/wireguard"
+	"github.com/wgstack/wireguard/examples/internal/failover"
 )
 
 // A network is where listeners connect to: the tunnel, with names looked up as
 // the configuration says.
 type network struct {
 	*wireguard.Device
+	flows        *failover.Controller
 	hostResolver bool   // names are looked up by the host, not through the tunnel
 	resolve      string // "ipv4" or "ipv6" come first; otherwise the device decides
 }
@@ -45,7 +47,7 @@ func (n network) DialContext(ctx context.Context, network, address string) (net.
 	host, port, err := net.SplitHostPort(address)
 	_, notIP := netip.ParseAddr(host)
 	if err != nil || notIP == nil || !n.hostResolver && n.resolve != "ipv4" && n.resolve != "ipv6" {
-		return n.Device.DialContext(ctx, network, address)
+		return n.dial(ctx, network, address)
 	}
 	addrs, err := n.LookupNetIP(ctx, "ip", host)
 	if err != nil {
@@ -53,13 +55,31 @@ func (n network) DialContext(ctx context.Context, network, address string) (net.
 	}
 	var failures error
 	for _, addr := range addrs {
-		c, err := n.Device.DialContext(ctx, network, net.JoinHostPort(addr.String(), port))
+		c, err := n.dial(ctx, network, net.JoinHostPort(addr.String(), port))
 		if err == nil {
 			return c, nil
 		}
 		failures = errors.Join(failures, err)
 	}
 	return nil, failures
+}
+
+// dial dials, and counts the flow.
+func (n network) dial(ctx context.Context, network, address string) (net.Conn, error) {
+	c, err := n.Device.DialContext(ctx, network, address)
+	if err != nil {
+		return nil, err
+	}
+	return n.flows.TrackConn(c), nil
+}
+
+// ListenPacket opens a socket, and counts its flows.
+func (n network) ListenPacket(ctx context.Context, network, address string) (net.PacketConn, error) {
+	c, err := n.Device.ListenPacket(ctx, network, address)
+	if err != nil {
+		return nil, err
+	}
+	return n.flows.TrackPacketConn(c), nil
 }
 
 // A domainNetwork reaches some hosts through the tunnel, and others directly.

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/wgstack/wireguard"
+	"github.com/wgstack/wireguard/examples/internal/failover"
 )
 
 // TestDomainsDecideTheWay checks that hosts which match go through the tunnel, and
@@ -25,7 +26,7 @@ func TestDomainsDecideTheWay(t *testing.T) {
 	}
 	defer dev.Close()
 	n := domainNetwork{
-		network: network{Device: dev}, // without DNS, so that names fail in it
+		network: network{Device: dev, flows: new(failover.Controller)}, // without DNS, so that names fail in it
 		domains: []*regexp.Regexp{regexp.MustCompile(`(^|\.)inside\.test$`)},
 	}
 	for address, tunnelled := range map[string]bool{

@@ -26,7 +26,7 @@ func (g *gateway) reload(ctx context.Context) {
 	}
 	if err == nil {
 		cli.Prepare(&conf.Tunnel, g.config, g.log)
-		err = g.replace(ctx, conf, func() error { return changeTunnel(g.dev, g.conf.Tunnel, conf.Tunnel) })
+		err = g.replace(ctx, conf, func() error { return g.changeTunnel(ctx, g.conf, conf) })
 	}
 	if err != nil {
 		g.log.Error("configuration not reloaded, nothing has changed", "err", err)
@@ -60,22 +60,26 @@ func checkFixed(from, to gatewayconf.Config) error {
 	return nil
 }
 
-// changeTunnel changes the key and the peers of a device from one configuration
-// to another. An error leaves the former in place.
-func changeTunnel(dev *wireguard.Device, from, to wireguard.Config) error {
-	err := applyTunnel(dev, from, to)
-	if err != nil {
-		err = errors.Join(err, applyTunnel(dev, to, from))
+// changeTunnel changes the key and the peers of the device, and the choices
+// between peers, from one configuration to another. An error leaves the former
+// in place.
+func (g *gateway) changeTunnel(ctx context.Context, from, to gatewayconf.Config) error {
+	if reflect.DeepEqual(from.Tunnel.Peers, to.Tunnel.Peers) && reflect.DeepEqual(from.Failover, to.Failover) {
+		return g.dev.SetPrivateKey(to.Tunnel.PrivateKey)
 	}
+	g.failover.Stop()
+	err := applyTunnel(g.dev, from.Tunnel, to.Tunnel)
+	if err != nil {
+		err = errors.Join(err, applyTunnel(g.dev, to.Tunnel, from.Tunnel))
+		to = from
+	}
+	g.failover.Start(ctx, to.Tunnel.Peers, to.Failover)
 	return err
 }
 
 func applyTunnel(dev *wireguard.Device, from, to wireguard.Config) error {
 	if err := dev.SetPrivateKey(to.PrivateKey); err != nil {
 		return err
-	}
-	if reflect.DeepEqual(from.Peers, to.Peers) {
-		return nil
 	}
 	former := make(map[wireguard.PublicKey]wireguard.PeerConfig)
 	for _, p := range from.Peers {

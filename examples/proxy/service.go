@@ -58,7 +58,7 @@ func (s *service) close() {
 
 // plan returns the services of a configuration. None of them is open.
 func (g *gateway) plan(conf gatewayconf.Config) (services []*service) {
-	n := network{g.dev, conf.HostResolver, conf.Resolve}
+	n := network{g.dev, g.failover, conf.HostResolver, conf.Resolve}
 	add := func(s *service, config any) {
 		s.config = fmt.Sprintf("%+v %v %s", config, conf.HostResolver, conf.Resolve)
 		services = append(services, s)

@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/wgstack/wireguard"
+	"github.com/wgstack/wireguard/examples/internal/failover"
 )
 
 // An Error says what is wrong, and where. It never holds a secret.
@@ -59,6 +60,8 @@ type Config struct {
 	UDPProxies []Forward // listen on the host, send into the tunnel
 	STDIO      []Forward // without a listener
 
+	Failover []failover.Group
+
 	Resolve            string // "auto", "ipv4" or "ipv6": which addresses of a name come first
 	CheckAlive         []netip.Addr
 	CheckAliveInterval time.Duration
@@ -66,6 +69,9 @@ type Config struct {
 	// HostResolver says that names are looked up by the host, since a wireproxy
 	// file has no DNS servers.
 	HostResolver bool
+
+	// Files are the paths of what was read.
+	Files []string
 
 	// Warnings are about keys and sections that have no effect. Each names file
 	// and line.
@@ -105,9 +111,9 @@ func Load(path string) (Config, error) {
 	if err != nil || !isWireproxy(sections) {
 		// A wg-quick file, by its own grammar.
 		tunnel, err := wireguard.ParseConfig(bytes.NewReader(text))
-		return Config{Tunnel: tunnel, Resolve: "auto"}, atPath(path, nil, err)
+		return Config{Tunnel: tunnel, Resolve: "auto", Files: []string{path}}, atPath(path, nil, err)
 	}
-	l := loader{path: path, config: Config{Resolve: "auto", CheckAliveInterval: 5 * time.Second}}
+	l := loader{path: path, config: Config{Files: []string{path}, Resolve: "auto", CheckAliveInterval: 5 * time.Second}}
 	err = l.load(sections)
 	return l.config, err
 }
@@ -127,7 +133,7 @@ func isWireproxy(sections []section) bool {
 	return false
 }
 
-// sectionKeys are the keys of wireproxy's sections that have a meaning here.
+// sectionKeys are the keys of sections that have a meaning here.
 var sectionKeys = map[string][]string{
 	"":          {"wgconfig"},
 	"interface": {"privatekey", "address", "dns", "mtu", "listenport", "checkalive", "checkaliveinterval"},
@@ -141,10 +147,14 @@ var sectionKeys = map[string][]string{
 	"udpproxytunnel":  {"bindaddress", "target", "inactivitytimeout"},
 	"stdiotunnel":     {"target"},
 	"resolve":         {"resolvestrategy"},
+	"failover":        {"peer", "allowedips", "endpoint", "probe", "interval"}, // not of wireproxy
 }
 
-// lists are the keys that may be repeated.
-var lists = []string{"address", "dns", "allowedips", "checkalive", "tunneldomains"}
+// isList reports whether a key may be repeated.
+func isList(section, key string) bool {
+	return slices.Contains([]string{"address", "dns", "allowedips", "checkalive", "tunneldomains"}, key) ||
+		section == "failover" && key != "interval"
+}
 
 // A loader builds a Config from sections.
 type loader struct {
@@ -154,6 +164,8 @@ type loader struct {
 	wg     []string // the Interface and Peer sections as a wg-quick file
 	lines  []int    // where its lines come from
 	counts map[string]int
+
+	failovers []*section // those of config.Failover
 }
 
 func (l *loader) load(sections []section) error {
@@ -198,7 +210,7 @@ func (l *loader) clean(s *section, name string) error {
 		case !slices.Contains(sectionKeys[name], key):
 			l.warn(e.line, "[%s] %s is not a key that is known, and has no effect", s.name, e.key)
 			continue
-		case seen[key] && !slices.Contains(lists, key):
+		case seen[key] && !isList(name, key):
 			l.warn(e.line, "[%s] %s is repeated; the first counts", s.name, e.key)
 			continue
 		}
@@ -232,6 +244,8 @@ func (l *loader) section(s *section, name string) error {
 		if e, ok := s.first("allowedips"); !ok || e.value == "" {
 			l.addWG(s.line, "AllowedIPs = 0.0.0.0/0, ::/0")
 		}
+	case "failover":
+		return l.failoverSection(s)
 	case "resolve":
 		return l.resolveSection(s)
 	case "socks5", "http", "sni":
@@ -311,6 +325,7 @@ func (l *loader) loadOutside(e entry) error {
 	if err != nil {
 		return &Error{Path: l.path, Line: e.line, Key: e.key, Err: err}
 	}
+	l.config.Files = append(l.config.Files, path)
 	l.config.Tunnel, err = wireguard.ParseConfig(bytes.NewReader(text))
 	if err != nil {
 		return atPath(path, nil, err)
@@ -323,7 +338,7 @@ func (l *loader) checkTunnel(line int) error {
 		return &Error{Path: l.path, Line: line, Section: "Interface", Key: "PrivateKey", Err: errors.New("want a key of 32 bytes in base64")}
 	}
 	l.config.HostResolver = len(l.config.Tunnel.DNS) == 0
-	return nil
+	return l.checkFailover()
 }
 
 // atPath adds the path to an error of wireguard.ParseConfig, whose lines are

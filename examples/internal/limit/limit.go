@@ -124,9 +124,16 @@ type Totals struct {
 	Sent, Received uint64 // bytes, as seen by the clients
 }
 
-// Totals returns what the table has counted.
-func (t *Table) Totals() Totals {
-	return Totals{t.Len(), t.added.Load(), t.evicted.Load(), t.sent.Load(), t.received.Load()}
+// Sum returns what tables have counted.
+func Sum(tables ...*Table) (sum Totals) {
+	for _, t := range tables {
+		sum.Open += t.Len()
+		sum.Added += t.added.Load()
+		sum.Evicted += t.evicted.Load()
+		sum.Sent += t.sent.Load()
+		sum.Received += t.received.Load()
+	}
+	return sum
 }
 
 // A Connection is a snapshot of an Entry.
@@ -136,16 +143,19 @@ type Connection struct {
 	Sent, Received uint64 // bytes, as seen by the client
 }
 
-// Connections returns the n connections in which data has moved most recently.
-func (t *Table) Connections(n int) []Connection {
-	t.mu.Lock()
+// Latest returns the n connections of tables in which data has moved most
+// recently.
+func Latest(n int, tables ...*Table) []Connection {
 	var all []Connection
-	for _, entries := range t.owners {
-		for e := range entries {
-			all = append(all, e.connection())
+	for _, t := range tables {
+		t.mu.Lock()
+		for _, entries := range t.owners {
+			for e := range entries {
+				all = append(all, e.connection())
+			}
 		}
+		t.mu.Unlock()
 	}
-	t.mu.Unlock()
 	slices.SortFunc(all, func(a, b Connection) int {
 		return cmp.Or(b.Moved.Compare(a.Moved), b.Opened.Compare(a.Opened), cmp.Compare(a.Owner, b.Owner))
 	})

@@ -117,17 +117,17 @@ func TestConnections(t *testing.T) {
 		j.add("c1") // evicts a2
 		j.entries["c1"].CountSent(1)
 		j.entries["c1"].Remove()
-		if got, want := j.table.Totals(), (Totals{Open: 1, Added: 3, Evicted: 1, Sent: 4, Received: 5}); got != want {
+		if got, want := Sum(&j.table), (Totals{Open: 1, Added: 3, Evicted: 1, Sent: 4, Received: 5}); got != want {
 			t.Errorf("totals %+v, want %+v", got, want)
 		}
 		want := Connection{Owner: "a", Target: "target:80", Opened: start, Moved: start.Add(2 * time.Second), Sent: 3, Received: 5}
-		got := j.table.Connections(10)
+		got := Latest(10, &j.table)
 		if len(got) != 1 || got[0].Owner != want.Owner || got[0].Target != want.Target || !got[0].Opened.Equal(want.Opened) ||
 			!got[0].Moved.Equal(want.Moved) || got[0].Sent != want.Sent || got[0].Received != want.Received {
 			t.Errorf("connections %+v, want %+v", got, want)
 		}
 		j.add("b1")
-		if got := j.table.Connections(1); len(got) != 1 || got[0].Sent != 0 {
+		if got := Latest(1, &j.table); len(got) != 1 || got[0].Sent != 0 {
 			t.Errorf("connections %+v, want the latest", got)
 		}
 	})

@@ -18,10 +18,10 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
-	"sync"
 	"time"
 
 	"github.com/wgstack/wireguard"
+	"github.com/wgstack/wireguard/examples/internal/accept"
 	"github.com/wgstack/wireguard/examples/internal/limit"
 	"github.com/wgstack/wireguard/examples/internal/relay"
 	"github.com/wgstack/wireguard/examples/internal/warn"
@@ -79,7 +79,7 @@ type Server struct {
 // and all connections are closed and all its goroutines have ended. It returns
 // nil if ctx ended.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
-	r := run{Server: *s}
+	r := &run{Server: *s}
 	r.HandshakeTimeout = or(s.HandshakeTimeout, DefaultHandshakeTimeout)
 	r.DialTimeout = or(s.DialTimeout, DefaultDialTimeout)
 	r.Clients = or(s.Clients, &limit.Table{Name: "SOCKS clients"})
@@ -90,7 +90,11 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		Max:  or(s.MaxHandshakes, DefaultMaxHandshakes),
 		Log:  r.warnings,
 	}
-	return r.accept(ctx, l)
+	return accept.Serve(ctx, l, r.warnings, func(ctx context.Context, conn net.Conn) func() {
+		c := &client{run: r, conn: conn, owner: addrPort(conn.RemoteAddr()).Addr().String()}
+		c.entry = r.handshakes.Add(c.owner, func() { conn.Close() })
+		return func() { c.serve(ctx) }
+	})
 }
 
 func or[T comparable](v, otherwise T) T {
@@ -106,39 +110,6 @@ type run struct {
 	Server
 	handshakes *limit.Table
 	warnings   *warn.Log
-}
-
-func (r *run) accept(ctx context.Context, l net.Listener) error {
-	ctx, cancel := context.WithCancel(ctx)
-	var clients sync.WaitGroup
-	defer clients.Wait()
-	defer cancel()
-	defer l.Close()
-	defer context.AfterFunc(ctx, func() { l.Close() })()
-	for {
-		c, err := l.Accept()
-		switch {
-		case ctx.Err() != nil:
-			if err == nil {
-				c.Close()
-			}
-			return nil
-		case errors.Is(err, net.ErrClosed):
-			return err
-		case err != nil:
-			// Most likely the process has no file descriptors left for now.
-			r.warnings.Warn("accept", "a client could not be accepted", "err", err)
-			select {
-			case <-time.After(100 * time.Millisecond):
-			case <-ctx.Done():
-			}
-			continue
-		}
-		// The goroutine must not start before its client is counted.
-		client := &client{run: r, conn: c, owner: addrPort(c.RemoteAddr()).Addr().String()}
-		client.entry = r.handshakes.Add(client.owner, func() { c.Close() })
-		clients.Go(func() { client.serve(ctx) })
-	}
 }
 
 // A client is one connection to the server.

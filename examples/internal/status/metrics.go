@@ -5,6 +5,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"github.com/wgstack/wireguard/examples/internal/limit"
 )
 
 // newCollectors returns the collectors of a server: its own, those of the
@@ -41,6 +43,7 @@ var (
 	clientsReceived = clientMetric("client_received_bytes_total", "Payload to clients.")
 
 	alivePong = prometheus.NewDesc("gateway_latest_pong_seconds", "Unix time of the latest pong of an address in CheckAlive; 0: never.", []string{"address"}, nil)
+	inUse     = prometheus.NewDesc("gateway_failover_in_use", "1: the member of the failover group is in use.", []string{"group", "member"}, nil)
 	isReady   = clientMetric("ready", "1: all addresses in CheckAlive answer.")
 )
 
@@ -49,7 +52,7 @@ func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		peerSent, peerReceived, peerHandshake, peerDropped,
 		clientsOpen, clientsAdded, clientsEvicted, clientsSent, clientsReceived,
-		alivePong, isReady,
+		alivePong, inUse, isReady,
 	} {
 		ch <- d
 	}
@@ -67,15 +70,20 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		send(peerHandshake, prometheus.GaugeValue, unixSeconds(p.LastHandshake), key)
 		send(peerDropped, prometheus.CounterValue, float64(p.Dropped), key)
 	}
-	totals := c.Clients.Totals()
+	totals := limit.Sum(c.Clients...)
 	send(clientsOpen, prometheus.GaugeValue, float64(totals.Open))
 	send(clientsAdded, prometheus.CounterValue, float64(totals.Added))
 	send(clientsEvicted, prometheus.CounterValue, float64(totals.Evicted))
 	send(clientsSent, prometheus.CounterValue, float64(totals.Sent))
 	send(clientsReceived, prometheus.CounterValue, float64(totals.Received))
-	pongs, ready := c.Alive().check(time.Now())
+	pongs, ready := c.alive().check(time.Now())
 	for addr, pong := range pongs {
 		send(alivePong, prometheus.GaugeValue, unixSeconds(pong), addr.String())
+	}
+	for _, group := range c.failovers() {
+		for _, m := range group.Members {
+			send(inUse, prometheus.GaugeValue, map[bool]float64{true: 1}[m.Active], group.Name, m.Name)
+		}
 	}
 	send(isReady, prometheus.GaugeValue, map[bool]float64{true: 1}[ready])
 }

@@ -29,6 +29,9 @@ func TestMetrics(t *testing.T) {
 			t.Errorf("%s: %v, want %v", name, f, want)
 		}
 	}
+	if f := families["gateway_failover_in_use"]; f == nil || len(f.Metric) != 2 || f.Metric[0].Gauge.GetValue()+f.Metric[1].Gauge.GetValue() != 1 {
+		t.Errorf("gateway_failover_in_use: %v", f)
+	}
 	for _, name := range []string{"wireguard_latest_handshake_seconds", "gateway_connections", "gateway_ready", "go_goroutines"} {
 		if families[name] == nil {
 			t.Errorf("no %s", name)

@@ -24,6 +24,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/wgstack/wireguard"
+	"github.com/wgstack/wireguard/examples/internal/failover"
 	"github.com/wgstack/wireguard/examples/internal/limit"
 )
 
@@ -34,9 +35,15 @@ type Server struct {
 	Version string
 
 	Stats   func() wireguard.Stats
-	Clients *limit.Table
+	Clients []*limit.Table
 	Events  *Events
-	Alive   func() *Alive // nil result: nothing is checked
+
+	// Alive returns what is pinged; nil, or a nil result, means that nothing is.
+	Alive func() *Alive
+
+	// Failover returns the choices between peers and between endpoints; nil means
+	// that there are none.
+	Failover func() []failover.Status
 
 	// Metrics are served besides those of the device and of Clients.
 	Metrics []prometheus.Collector
@@ -86,6 +93,20 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	return nil
 }
 
+func (s *Server) alive() *Alive {
+	if s.Alive == nil {
+		return nil
+	}
+	return s.Alive()
+}
+
+func (s *Server) failovers() []failover.Status {
+	if s.Failover == nil {
+		return nil
+	}
+	return s.Failover()
+}
+
 // handler returns the handler for a listener at addr.
 func (s *Server) handler(addr net.Addr) http.Handler {
 	registry := prometheus.NewRegistry()
@@ -130,7 +151,7 @@ func (s *Server) serveHealth(w http.ResponseWriter, _ *http.Request) {
 // serveReady answers as wireproxy does.
 func (s *Server) serveReady(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-	pongs, ready := s.Alive().check(time.Now())
+	pongs, ready := s.alive().check(time.Now())
 	if !ready {
 		w.WriteHeader(http.StatusServiceUnavailable)
 	}

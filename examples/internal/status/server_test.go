@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/wgstack/wireguard"
+	"github.com/wgstack/wireguard/examples/internal/failover"
 	"github.com/wgstack/wireguard/examples/internal/limit"
 )
 
@@ -43,10 +44,16 @@ func newServer(alive *Alive) *Server {
 				Dropped:       7,
 			}, {PublicKey: wireguard.PublicKey{2}}}}
 		},
-		Clients: clients,
+		Clients: []*limit.Table{clients},
 		Events:  events,
 		Alive:   func() *Alive { return alive },
-		Logger:  slog.New(slog.DiscardHandler),
+		Failover: func() []failover.Status {
+			return []failover.Status{{Name: "0.0.0.0/0", Members: []failover.MemberStatus{
+				{Name: "first", Since: time.Now().Add(-time.Minute), Cause: "silent"},
+				{Name: "second", Active: true, Well: true, Since: time.Now()},
+			}}}
+		},
+		Logger: slog.New(slog.DiscardHandler),
 	}
 }
 

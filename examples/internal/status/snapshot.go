@@ -4,6 +4,8 @@ import (
 	"net/netip"
 	"slices"
 	"time"
+
+	"github.com/wgstack/wireguard/examples/internal/limit"
 )
 
 // maxConnections is how many connections the page shows.
@@ -19,6 +21,7 @@ type snapshot struct {
 	ListenPort  uint16       `json:"listenPort"`
 	Ready       bool         `json:"ready"`
 	Peers       []peer       `json:"peers"`
+	Choices     []choice     `json:"choices"`
 	Pongs       []pong       `json:"pongs"`
 	Rates       []rate       `json:"rates"` // the oldest first
 	Open        int          `json:"open"`  // connections, of which not all may be listed
@@ -35,6 +38,16 @@ type peer struct {
 	Sent         uint64         `json:"sent"`
 	Received     uint64         `json:"received"`
 	Dropped      uint64         `json:"dropped"` // packets
+}
+
+// A choice is a member of a failover group.
+type choice struct {
+	Group string   `json:"group"`
+	Name  string   `json:"name"`
+	InUse bool     `json:"inUse"`
+	Well  bool     `json:"well"`
+	Age   *float64 `json:"age"`   // of the state
+	Cause string   `json:"cause"` // why it is not well
 }
 
 // A pong is about an address that is pinged.
@@ -54,7 +67,7 @@ type connection struct {
 
 func (s *Server) snapshot(now time.Time) snapshot {
 	stats := s.Stats()
-	pongs, ready := s.Alive().check(now)
+	pongs, ready := s.alive().check(now)
 	shown := snapshot{
 		Now:         now,
 		Name:        s.Name,
@@ -63,9 +76,10 @@ func (s *Server) snapshot(now time.Time) snapshot {
 		ListenPort:  stats.ListenPort,
 		Ready:       ready,
 		Peers:       []peer{},
+		Choices:     []choice{},
 		Pongs:       []pong{},
 		Rates:       s.samples.rates(now),
-		Open:        s.Clients.Len(),
+		Open:        limit.Sum(s.Clients...).Open,
 		Connections: []connection{},
 		Events:      s.Events.latest(),
 	}
@@ -85,11 +99,16 @@ func (s *Server) snapshot(now time.Time) snapshot {
 			Dropped:      p.Dropped,
 		})
 	}
+	for _, group := range s.failovers() {
+		for _, m := range group.Members {
+			shown.Choices = append(shown.Choices, choice{group.Name, m.Name, m.Active, m.Well, age(now, m.Since), m.Cause})
+		}
+	}
 	for addr, at := range pongs {
 		shown.Pongs = append(shown.Pongs, pong{addr, age(now, at)})
 	}
 	slices.SortFunc(shown.Pongs, func(a, b pong) int { return a.Address.Compare(b.Address) })
-	for _, c := range s.Clients.Connections(maxConnections) {
+	for _, c := range limit.Latest(maxConnections, s.Clients...) {
 		shown.Connections = append(shown.Connections, connection{
 			Client:   c.Owner,
 			Target:   c.Target,

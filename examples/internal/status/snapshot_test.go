@@ -24,6 +24,9 @@ func TestStatusJSON(t *testing.T) {
 	if c := got.Connections[0]; c.Client != "192.0.2.7" || c.Target != "<b>:80" || c.Sent != 3 || c.Received != 5 {
 		t.Errorf("connection %+v", c)
 	}
+	if c := got.Choices; len(c) != 2 || c[0].Group != "0.0.0.0/0" || c[0].InUse || c[0].Cause != "silent" || *c[0].Age < 59 || !c[1].InUse || !c[1].Well {
+		t.Errorf("choices %+v", c)
+	}
 	if e := got.Events[0]; e.Level != "warn" || e.Text != "dial failed: to host:1, refused" || e.Times != 1 {
 		t.Errorf("event %+v", e)
 	}

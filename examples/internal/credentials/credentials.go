@@ -1,4 +1,5 @@
-package main
+// Package credentials has names and passwords of clients.
+package credentials
 
 import (
 	"crypto/sha256"
@@ -9,8 +10,8 @@ import (
 	"strings"
 )
 
-// checkCredentials checks the flags for a name and a password.
-func checkCredentials(flag, user, file string) error {
+// CheckFlags checks the flags for a name and a password.
+func CheckFlags(flag, user, file string) error {
 	switch {
 	case user == "" && file != "":
 		return errors.New("a password file, but no " + flag)
@@ -22,9 +23,10 @@ func checkCredentials(flag, user, file string) error {
 
 var errLongCredentials = errors.New("SOCKS has no names and passwords of more than 255 bytes")
 
-// readPassword returns the password of a user, from a file or else a variable,
-// and an empty one if there is no user. There is no flag for it: the flags of a process are visible to all users.
-func readPassword(user, variable, flag, file string) (string, error) {
+// ReadPassword returns the password of a user, from a file or else a variable,
+// and an empty one if there is no user. There is no flag for it: the flags of a
+// process are visible to all users.
+func ReadPassword(user, variable, flag, file string) (string, error) {
 	if user == "" {
 		return "", nil
 	}
@@ -45,9 +47,9 @@ func readPassword(user, variable, flag, file string) (string, error) {
 	return password, nil
 }
 
-// authenticator returns the function that checks names and passwords, nil if
-// clients need none.
-func authenticator(user, password string) func(user, password string) bool {
+// Checker returns the function that checks names and passwords, nil if clients
+// need none. It takes the same time for all that are wrong.
+func Checker(user, password string) func(user, password string) bool {
 	if user == "" && password == "" {
 		return nil
 	}
