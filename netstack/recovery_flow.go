@@ -22,6 +22,8 @@ const (
 	// flowAbandoned how long one may go on without progress.
 	flowIdle      = time.Minute
 	flowAbandoned = 4 * time.Minute
+	// maxPending bounds the segments of a flow that wait to be sent again.
+	maxPending = 256
 )
 
 // recovery has a tracker for each TCP flow of the stack that sends.
@@ -62,8 +64,11 @@ type tcpFlow struct {
 	finished bool // nothing is sent after what is in flight
 	ended    bool // it is no longer in the bucket
 	pending  []resend
-	timer    *time.Timer   // nil until it is needed
-	armed    time.Duration // when timer expires; zero if it does not
+	// resending is set while a goroutine sends again, which may have to wait for
+	// Output. Others leave to it what they have.
+	resending bool
+	timer     *time.Timer   // nil until it is needed
+	armed     time.Duration // when timer expires; zero if it does not
 
 	latest   outboundState
 	template []byte // headers of the latest acknowledgement with SACK blocks
@@ -223,7 +228,7 @@ func (r *recovery) close() {
 // is not moved: it will be then. bucket.mu is held.
 func (f *tcpFlow) arm(now time.Duration) {
 	due := f.tracker.deadline()
-	if len(f.pending) > 0 {
+	if len(f.pending) > 0 && !f.resending {
 		due = now
 	}
 	if due == 0 && f.tracker.inFlight() {
@@ -264,8 +269,11 @@ func (f *tcpFlow) expired() {
 	} else if f.tracker.inFlight() && now-f.tracker.progress >= flowAbandoned {
 		f.end()
 	}
-	pending := f.pending
-	f.pending = nil
+	var pending []resend
+	if !f.resending {
+		pending, f.pending = f.pending, nil
+		f.resending = len(pending) > 0
+	}
 	latest := f.latest
 	if !f.ended {
 		f.arm(now)
@@ -273,9 +281,18 @@ func (f *tcpFlow) expired() {
 	f.bucket.mu.Unlock()
 
 	f.link.dispatchAll(shown)
+	if len(pending) == 0 {
+		return
+	}
 	for _, p := range pending {
 		f.resend(p, &latest, now)
 		p.packet.DecRef()
+	}
+	f.bucket.mu.Lock()
+	defer f.bucket.mu.Unlock()
+	f.resending = false
+	if !f.ended {
+		f.arm(f.recovery.now()) // what was queued meanwhile
 	}
 }
 
@@ -300,9 +317,10 @@ func (r *recovery) wake(match func(netip.Addr) bool) {
 	}
 }
 
-// queueResends queues what is to be sent again. bucket.mu is held.
+// queueResends queues what is to be sent again. What finds no room, as Output
+// takes nothing, will be found lost again. bucket.mu is held.
 func (f *tcpFlow) queueResends(v *verdict) {
-	for _, p := range v.resends {
+	for _, p := range v.resends[:min(len(v.resends), maxPending-len(f.pending))] {
 		p.packet.(*gstack.PacketBuffer).IncRef()
 		f.pending = append(f.pending, p)
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -204,6 +205,61 @@ func TestResend(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestTimersDoNotWaitForOutput has Output take nothing more of a flow while its
+// timer expires again and again.
+func TestTimersDoNotWaitForOutput(t *testing.T) {
+	p := join(t, nil)
+	from, to := p.connect(t, b4)
+	sendAll(t, from, to, 10_000)
+	p.fromA.setFilter(func([]byte) bool { return false })
+	from.Write(make([]byte, 1000))
+	var f *tcpFlow
+	r := &p.a.recovery
+	for i := range r.buckets {
+		b := &r.buckets[i]
+		b.mu.Lock()
+		if b.first != nil {
+			f = b.first
+		}
+		b.mu.Unlock()
+	}
+	f.out.Lock()
+	unlock := sync.OnceFunc(f.out.Unlock)
+	defer unlock()
+	eventually(t, "something is to be sent again", func() bool {
+		f.bucket.mu.Lock()
+		defer f.bucket.mu.Unlock()
+		return f.resending
+	})
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for range 2 * maxPending {
+			f.bucket.mu.Lock()
+			f.queueResends(f.tracker.wakeAfterSilence(f.recovery.now(), 0))
+			f.bucket.mu.Unlock()
+			f.expired()
+		}
+	}()
+	select {
+	case <-done:
+	case <-time.After(30 * time.Second):
+		t.Error("a timer waits for Output")
+	}
+	unlock()
+	<-done
+	f.bucket.mu.Lock()
+	if n := len(f.pending); n > maxPending {
+		t.Errorf("%d segments wait", n)
+	}
+	f.bucket.mu.Unlock()
+	p.fromA.setFilter(nil)
+	sendAll(t, from, to, 0)
+	if _, err := io.ReadFull(to, make([]byte, 1000)); err != nil {
+		t.Error(err)
 	}
 }
 
