@@ -26,6 +26,14 @@ func peerMetric(name, help string) *prometheus.Desc {
 	return prometheus.NewDesc("wireguard_"+name, help, []string{"public_key"}, nil)
 }
 
+func peerMetricOf(name, help, label string) *prometheus.Desc {
+	return prometheus.NewDesc("wireguard_"+name, help, []string{"public_key", label}, nil)
+}
+
+func deviceMetric(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc("wireguard_"+name, help, labels, nil)
+}
+
 func clientMetric(name, help string) *prometheus.Desc {
 	return prometheus.NewDesc("gateway_"+name, help, nil, nil)
 }
@@ -35,6 +43,20 @@ var (
 	peerReceived  = peerMetric("received_bytes_total", "UDP payload received from the peer.")
 	peerHandshake = peerMetric("latest_handshake_seconds", "Unix time of the latest handshake; 0: never.")
 	peerDropped   = peerMetric("dropped_packets_total", "Packets lost while they waited for a handshake.")
+
+	peerHandshakes = peerMetricOf("handshakes_total", "Handshakes by result: started, completed, failed.", "result")
+	peerSession    = peerMetric("session_age_seconds", "Age of the keys in use; 0: none.")
+	peerRoundTrip  = peerMetric("handshake_round_trip_seconds", "Round trip of the latest handshake; 0: unknown.")
+	peerPathMTU    = peerMetric("path_mtu_bytes", "Size of the largest packet inside the tunnel that the path takes.")
+	peerStaged     = peerMetric("staged_packets", "Packets that wait for a session.")
+	peerDrops      = peerMetricOf("peer_drops_total", "Packets and messages of the peer, or for it, that were dropped.", "reason")
+
+	deviceDrops   = deviceMetric("drops_total", "Packets and messages that were dropped, those of peers included.", "reason")
+	tcpConns      = deviceMetric("tcp_connections", "TCP connections inside the tunnel.")
+	tcpListeners  = deviceMetric("tcp_listeners", "TCP listeners inside the tunnel.")
+	udpSockets    = deviceMetric("udp_sockets", "UDP sockets inside the tunnel.")
+	retransmits   = deviceMetric("tcp_retransmits_total", "TCP segments inside the tunnel that were sent again.")
+	receivedBytes = deviceMetric("receive_queue_bytes", "Memory of messages that were received and not yet delivered.")
 
 	clientsOpen     = clientMetric("connections", "Connections of clients now.")
 	clientsAdded    = clientMetric("connections_total", "Connections of clients.")
@@ -51,6 +73,8 @@ var (
 func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		peerSent, peerReceived, peerHandshake, peerDropped,
+		peerHandshakes, peerSession, peerRoundTrip, peerPathMTU, peerStaged, peerDrops,
+		deviceDrops, tcpConns, tcpListeners, udpSockets, retransmits, receivedBytes,
 		clientsOpen, clientsAdded, clientsEvicted, clientsSent, clientsReceived,
 		alivePong, inUse, isReady,
 	} {
@@ -63,12 +87,31 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	send := func(d *prometheus.Desc, kind prometheus.ValueType, value float64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(d, kind, value, labels...)
 	}
-	for _, p := range c.Stats().Peers {
+	stats := c.Stats()
+	for reason, n := range stats.Drops {
+		send(deviceDrops, prometheus.CounterValue, float64(n), reason.String())
+	}
+	send(tcpConns, prometheus.GaugeValue, float64(stats.TCPConns))
+	send(tcpListeners, prometheus.GaugeValue, float64(stats.TCPListeners))
+	send(udpSockets, prometheus.GaugeValue, float64(stats.UDPSockets))
+	send(retransmits, prometheus.CounterValue, float64(stats.Retransmits))
+	send(receivedBytes, prometheus.GaugeValue, float64(stats.ReceivedBytes))
+	for _, p := range stats.Peers {
 		key := p.PublicKey.String()
 		send(peerSent, prometheus.CounterValue, float64(p.TxBytes), key)
 		send(peerReceived, prometheus.CounterValue, float64(p.RxBytes), key)
 		send(peerHandshake, prometheus.GaugeValue, unixSeconds(p.LastHandshake), key)
 		send(peerDropped, prometheus.CounterValue, float64(p.Dropped), key)
+		send(peerHandshakes, prometheus.CounterValue, float64(p.Handshakes.Started), key, "started")
+		send(peerHandshakes, prometheus.CounterValue, float64(p.Handshakes.Completed), key, "completed")
+		send(peerHandshakes, prometheus.CounterValue, float64(p.Handshakes.Failed), key, "failed")
+		send(peerSession, prometheus.GaugeValue, p.SessionAge.Seconds(), key)
+		send(peerRoundTrip, prometheus.GaugeValue, p.RoundTrip.Seconds(), key)
+		send(peerPathMTU, prometheus.GaugeValue, float64(p.PathMTU), key)
+		send(peerStaged, prometheus.GaugeValue, float64(p.Staged), key)
+		for reason, n := range p.Drops {
+			send(peerDrops, prometheus.CounterValue, float64(n), key, reason.String())
+		}
 	}
 	totals := limit.Sum(c.Clients...)
 	send(clientsOpen, prometheus.GaugeValue, float64(totals.Open))

@@ -19,6 +19,9 @@ func TestMetrics(t *testing.T) {
 		"wireguard_sent_bytes_total":          100,
 		"wireguard_received_bytes_total":      200,
 		"wireguard_dropped_packets_total":     7,
+		"wireguard_drops_total":               9,
+		"wireguard_peer_drops_total":          4,
+		"wireguard_tcp_retransmits_total":     12,
 		"gateway_connections_total":           1,
 		"gateway_client_sent_bytes_total":     3,
 		"gateway_client_received_bytes_total": 5,
@@ -32,7 +35,7 @@ func TestMetrics(t *testing.T) {
 	if f := families["gateway_failover_in_use"]; f == nil || len(f.Metric) != 2 || f.Metric[0].Gauge.GetValue()+f.Metric[1].Gauge.GetValue() != 1 {
 		t.Errorf("gateway_failover_in_use: %v", f)
 	}
-	for _, name := range []string{"wireguard_latest_handshake_seconds", "gateway_connections", "gateway_ready", "go_goroutines"} {
+	for _, name := range []string{"wireguard_latest_handshake_seconds", "wireguard_path_mtu_bytes", "wireguard_handshakes_total", "gateway_connections", "gateway_ready", "go_goroutines"} {
 		if families[name] == nil {
 			t.Errorf("no %s", name)
 		}

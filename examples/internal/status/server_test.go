@@ -34,7 +34,7 @@ func newServer(alive *Alive) *Server {
 		Name:    "proxy",
 		Version: "v1",
 		Stats: func() wireguard.Stats {
-			return wireguard.Stats{ListenPort: 51820, Peers: []wireguard.PeerStats{{
+			return wireguard.Stats{ListenPort: 51820, Retransmits: 12, Drops: map[wireguard.DropReason]uint64{wireguard.DropReplay: 9}, Peers: []wireguard.PeerStats{{
 				PublicKey:     wireguard.PublicKey{1},
 				Endpoint:      netip.MustParseAddrPort("192.0.2.1:51820"),
 				AllowedIPs:    []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")},
@@ -42,6 +42,9 @@ func newServer(alive *Alive) *Server {
 				TxBytes:       100,
 				RxBytes:       200,
 				Dropped:       7,
+				PathMTU:       1380,
+				RoundTrip:     25 * time.Millisecond,
+				Drops:         map[wireguard.DropReason]uint64{wireguard.DropReplay: 4},
 			}, {PublicKey: wireguard.PublicKey{2}}}}
 		},
 		Clients: []*limit.Table{clients},

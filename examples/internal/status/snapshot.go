@@ -1,6 +1,7 @@
 package status
 
 import (
+	"cmp"
 	"net/netip"
 	"slices"
 	"time"
@@ -21,6 +22,7 @@ type snapshot struct {
 	ListenPort  uint16       `json:"listenPort"`
 	Ready       bool         `json:"ready"`
 	Peers       []peer       `json:"peers"`
+	Drops       []drops      `json:"drops"` // the most frequent reason first
 	Choices     []choice     `json:"choices"`
 	Pongs       []pong       `json:"pongs"`
 	Rates       []rate       `json:"rates"` // the oldest first
@@ -37,7 +39,15 @@ type peer struct {
 	HandshakeAge *float64       `json:"handshakeAge"` // null: never
 	Sent         uint64         `json:"sent"`
 	Received     uint64         `json:"received"`
-	Dropped      uint64         `json:"dropped"` // packets
+	Dropped      uint64         `json:"dropped"`   // packets
+	RoundTrip    float64        `json:"roundTrip"` // of the latest handshake, in seconds; 0: unknown
+	PathMTU      int            `json:"pathMTU"`
+}
+
+// A drops is a reason why packets and messages were dropped, and how many.
+type drops struct {
+	Reason string `json:"reason"`
+	Count  uint64 `json:"count"`
 }
 
 // A choice is a member of a failover group.
@@ -76,6 +86,7 @@ func (s *Server) snapshot(now time.Time) snapshot {
 		ListenPort:  stats.ListenPort,
 		Ready:       ready,
 		Peers:       []peer{},
+		Drops:       []drops{},
 		Choices:     []choice{},
 		Pongs:       []pong{},
 		Rates:       s.samples.rates(now),
@@ -97,8 +108,16 @@ func (s *Server) snapshot(now time.Time) snapshot {
 			Sent:         p.TxBytes,
 			Received:     p.RxBytes,
 			Dropped:      p.Dropped,
+			RoundTrip:    p.RoundTrip.Seconds(),
+			PathMTU:      p.PathMTU,
 		})
 	}
+	for reason, n := range stats.Drops {
+		shown.Drops = append(shown.Drops, drops{reason.String(), n})
+	}
+	slices.SortFunc(shown.Drops, func(a, b drops) int {
+		return cmp.Or(cmp.Compare(b.Count, a.Count), cmp.Compare(a.Reason, b.Reason))
+	})
 	for _, group := range s.failovers() {
 		for _, m := range group.Members {
 			shown.Choices = append(shown.Choices, choice{group.Name, m.Name, m.Active, m.Well, age(now, m.Since), m.Cause})

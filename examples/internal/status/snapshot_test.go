@@ -15,11 +15,14 @@ func TestStatusJSON(t *testing.T) {
 		t.Fatalf("got %s", w.Body)
 	}
 	p := got.Peers[0]
-	if p.Endpoint != "192.0.2.1:51820" || p.Sent != 100 || p.Received != 200 || p.Dropped != 7 || *p.HandshakeAge < 59 || *p.HandshakeAge > 100 {
+	if p.Endpoint != "192.0.2.1:51820" || p.Sent != 100 || p.Received != 200 || p.Dropped != 7 || p.RoundTrip != 0.025 || p.PathMTU != 1380 || *p.HandshakeAge < 59 || *p.HandshakeAge > 100 {
 		t.Errorf("peer %+v", p)
 	}
 	if got.Peers[1].HandshakeAge != nil || got.Peers[1].Endpoint != "" {
 		t.Errorf("silent peer %+v", got.Peers[1])
+	}
+	if len(got.Drops) != 1 || got.Drops[0] != (drops{"replay", 9}) {
+		t.Errorf("drops %+v", got.Drops)
 	}
 	if c := got.Connections[0]; c.Client != "192.0.2.7" || c.Target != "<b>:80" || c.Sent != 3 || c.Received != 5 {
 		t.Errorf("connection %+v", c)
