@@ -303,7 +303,7 @@ func (p *peer) stagedDrops() uint64 {
 
 // noteDrops counts n drops of the device, and has them told at a limited rate.
 func (d *Device) noteDrops(i DropInfo, n int) {
-	total := d.drops[i.Reason].Add(uint64(n))
+	d.drops[i.Reason].Add(uint64(n))
 	if !d.observed {
 		return
 	}
@@ -312,6 +312,7 @@ func (d *Device) noteDrops(i DropInfo, n int) {
 	if now < next || !l.next.CompareAndSwap(next, now+int64(dropInterval)) {
 		return
 	}
+	total := d.drops[i.Reason].Load()
 	i.Time, i.Count = time.Now(), total-l.told.Swap(total)
 	d.notify(func() { d.tellDrop(i) })
 }

@@ -353,6 +353,24 @@ func TestBlockedPeersDisturbNoOther(t *testing.T) {
 	})
 }
 
+// What the stack sends while it is being delivered to never waits, even if the
+// lane is full and not known to be stalled yet.
+func TestPacketsWithoutDataDoNotWait(t *testing.T) {
+	gates := new(gatedDestinations)
+	withTestbed(t, gates.wrapSocket, func(b *testbed) {
+		b.far.connectFromDevice()
+		open := gates.block(b.far.sock.AddrPort())
+		defer open()
+		start := time.Now()
+		for b.dev.Stats().Drops[DropSendQueueFull] == 0 {
+			b.outputPacket(acknowledgement(devInner, b.far.ip))
+		}
+		if d := time.Since(start); d != 0 {
+			t.Errorf("waited for %v", d)
+		}
+	})
+}
+
 // A lane that is blocked for good keeps a bounded number of messages.
 func TestBlockedLaneIsBounded(t *testing.T) {
 	withBlockedPeers(t, func(b *testbed, _ *remote, _ *fakepeer.Session, blocked []*remote) {

@@ -128,7 +128,7 @@ func (d *Device) lookUpPeer(l *lookup) {
 	if d.peer(l.public) == nil { // it may have been added meanwhile
 		cfg, err := f.callPeerFor(d.ctx, l.public)
 		if err != nil {
-			d.dropUnknown(l.public, l.from)
+			d.dropUnknown(l.public, f.sourceOf(l))
 			d.refusePeer(l, err)
 			return
 		}
@@ -137,7 +137,7 @@ func (d *Device) lookUpPeer(l *lookup) {
 		if d.apply(update{peers: []peerUpdate{u}}) != nil {
 			return
 		}
-		d.log.Debug("peer found", "peer", l.public.short(), "endpoint", l.from.addr)
+		d.log.Debug("peer found", "peer", l.public.short(), "endpoint", f.sourceOf(l).addr)
 	}
 	p := d.peer(l.public)
 	if f.takeLookup(l) && p != nil && p.acceptInitiation(d.now(), l.stamp, l.from) == 0 {
@@ -185,6 +185,13 @@ func (d *Device) refusePeer(l *lookup, err error) {
 	} else {
 		d.log.Debug("peer refused", "peer", l.public.short(), "err", err)
 	}
+}
+
+// sourceOf returns where the latest initiation for l came from.
+func (f *peerFinder) sourceOf(l *lookup) endpoint {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return l.from
 }
 
 // isPending reports whether l has not been discarded.

@@ -285,6 +285,13 @@ func TestReachNamesEveryCause(t *testing.T) {
 				"write udp [::]:51820->192.0.2.2:51820: network is unreachable",
 			after: refusedAfter,
 		},
+		"error of a transport": {
+			edit:    captureSocket(&outer),
+			play:    func(*testbed) func() { outer.FailWrites(errors.New("no carrier")); return nil },
+			is:      []error{ErrNoHandshake},
+			message: "no handshake from peer PEER at 192.0.2.2:51820 for 15s: write udp [::]:51820->192.0.2.2:51820: no carrier",
+			after:   unreachableAfter,
+		},
 		"MTU of the outer path below that of a handshake": {
 			edit: captureSocket(&outer),
 			play: func(*testbed) func() { outer.FailWrites(syscall.EMSGSIZE); return nil },

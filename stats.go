@@ -86,7 +86,6 @@ func (d *Device) Stats() Stats {
 // addNetwork adds what the inner stack counts.
 func (s *Stats) addNetwork(n netstack.Stats) {
 	s.TCPConns, s.TCPListeners, s.UDPSockets, s.Retransmits = n.TCPConns, n.TCPListeners, n.UDPSockets, n.Retransmits
-	s.addDrops(DropFlowLimit, n.FlowDrops)
 	s.addDrops(DropSocketFull, n.SocketDrops)
 }
 

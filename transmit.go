@@ -130,6 +130,7 @@ func (b *sendBatch) keepUnsent(size int) (sent int) {
 	b.data = b.data[sent:]
 	b.count -= sent / b.stride
 	b.counter += uint64(sent / b.stride)
+	b.stride = min(b.stride, size)
 	return sent
 }
 
@@ -137,7 +138,7 @@ func (b *sendBatch) keepUnsent(size int) (sent int) {
 // the others. Otherwise it changes nothing and reports false.
 func (b *sendBatch) keepLastMessage() bool {
 	last := b.message(b.count - 1)
-	if len(last) == b.stride {
+	if b.count == 1 || len(last) == b.stride {
 		return false
 	}
 	b.peer.dropRefused(b.count-1, syscall.EMSGSIZE)

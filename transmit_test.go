@@ -272,3 +272,19 @@ func TestRefusedDataIsNamedWithinASecond(t *testing.T) {
 		})
 	}
 }
+
+// TestKeepUnsent has the socket take some messages of a batch and refuse the rest
+// as too big. What is left is one message, which must not be opened and then sent.
+func TestKeepUnsent(t *testing.T) {
+	b := newSendBatch(new(peer), 3*100+60)
+	b.stride, b.count, b.counter = 100, 4, 7
+	if sent := b.keepUnsent(160); sent != 200 || b.count != 2 || b.counter != 9 || b.stride != 100 {
+		t.Errorf("sent %d, left %d messages of %d bytes from %d", sent, b.count, b.stride, b.counter)
+	}
+	if sent := b.keepUnsent(60); sent != 100 || b.count != 1 || b.counter != 10 || b.stride != 60 {
+		t.Errorf("sent %d, left %d messages of %d bytes from %d", sent, b.count, b.stride, b.counter)
+	}
+	if b.keepLastMessage() {
+		t.Error("the last message is kept as if there had been others")
+	}
+}

@@ -35,7 +35,7 @@ func (s *Stack) Deliver(packets [][]byte) {
 // An IPv4-mapped one would look to a socket like the IPv4 address in it, which
 // may be another peer's.
 func mayBeSource(addr netip.Addr) bool {
-	return !addr.IsLoopback() && !addr.IsUnspecified() && !addr.IsMulticast() && !addr.Is4In6()
+	return !addr.IsUnspecified() && !addr.IsMulticast() && !addr.Is4In6()
 }
 
 // deliverPacket hands one packet to the interface that its destination belongs

@@ -53,6 +53,8 @@ func sizesFor(limit int) tableSizes {
 type memory struct {
 	limit int           // constant
 	epoch atomic.Uint32 // number of searches for buffers that are not used
+	// reclaiming is set while a goroutine is about to search.
+	reclaiming atomic.Bool
 
 	mu        sync.Mutex // guards what follows, and is taken with locks of gVisor held
 	sockets   shares     // number of connections and UDP flows
@@ -183,7 +185,7 @@ func (c *tcpConn) useBuffer(b *tcpBuffer, s *bufferState) {
 	size := b.get(c.endpoint.SocketOptions())
 	if denied := s.denied.Load(); denied != 0 {
 		if m.mayReclaim(time.Now()) {
-			c.stack.reclaimBuffers()
+			c.stack.reclaimBuffers() // it is the application that waits
 		} else if denied == epoch+1 && size <= s.fits.Load() {
 			return
 		}
@@ -254,7 +256,7 @@ func (c *tcpConn) beginBuffers() {
 		sendBuffer.set(c.endpoint.SocketOptions(), floor)
 	}
 	if shrink {
-		c.stack.reclaimBuffers()
+		c.stack.reclaimSoon()
 	}
 }
 
@@ -263,6 +265,18 @@ func (c *tcpConn) endBuffers() {
 	c.endBuffer(&c.receiving, false)
 	c.endBuffer(&c.sending, false)
 	c.stack.memory.release(c.peer, 0, true)
+}
+
+// reclaimSoon has the buffers of connections that are not used shrunk by another
+// goroutine, as it takes the locks of connections, which may wait for their peer.
+func (s *Stack) reclaimSoon() {
+	if !s.memory.reclaiming.CompareAndSwap(false, true) {
+		return
+	}
+	go func() {
+		s.memory.reclaiming.Store(false) // before it looks: what asks later counts
+		s.reclaimBuffers()
+	}()
 }
 
 // reclaimBuffers shrinks the buffers of connections that are not used.

@@ -31,6 +31,8 @@ var timeWaits = [...]time.Duration{timeWait, timeWait, 5 * time.Second, time.Sec
 type orphans struct {
 	stack *Stack // constant
 
+	setting sync.Mutex // held while the time is set, so that the latest level wins; before mu
+
 	mu     sync.Mutex // guards what follows, and is taken with locks of gVisor held, before memory.mu
 	shares shares     // of maxOrphans
 	queues peerQueues[*orphan]
@@ -105,11 +107,16 @@ func (o *orphans) changedLevel() int {
 }
 
 // setTimeWait has connections that close from now on keep their ports for the
-// time of a level.
+// time of the present level, unless level is -1.
 func (o *orphans) setTimeWait(level int) {
 	if level < 0 {
 		return
 	}
+	o.setting.Lock()
+	defer o.setting.Unlock()
+	o.mu.Lock()
+	level = o.level
+	o.mu.Unlock()
 	wait := tcpip.TCPTimeWaitTimeoutOption(timeWaits[level])
 	o.stack.gvisor.SetTransportProtocolOption(tcp.ProtocolNumber, &wait)
 }

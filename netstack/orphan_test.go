@@ -63,7 +63,6 @@ func TestOrphanTimeout(t *testing.T) {
 // A closed connection delivers its data.
 func TestOrphanDelivers(t *testing.T) {
 	p := join(t, nil)
-	p.a.closeTimeout = 5 * time.Second
 	b := closeFull(t, p)
 	b.SetReadDeadline(testDeadline())
 	if n, err := io.Copy(io.Discard, b); n < 1<<14 || err != nil {

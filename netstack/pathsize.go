@@ -61,6 +61,9 @@ func (s *pathSizes) sizeFor(now time.Time, to netip.Addr) int {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if size = s.sizes[to]; now.Before(size.until) {
+		return size.bytes // noted meanwhile
+	}
 	delete(s.sizes, to)
 	s.count.Store(int32(len(s.sizes)))
 	return 0

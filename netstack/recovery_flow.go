@@ -467,7 +467,7 @@ func (f *tcpFlow) restartWindow(v6 bool) {
 // from a loss.
 func (f *tcpFlow) renewCongestionControl(v6 bool, choose func(current string) string) bool {
 	ep, ok := f.link.stack.gvisor.FindTransportEndpoint(f.key.protocol(v6), tcp.ProtocolNumber, f.key.id(v6), f.link.nic).(tcpip.Endpoint)
-	if !ok {
+	if !ok || isListener(ep) {
 		return true
 	}
 	var info tcpip.TCPInfoOption

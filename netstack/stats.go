@@ -11,9 +11,6 @@ type Stats struct {
 	// dropped because the buffer of their socket, or the queue of their listener,
 	// was full.
 	SocketDrops uint64
-	// FlowDrops is the number of connection requests that were dropped because too
-	// many wait for a handler. [Config.Dropped] does not report them.
-	FlowDrops uint64
 }
 
 // Stats returns the present state of the stack.
@@ -22,7 +19,6 @@ func (s *Stack) Stats() Stats {
 	st := Stats{
 		Retransmits: tcp.Retransmits.Value() + s.resent.Load(),
 		SocketDrops: udp.ReceiveBufferErrors.Value() + tcp.ListenOverflowSynDrop.Value() + tcp.ListenOverflowAckDrop.Value(),
-		FlowDrops:   tcp.ForwardMaxInFlightDrop.Value(),
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

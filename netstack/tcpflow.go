@@ -33,7 +33,11 @@ func (f *forwarder) handleTCP(id gstack.TransportEndpointID, pb *gstack.PacketBu
 		return false
 	}
 	r, known := f.newTCPRequest(id)
-	if known || r == nil {
+	if known {
+		return true
+	}
+	if r == nil {
+		f.dropPacket(DropFlowLimit, id)
 		return true
 	}
 	if !f.tcp.HandlePacket(id, pb) {
@@ -87,11 +91,18 @@ func (f *forwarder) abortHandshake(r *tcpRequest) {
 		protocol = header.IPv4ProtocolNumber
 	}
 	for _, nic := range [...]tcpip.NICID{ownNIC, foreignNIC} {
-		if ep := f.stack.gvisor.FindTransportEndpoint(protocol, tcp.ProtocolNumber, r.id, nic); ep != nil {
+		if ep := f.stack.gvisor.FindTransportEndpoint(protocol, tcp.ProtocolNumber, r.id, nic); ep != nil && !isListener(ep) {
 			ep.Abort()
 			return
 		}
 	}
+}
+
+// isListener reports whether ep listens: where a connection is gone, gVisor finds
+// the listener of its port instead.
+func isListener(ep any) bool {
+	e, ok := ep.(tcpip.Endpoint)
+	return ok && tcp.EndpointState(e.State()) == tcp.StateListen
 }
 
 // noteHandshake notes that the handler has accepted r.

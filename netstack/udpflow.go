@@ -136,7 +136,10 @@ func (u *UDPFlow) accept() (*udpConn, error) {
 		ep.(gstack.TransportEndpoint).HandlePacket(u.id, pb)
 	}
 	m := &u.stack.memory
-	floor, _ := m.takePlace(u.peer)
+	floor, shrink := m.takePlace(u.peer)
+	if shrink {
+		u.stack.reclaimSoon()
+	}
 	ep.SocketOptions().SetReceiveBufferSize(int64(min(udpBuffer, max(leastUDPBuffer, floor))), false)
 	return u.stack.newUDPConn(ep, wq, u.Source.Addr().Is4(), u.Source.Addr().Is6(), func() { m.release(u.peer, 0, true) })
 }
