@@ -221,6 +221,13 @@ func (l *lane[B]) isFull(limit int) bool {
 	return l.bytes >= limit
 }
 
+// queuedBytes returns the size of the batches in the lane.
+func (l *lane[B]) queuedBytes() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.bytes
+}
+
 // isClosed reports whether close was called.
 func (l *lane[B]) isClosed() bool {
 	l.mu.Lock()

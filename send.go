@@ -313,6 +313,14 @@ func (s *staging) appendBatch(b *sendBatch) (dropped int) {
 	return dropped
 }
 
+// memory returns the size of the buffers of the batches.
+func (s *staging) memory() (n int) {
+	for _, b := range s.batches {
+		n += len(b.buf.bytes)
+	}
+	return n
+}
+
 func (s *staging) popOldestBatch() *sendBatch {
 	b := s.batches[0]
 	s.batches[0] = nil

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/wgstack/wireguard/internal/udp"
 	"github.com/wgstack/wireguard/netstack"
 )
 
@@ -14,6 +15,7 @@ type Stats struct {
 	PublicKey  PublicKey // zero: the device has no private key
 	ListenPort uint16
 	FwMark     uint32
+	Sockets    []SocketStats
 	Peers      []PeerStats // in the order of their public keys
 
 	// Drops counts the packets and messages that were dropped since the device
@@ -42,8 +44,15 @@ type PeerStats struct {
 	RoundTrip           time.Duration         // of the latest handshake; 0: unknown
 	PathMTU             int                   // of packets inside the tunnel, in bytes
 	Staged              int                   // number of packets that wait for a session
+	QueuedBytes         int                   // memory of packets that wait for a session or for the socket
 	Dropped             uint64                // packets lost while they waited for a handshake
 	Drops               map[DropReason]uint64 // what was dropped of the peer, or for it; see Stats.Drops
+}
+
+// SocketStats is a snapshot of an outer socket.
+type SocketStats struct {
+	Address  netip.AddrPort // local
+	GSO, GRO bool           // the system segments what is sent, and joins what is received
 }
 
 // HandshakeStats counts the handshakes with a peer.
@@ -66,6 +75,10 @@ func (d *Device) Stats() Stats {
 	d.mu.RUnlock()
 	if id := d.identity.Load(); id != nil {
 		s.PublicKey = id.public
+	}
+	for _, socket := range d.binding.Load().sockets {
+		gso, gro := udp.Offloads(socket)
+		s.Sockets = append(s.Sockets, SocketStats{socket.LocalAddr(), gso, gro})
 	}
 	if d.network != nil {
 		s.addNetwork(d.network.Stats())
@@ -116,6 +129,7 @@ func (p *peer) stats() PeerStats {
 		RoundTrip:           time.Duration(p.roundTrip.Load()),
 		PathMTU:             p.path.size(),
 		Staged:              p.staged.packets,
+		QueuedBytes:         p.outbound.queuedBytes() + p.staged.memory(),
 		Dropped:             p.stagedDrops(),
 		Drops:               p.drops.Load().byReason(),
 	}

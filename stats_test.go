@@ -2,11 +2,13 @@ package wireguard
 
 import (
 	"errors"
+	"net/netip"
 	"testing"
 	"time"
 
 	"github.com/wgstack/wireguard/internal/fakepeer"
 	"github.com/wgstack/wireguard/internal/simnet"
+	"github.com/wgstack/wireguard/internal/udp"
 )
 
 // wantByteCounters expects the byte counters of r to have these values.
@@ -122,13 +124,13 @@ func TestStatsOfAPeer(t *testing.T) {
 	withTestbed(t, nil, func(b *testbed) {
 		b.outputTo(b.far, "hello")
 		hs := b.far.wantInitiation("packet")
-		if s := b.far.stats(); s.Staged != 1 || s.SessionAge != 0 || s.RoundTrip != 0 || s.PathMTU != DefaultMTU || s.Handshakes != (HandshakeStats{Started: 1}) {
+		if s := b.far.stats(); s.Staged != 1 || s.QueuedBytes < 5 || s.SessionAge != 0 || s.RoundTrip != 0 || s.PathMTU != DefaultMTU || s.Handshakes != (HandshakeStats{Started: 1}) {
 			t.Errorf("before the session: %+v", s)
 		}
 		time.Sleep(20 * time.Millisecond)
 		b.far.respondTo(hs)
 		time.Sleep(time.Second)
-		if s := b.far.stats(); s.Staged != 0 || s.SessionAge != time.Second || s.RoundTrip != 20*time.Millisecond || s.Handshakes != (HandshakeStats{Started: 1, Completed: 1}) {
+		if s := b.far.stats(); s.Staged != 0 || s.QueuedBytes != 0 || s.SessionAge != time.Second || s.RoundTrip != 20*time.Millisecond || s.Handshakes != (HandshakeStats{Started: 1, Completed: 1}) {
 			t.Errorf("with a session: %+v", s)
 		}
 		b.far.editPeer(func(p *peer) { p.path.noteRefused(b.dev.now(), DefaultMTU, 1280) })
@@ -137,4 +139,23 @@ func TestStatsOfAPeer(t *testing.T) {
 			t.Errorf("later: %+v", s)
 		}
 	})
+}
+
+// TestStatsOfSockets has a device with sockets of the system.
+func TestStatsOfSockets(t *testing.T) {
+	d, err := New(Config{PrivateKey: NewPrivateKey(), Address: prefixes("10.0.0.1/32")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	s := d.Stats()
+	if len(s.Sockets) == 0 || s.ListenPort == 0 {
+		t.Fatalf("sockets %v, port %d", s.Sockets, s.ListenPort)
+	}
+	for i, socket := range s.Sockets {
+		gso, gro := udp.Offloads(d.binding.Load().sockets[i])
+		if want := (SocketStats{netip.AddrPortFrom(socket.Address.Addr(), s.ListenPort), gso, gro}); socket != want {
+			t.Errorf("socket %+v, want %+v", socket, want)
+		}
+	}
 }

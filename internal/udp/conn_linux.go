@@ -14,6 +14,7 @@ type conn struct {
 
 	// Constant.
 	inet6 bool // an AF_INET6 socket, which may carry IPv4 too
+	gro   bool // the kernel joins datagrams that arrive together
 
 	calls   batchCalls
 	sources sourceCache
@@ -66,13 +67,15 @@ func (c *conn) setOptions(fd int) error {
 		unix.SetsockoptInt(fd, unix.SOL_IP, unix.IP_PKTINFO, 1)
 	}
 
-	unix.SetsockoptInt(fd, unix.SOL_UDP, unix.UDP_GRO, 1)
+	c.gro = unix.SetsockoptInt(fd, unix.SOL_UDP, unix.UDP_GRO, 1) == nil
 	// A kernel that does not know UDP_SEGMENT ignores it as a control message
 	// and sends one huge datagram, so ask first.
 	_, err = unix.GetsockoptInt(fd, unix.SOL_UDP, unix.UDP_SEGMENT)
 	c.gso.Store(err == nil)
 	return nil
 }
+
+func (c *conn) offloads() (gso, gro bool) { return c.gso.Load(), c.gro }
 
 func setMark(fd uintptr, mark uint32) error {
 	return os.NewSyscallError("setsockopt SO_MARK", unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_MARK, int(int32(mark))))

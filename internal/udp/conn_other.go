@@ -43,6 +43,8 @@ func newConn(udp *net.UDPConn) (*conn, error) {
 	return c, c.raw.Control(func(fd uintptr) { enableControl(fd, c.inet4) })
 }
 
+func (c *conn) offloads() (gso, gro bool) { return false, false }
+
 // ReadBatch implements Socket.
 func (c *conn) ReadBatch(ms []Message) (int, error) {
 	if len(ms) == 0 {

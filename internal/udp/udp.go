@@ -109,6 +109,15 @@ func IsSystemSocket(s Socket) bool {
 	return ok
 }
 
+// Offloads reports whether the system cuts messages that s sends into datagrams
+// (GSO), and whether it joins those that s receives (GRO).
+func Offloads(s Socket) (gso, gro bool) {
+	if c, ok := s.(*conn); ok {
+		return c.offloads()
+	}
+	return false, false
+}
+
 // socketBuffer is the size in bytes requested for each kernel buffer: what
 // arrives in 50 ms at 1 Gb/s. The kernel may grant less.
 const socketBuffer = 7 << 20

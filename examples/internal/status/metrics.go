@@ -49,9 +49,11 @@ var (
 	peerRoundTrip  = peerMetric("handshake_round_trip_seconds", "Round trip of the latest handshake; 0: unknown.")
 	peerPathMTU    = peerMetric("path_mtu_bytes", "Size of the largest packet inside the tunnel that the path takes.")
 	peerStaged     = peerMetric("staged_packets", "Packets that wait for a session.")
+	peerQueued     = peerMetric("send_queue_bytes", "Memory of packets that wait for a session or for the socket.")
 	peerDrops      = peerMetricOf("peer_drops_total", "Packets and messages of the peer, or for it, that were dropped.", "reason")
 
 	deviceDrops   = deviceMetric("drops_total", "Packets and messages that were dropped, those of peers included.", "reason")
+	offloads      = deviceMetric("socket_offload", "1: the system segments what the socket sends (gso), joins what it receives (gro).", "address", "offload")
 	tcpConns      = deviceMetric("tcp_connections", "TCP connections inside the tunnel.")
 	tcpListeners  = deviceMetric("tcp_listeners", "TCP listeners inside the tunnel.")
 	udpSockets    = deviceMetric("udp_sockets", "UDP sockets inside the tunnel.")
@@ -73,8 +75,8 @@ var (
 func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		peerSent, peerReceived, peerHandshake, peerDropped,
-		peerHandshakes, peerSession, peerRoundTrip, peerPathMTU, peerStaged, peerDrops,
-		deviceDrops, tcpConns, tcpListeners, udpSockets, retransmits, receivedBytes,
+		peerHandshakes, peerSession, peerRoundTrip, peerPathMTU, peerStaged, peerQueued, peerDrops,
+		deviceDrops, offloads, tcpConns, tcpListeners, udpSockets, retransmits, receivedBytes,
 		clientsOpen, clientsAdded, clientsEvicted, clientsSent, clientsReceived,
 		alivePong, inUse, isReady,
 	} {
@@ -90,6 +92,10 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	stats := c.Stats()
 	for reason, n := range stats.Drops {
 		send(deviceDrops, prometheus.CounterValue, float64(n), reason.String())
+	}
+	for _, socket := range stats.Sockets {
+		send(offloads, prometheus.GaugeValue, number(socket.GSO), socket.Address.String(), "gso")
+		send(offloads, prometheus.GaugeValue, number(socket.GRO), socket.Address.String(), "gro")
 	}
 	send(tcpConns, prometheus.GaugeValue, float64(stats.TCPConns))
 	send(tcpListeners, prometheus.GaugeValue, float64(stats.TCPListeners))
@@ -109,6 +115,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		send(peerRoundTrip, prometheus.GaugeValue, p.RoundTrip.Seconds(), key)
 		send(peerPathMTU, prometheus.GaugeValue, float64(p.PathMTU), key)
 		send(peerStaged, prometheus.GaugeValue, float64(p.Staged), key)
+		send(peerQueued, prometheus.GaugeValue, float64(p.QueuedBytes), key)
 		for reason, n := range p.Drops {
 			send(peerDrops, prometheus.CounterValue, float64(n), key, reason.String())
 		}
@@ -125,10 +132,18 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	}
 	for _, group := range c.failovers() {
 		for _, m := range group.Members {
-			send(inUse, prometheus.GaugeValue, map[bool]float64{true: 1}[m.Active], group.Name, m.Name)
+			send(inUse, prometheus.GaugeValue, number(m.Active), group.Name, m.Name)
 		}
 	}
-	send(isReady, prometheus.GaugeValue, map[bool]float64{true: 1}[ready])
+	send(isReady, prometheus.GaugeValue, number(ready))
+}
+
+// number returns 1 for true.
+func number(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
 }
 
 // unixSeconds returns a time in the unit of Prometheus, 0 for the zero time.

@@ -35,7 +35,7 @@ func TestMetrics(t *testing.T) {
 	if f := families["gateway_failover_in_use"]; f == nil || len(f.Metric) != 2 || f.Metric[0].Gauge.GetValue()+f.Metric[1].Gauge.GetValue() != 1 {
 		t.Errorf("gateway_failover_in_use: %v", f)
 	}
-	for _, name := range []string{"wireguard_latest_handshake_seconds", "wireguard_path_mtu_bytes", "wireguard_handshakes_total", "gateway_connections", "gateway_ready", "go_goroutines"} {
+	for _, name := range []string{"wireguard_latest_handshake_seconds", "wireguard_path_mtu_bytes", "wireguard_socket_offload", "wireguard_send_queue_bytes", "wireguard_handshakes_total", "gateway_connections", "gateway_ready", "go_goroutines"} {
 		if families[name] == nil {
 			t.Errorf("no %s", name)
 		}

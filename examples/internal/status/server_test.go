@@ -34,7 +34,7 @@ func newServer(alive *Alive) *Server {
 		Name:    "proxy",
 		Version: "v1",
 		Stats: func() wireguard.Stats {
-			return wireguard.Stats{ListenPort: 51820, Retransmits: 12, Drops: map[wireguard.DropReason]uint64{wireguard.DropReplay: 9}, Peers: []wireguard.PeerStats{{
+			return wireguard.Stats{ListenPort: 51820, Retransmits: 12, Sockets: []wireguard.SocketStats{{GSO: true}}, Drops: map[wireguard.DropReason]uint64{wireguard.DropReplay: 9}, Peers: []wireguard.PeerStats{{
 				PublicKey:     wireguard.PublicKey{1},
 				Endpoint:      netip.MustParseAddrPort("192.0.2.1:51820"),
 				AllowedIPs:    []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")},
