@@ -190,7 +190,7 @@ func TestRenoAfterLosses(t *testing.T) {
 // TestLateSegmentsAreNotLost has one segment in 50 arrive after later ones. Each
 // of them makes gVisor alone reduce its window.
 func TestLateSegmentsAreNotLost(t *testing.T) {
-	const delay, lateness = 10 * time.Millisecond, 2 * time.Millisecond
+	const delay, lateness = 50 * time.Millisecond, 10 * time.Millisecond
 	var p *pair
 	var pending sync.WaitGroup
 	defer pending.Wait()
@@ -216,7 +216,7 @@ func TestLateSegmentsAreNotLost(t *testing.T) {
 	reductions := p.a.gvisor.Stats().TCP.SACKRecovery
 	for tries := 5; ; tries-- { // on a busy machine some are later than what is waited for
 		sent, reduced := number.Load(), reductions.Value()
-		sendAll(t, from, to, 4<<20)
+		sendAll(t, from, to, 2<<20)
 		sent, reduced = number.Load()-sent, reductions.Value()-reduced
 		if int64(reduced) <= sent/50/4 {
 			break
