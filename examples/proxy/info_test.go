@@ -78,7 +78,7 @@ func TestInfo(t *testing.T) {
 		t.Fatal(err)
 	}
 	if len(got.Peers) != 1 || got.Peers[0].Received == 0 || len(got.Connections) != 1 || got.Connections[0].Target != farAddr4.String()+":7" ||
-		got.Connections[0].Sent != 5 || got.Connections[0].Received != 11 || !strings.Contains(body, "handshake completed") {
+		got.Connections[0].Sent != 5 || got.Connections[0].Received != 11 || !strings.Contains(body, "session up") {
 		t.Errorf("/status.json: %s", body)
 	}
 }

@@ -44,7 +44,7 @@ func TestStatusPage(t *testing.T) {
 	c := awaitName(t, match[1], "a")
 	defer c.Close()
 	page.Await(fmt.Sprintf("document.querySelector('#connections').innerText.includes('%s:7')", farAddr4))
-	page.Await("document.querySelector('#events').innerText.includes('handshake completed')")
+	page.Await("document.querySelector('#events').innerText.includes('session up')")
 	page.Await("document.querySelector('#line-received').getAttribute('d').length > 10")
 
 	for _, id := range []string{"peers", "events", "connections"} {
