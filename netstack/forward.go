@@ -31,8 +31,9 @@ const (
 // [TCPFlow.Accept] or [TCPFlow.Reject]; a flow that it does neither to is
 // rejected when it returns. Up to 4096 flows of one peer wait for handlers and
 // for their handshakes. Beyond that, the oldest handshake gives way to a new
-// flow, and if there is none the flow is dropped. nil removes the handler: connections to the stack's own
-// addresses are then refused, and those to others ignored.
+// flow, and if there is none the flow is dropped. nil removes the handler:
+// connections to the stack's own addresses are then refused, and those to others
+// ignored.
 func (s *Stack) HandleTCP(handler func(*TCPFlow)) {
 	s.forwarder.tcpHandler.Store(&handler)
 	if handler != nil {
