@@ -37,7 +37,7 @@ const (
 	// the system's: 5 ms, as it may block for any time.
 	foreignPatience = 2
 	// maxWaitingReplies is the number of cookie replies that may wait for a socket.
-	maxWaitingReplies = 64
+	maxWaitingReplies = 1024
 )
 
 // openBinding opens the sockets for a port, with Config.ListenPacket if it is
