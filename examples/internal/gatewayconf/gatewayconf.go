@@ -11,6 +11,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"math"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -292,7 +293,7 @@ func (l *loader) interfaceSection(s *section) error {
 // seconds parses a number of seconds.
 func seconds(text string, least int) (time.Duration, error) {
 	n, err := strconv.Atoi(text)
-	if err != nil || n < least || n > 1<<31 {
+	if err != nil || n < least || n > math.MaxInt32 {
 		return 0, fmt.Errorf("%q: want a number of seconds, at least %d", text, least)
 	}
 	return time.Duration(n) * time.Second, nil
