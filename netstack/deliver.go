@@ -11,9 +11,9 @@ import (
 // The way of inbound packets into gVisor.
 
 // Deliver hands inbound IP packets to the stack. Each must be a whole packet
-// whose header states its length; others are dropped. Checksums are not
-// verified: the caller must have authenticated the packets. The packets of one
-// flow stay in order. Deliver copies what it needs, and does nothing once
+// whose header states its length; others are dropped. Only checksums of
+// reassembled packets are verified: the caller must have authenticated the packets.
+// The packets of one flow stay in order. Deliver copies what it needs, and does nothing once
 // [Stack.Close] has returned.
 //
 // Dropped are also packets from one of the stack's own addresses or from an
@@ -100,10 +100,14 @@ func (l *link) receivePacket(j *coalescedPacket) {
 	}
 	l.dispatchAll(edit.before)
 	pb := gstack.NewPacketBuffer(gstack.PacketBufferOptions{Payload: payload})
+	protocol := header.IPv6ProtocolNumber
 	if j.firstPacket[0]>>4 == 4 {
-		l.dispatch(header.IPv4ProtocolNumber, pb)
+		protocol = header.IPv4ProtocolNumber
+	}
+	if isFragment(j.firstPacket) {
+		l.dispatchFragment(protocol, pb)
 	} else {
-		l.dispatch(header.IPv6ProtocolNumber, pb)
+		l.dispatch(protocol, pb)
 	}
 	pb.DecRef()
 	l.dispatchAll(edit.after)

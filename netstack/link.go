@@ -73,7 +73,11 @@ func (l *link) output(p *Packet, pb *gstack.PacketBuffer) error {
 // large TCP packets are not cut.
 func (s *Stack) deliverToSelf(pb *gstack.PacketBuffer) {
 	in := pb.CloneToInbound()
-	s.ownLink.dispatch(pb.NetworkProtocolNumber, in)
+	if isFragment(pb.NetworkHeader().Slice()) {
+		s.ownLink.dispatchFragment(pb.NetworkProtocolNumber, in)
+	} else {
+		s.ownLink.dispatch(pb.NetworkProtocolNumber, in)
+	}
 	in.DecRef()
 }
 

@@ -45,6 +45,9 @@ func (s *Stack) newUDPConn(ep tcpip.Endpoint, wq *waiter.Queue, v4, v6 bool, onC
 	c.initSocket(s, "udp", ep, wq)
 	local := c.localAddrPort()
 	ep.SocketOptions().SetReceiveOriginalDstAddress(true)
+	// Without this gVisor sends datagrams as "don't fragment", and gives the
+	// fragments of all that it must fragment itself the same identifier.
+	ep.SetSockOptInt(tcpip.MTUDiscoverOption, int(tcpip.PMTUDiscoveryDont))
 	if !local.Addr().IsValid() {
 		local = netip.AddrPortFrom(unspecifiedAddr(v6), local.Port())
 	}
