@@ -279,12 +279,21 @@ func TestHoldFollowsLateness(t *testing.T) {
 			t.Errorf("credit %d after a packet that was too late, want %d", got, credit)
 		}
 		c += 2
-		// Many packets that are hardly late shorten it again.
-		for range 150 {
-			b.far.sendCounters(s, c+1, c)
-			b.wantCounters("hardly late", c, c+1)
-			c += 2
+		// Packets that are hardly late shorten it again, after seconds only.
+		hardlyLate := func(n int) {
+			b.Helper()
+			for range n {
+				b.far.sendCounters(s, c+1, c)
+				b.wantCounters("hardly late", c, c+1)
+				c += 2
+			}
 		}
+		hardlyLate(150)
+		if lateness := b.far.orderState().lateness; lateness < maxHold/2 {
+			t.Errorf("lateness %v at once after packets that were hardly late", lateness)
+		}
+		time.Sleep(latenessMemory)
+		hardlyLate(1)
 		if credit := b.far.orderState().credit; credit != maxHoldCredit {
 			t.Errorf("credit %d after many late packets, want %d", credit, maxHoldCredit)
 		}
