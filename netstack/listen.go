@@ -263,7 +263,7 @@ type arrivals listener
 func (a *arrivals) NotifyEvent(waiter.EventMask) {
 	l := (*listener)(a)
 	if !l.accepting.Load() && l.moving.CompareAndSwap(false, true) {
-		l.stack.goroutines.Go(func() {
+		l.stack.goroutines.start(func() {
 			l.moving.Store(false) // before looking: what arrives later is announced again
 			l.moveArrivals()
 		})

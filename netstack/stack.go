@@ -137,7 +137,7 @@ type Stack struct {
 	done      chan struct{} // closed once no socket can be added
 
 	icmpNotices chan icmpNotice // queued for injectICMP
-	goroutines  sync.WaitGroup  // injectICMP, and those that move connections of listeners
+	goroutines  goroutines      // injectICMP, and those that move connections of listeners or shrink buffers
 
 	listenMu sync.Mutex // held from the search for other listeners until the new one is tracked
 
@@ -200,7 +200,7 @@ func New(cfg Config) (*Stack, error) {
 		s.gvisor.Destroy()
 		return nil, fmt.Errorf("netstack: %w", err)
 	}
-	s.goroutines.Go(s.injectICMP)
+	s.goroutines.start(s.injectICMP)
 	return s, nil
 }
 
@@ -334,7 +334,7 @@ func (s *Stack) closeNow() {
 	// Timers of gVisor, such as those of reassembly, outlive its stack by up to a
 	// minute. They must not keep all that s refers to in memory.
 	s.gvisorForwarder.Store(nil)
-	s.goroutines.Wait()
+	s.goroutines.end()
 }
 
 // awaitDelivery waits until the other ends have acknowledged all data of the
