@@ -141,8 +141,7 @@ type Stack struct {
 
 	listenMu sync.Mutex // held from the search for other listeners until the new one is tracked
 
-	acceptMu sync.Mutex
-	accepts  shares // guarded by acceptMu: connections that wait for Accept
+	accepts lockedShares // connections that wait for Accept
 
 	udpMu      sync.RWMutex
 	udpSockets map[tcpip.Endpoint]*udpConn // guarded by udpMu
@@ -189,7 +188,7 @@ func New(cfg Config) (*Stack, error) {
 	s.memory.init(int(min(cfg.MemoryLimit, math.MaxInt)))
 	s.tableSizes = sizesFor(s.memory.limit)
 	s.orphans = orphans{stack: s, shares: shares{size: s.tableSizes.orphans}}
-	s.accepts.size = s.tableSizes.accepts
+	s.accepts.shares.size = s.tableSizes.accepts
 	s.ownLink = &link{stack: s, nic: ownNIC, mtu: uint32(cfg.MTU), gsoMaxSize: gsoSize(cfg.MTU, cfg.MaxSegments)}
 	s.foreignLink = &link{stack: s, nic: foreignNIC, mtu: uint32(cfg.MTU), gsoMaxSize: gsoSize(cfg.MTU, cfg.MaxSegments)}
 	s.gvisor = gstack.New(gstack.Options{
