@@ -138,12 +138,11 @@ type Stack struct {
 	done      chan struct{} // closed once no socket can be added
 
 	icmpNotices chan icmpNotice // queued for injectICMP
-	goroutines  sync.WaitGroup  // injectICMP, and those that move connections of listeners
+	goroutines  goroutines      // injectICMP, and those that move connections of listeners or shrink buffers
 
 	listenMu sync.Mutex // held from the search for other listeners until the new one is tracked
 
-	acceptMu sync.Mutex
-	accepts  shares // guarded by acceptMu: connections that wait for Accept
+	accepts lockedShares // connections that wait for Accept
 
 	udpMu      sync.RWMutex
 	udpSockets map[tcpip.Endpoint]*udpConn // guarded by udpMu
@@ -191,7 +190,7 @@ func New(cfg Config) (*Stack, error) {
 	s.memory.init(int(min(cfg.MemoryLimit, math.MaxInt)))
 	s.tableSizes = sizesFor(s.memory.limit)
 	s.orphans = orphans{stack: s, shares: shares{size: s.tableSizes.orphans}}
-	s.accepts.size = s.tableSizes.accepts
+	s.accepts.shares.size = s.tableSizes.accepts
 	s.ownLink = &link{stack: s, nic: ownNIC, mtu: uint32(cfg.MTU), gsoMaxSize: gsoSize(cfg.MTU, cfg.MaxSegments)}
 	s.foreignLink = &link{stack: s, nic: foreignNIC, mtu: uint32(cfg.MTU), gsoMaxSize: gsoSize(cfg.MTU, cfg.MaxSegments)}
 	s.gvisor = gstack.New(gstack.Options{
@@ -202,7 +201,7 @@ func New(cfg Config) (*Stack, error) {
 		s.gvisor.Destroy()
 		return nil, fmt.Errorf("netstack: %w", err)
 	}
-	s.goroutines.Go(s.injectICMP)
+	s.goroutines.start(s.injectICMP)
 	return s, nil
 }
 
@@ -336,7 +335,7 @@ func (s *Stack) closeNow() {
 	// Timers of gVisor, such as those of reassembly, outlive its stack by up to a
 	// minute. They must not keep all that s refers to in memory.
 	s.gvisorForwarder.Store(nil)
-	s.goroutines.Wait()
+	s.goroutines.end()
 }
 
 // awaitDelivery waits until the other ends have acknowledged all data of the
