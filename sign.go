@@ -12,6 +12,7 @@ import (
 
 var (
 	errNoReply         = errors.New("no reply")
+	errUnresolved      = errors.New("the lookup of its name has not ended")
 	errResponseInvalid = errors.New("its responses do not verify: the preshared keys differ, or its private key is not the one of this public key")
 	errCookiesOnly     = errors.New("it answers with cookies only, as a peer under load does")
 )
@@ -93,5 +94,9 @@ func (p *peer) failureCause() error {
 	if f := p.sendFailure.Load(); f != nil {
 		return f.err
 	}
-	return cmp.Or(p.handshakeFailure, p.latestSign().err, errNoReply)
+	cause := cmp.Or(p.handshakeFailure, p.latestSign().err)
+	if cause == nil && p.endpoint.Load() == nil && p.namedEndpoint != nil {
+		return errUnresolved
+	}
+	return cmp.Or(cause, errNoReply)
 }
