@@ -159,6 +159,7 @@ func TestUnknownKeysAreDroppedWithoutPeerFor(t *testing.T) {
 		r := b.newStranger("192.0.2.3:1", "10.0.0.3")
 		r.sendInitiation()
 		r.wantSilence("unknown key", time.Second)
+		b.wantDrops("unknown key", map[DropReason]uint64{DropUnknownPeer: 1})
 	})
 }
 
@@ -283,6 +284,7 @@ func TestPeerForRunsBesideEverything(t *testing.T) {
 		r.wantResponse("the latest initiation", late)
 		r.wantSilence("the initiation before it", time.Second)
 		x.wantAsked(t, "one stranger", 1)
+		b.wantDrops("the initiation before the latest", map[DropReason]uint64{DropSuperseded: 1})
 	})
 }
 
@@ -298,6 +300,7 @@ func TestPeerForIgnoresAnOlderInitiation(t *testing.T) {
 		r.writeMessage(old)
 		release()
 		r.wantResponse("the initiation with the later timestamp", hs)
+		b.wantDrops("the older one", map[DropReason]uint64{DropInitiationReplayed: 1})
 	})
 }
 
@@ -342,6 +345,7 @@ func TestRemovePeerDiscardsTheAnswerOfPeerFor(t *testing.T) {
 				remove(b, r)
 				release()
 				r.wantSilence("answer of before the removal", time.Second)
+				b.wantDrops("initiation of before the removal", map[DropReason]uint64{DropSuperseded: 1})
 				if b.dev.peer(r.Public) != nil {
 					t.Error("the peer was added")
 				}
@@ -361,6 +365,7 @@ func TestCloseEndsPeerFor(t *testing.T) {
 		}
 		x.wantAsked(t, "strangers", maxLookups)
 		b.dev.Close()
+		b.wantDrops("closed", map[DropReason]uint64{DropPeerRemoved: maxLookups + 10})
 		x.mu.Lock()
 		defer x.mu.Unlock()
 		if x.active != 0 || len(x.asked) != maxLookups || len(x.ended) != maxLookups || !errors.Is(x.ended[0], context.Canceled) {
@@ -426,6 +431,7 @@ func TestPeerFromPeerForIsRemovedWhenIdle(t *testing.T) {
 		r.writeMessage(first)
 		x.wantAsked(t, "replay of an initiation from before the removal", 2)
 		r.wantSilence("replay", time.Second)
+		b.wantDrops("replay", map[DropReason]uint64{DropInitiationReplayed: 1})
 		s := r.wantResponse("the peer returns", r.sendInitiation())
 		r.sendData(s, "again")
 		b.wantDelivered("the peer returns", "again")
@@ -590,7 +596,13 @@ func TestLookupsAreBounded(t *testing.T) {
 		}
 		const strangers = 4 * maxRefusals
 		for i := range strangers {
-			f.queueLookup(&lookup{public: key(i), stamp: tai64n{1}})
+			want := DropReason(0)
+			if i >= maxLookups+maxQueuedLookups {
+				want = DropHandshakeQueueFull
+			}
+			if reason, _ := f.queueLookup(&lookup{public: key(i), stamp: tai64n{1}}); reason != want {
+				t.Fatalf("stranger %d: dropped for %v, want %v", i, reason, want)
+			}
 			f.wantBounded(t, "PeerFor does not answer")
 			if i < maxLookups {
 				synctest.Wait() // until it has left the queue
@@ -600,8 +612,10 @@ func TestLookupsAreBounded(t *testing.T) {
 		if n := f.calls.queuedJobs(); n != maxQueuedLookups {
 			t.Errorf("%d initiations wait, want %d", n, maxQueuedLookups)
 		}
-		if f.mayAsk(b.dev.now(), key(strangers)) || !f.mayAsk(b.dev.now(), key(0)) {
-			t.Error("a full queue takes a new key, or not another initiation under a pending one")
+		b.newStranger("192.0.2.3:1", "10.0.0.3").sendInitiation()
+		b.wantDrops("a full queue takes no other key", map[DropReason]uint64{DropHandshakeQueueFull: 1})
+		if reason := f.checkKey(b.dev.now(), key(0)); reason != 0 {
+			t.Errorf("another initiation under a key that waits is dropped for %v", reason)
 		}
 		release()
 		x.wantAsked(t, "released", maxLookups+maxQueuedLookups)
@@ -609,8 +623,8 @@ func TestLookupsAreBounded(t *testing.T) {
 			b.dev.refusePeer(&lookup{public: key(i)}, errNotListed)
 			f.wantBounded(t, "refusals")
 		}
-		if f.mayAsk(b.dev.now(), key(strangers-1)) {
-			t.Error("the latest refusal is forgotten")
+		if reason := f.checkKey(b.dev.now(), key(strangers-1)); reason != DropUnknownPeer {
+			t.Errorf("the latest refusal is forgotten: %v", reason)
 		}
 	})
 }

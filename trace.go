@@ -121,7 +121,7 @@ type PathMTUInfo struct {
 type DropInfo struct {
 	Time     time.Time
 	Reason   DropReason
-	Peer     PublicKey      // zero: unknown. For DropUnknownPeer it is not configured.
+	Peer     PublicKey      // zero: unknown. It need not be configured, as with DropUnknownPeer.
 	Endpoint netip.AddrPort // outer address of the other end, which may be forged; the zero AddrPort: unknown
 	Address  netip.Addr     // inner address of the other end; the zero Addr: not known, or not the cause
 	Count    uint64         // dropped for this reason since the last call, of all peers
