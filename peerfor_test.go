@@ -70,6 +70,18 @@ func (x *directory) list(r *remote) {
 	x.peers[r.Public] = PeerConfig{PublicKey: r.Public, AllowedIPs: []netip.Prefix{netip.PrefixFrom(r.ip, r.ip.BitLen())}}
 }
 
+// withStranger runs a transcript in a testbed whose device finds the peer r in the
+// directory x.
+func withStranger(t *testing.T, transcript func(b *testbed, x *directory, r *remote)) {
+	t.Helper()
+	var x directory
+	withTestbed(t, x.use, func(b *testbed) {
+		r := b.newStranger("192.0.2.3:1", "10.0.0.3")
+		x.list(r)
+		transcript(b, &x, r)
+	})
+}
+
 // delayAnswers makes calls wait until release is called.
 func (x *directory) delayAnswers() (release func()) {
 	hold := make(chan struct{})
@@ -164,10 +176,7 @@ func TestUnknownKeysAreDroppedWithoutPeerFor(t *testing.T) {
 }
 
 func TestPeerForIsNotAskedAboutKeysOfOthers(t *testing.T) {
-	var x directory
-	withTestbed(t, x.use, func(b *testbed) {
-		r := b.newStranger("192.0.2.3:1", "10.0.0.3")
-		x.list(r)
+	withStranger(t, func(b *testbed, x *directory, r *remote) {
 		msg, _ := r.Initiation(fakepeer.InitiationOptions{})
 		const static, timestamp = 40, 88
 		r.writeMessage(r.corruptHandshake(msg, static))
@@ -189,7 +198,7 @@ func TestPeerForRefusalIsRemembered(t *testing.T) {
 	var log bytes.Buffer
 	withTestbed(t, func(cfg *Config) {
 		x.use(cfg)
-		cfg.Logger = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+		logConfig(&log, slog.LevelDebug)(cfg)
 	}, func(b *testbed) {
 		r := b.newStranger("192.0.2.3:1", "10.0.0.3")
 		r.sendInitiation()
@@ -232,7 +241,7 @@ func TestPeerForUnusableAnswerIsLogged(t *testing.T) {
 			var log bytes.Buffer
 			withTestbed(t, func(cfg *Config) {
 				x.use(cfg)
-				cfg.Logger = slog.New(slog.NewTextHandler(&log, nil))
+				logConfig(&log, slog.LevelInfo)(cfg)
 			}, func(b *testbed) {
 				strangers := []*remote{b.newStranger("192.0.2.3:1", "10.0.0.3"), b.newStranger("192.0.2.4:1", "10.0.0.4")}
 				for _, r := range strangers {
@@ -289,10 +298,7 @@ func TestPeerForRunsBesideEverything(t *testing.T) {
 }
 
 func TestPeerForIgnoresAnOlderInitiation(t *testing.T) {
-	var x directory
-	withTestbed(t, x.use, func(b *testbed) {
-		r := b.newStranger("192.0.2.3:1", "10.0.0.3")
-		x.list(r)
+	withStranger(t, func(b *testbed, x *directory, r *remote) {
 		release := x.delayAnswers()
 		old, _ := r.Initiation(fakepeer.InitiationOptions{})
 		time.Sleep(time.Second)
@@ -305,10 +311,7 @@ func TestPeerForIgnoresAnOlderInitiation(t *testing.T) {
 }
 
 func TestPeerForPeerConfiguredMeanwhile(t *testing.T) {
-	var x directory
-	withTestbed(t, x.use, func(b *testbed) {
-		r := b.newStranger("192.0.2.3:1", "10.0.0.3")
-		x.list(r)
+	withStranger(t, func(b *testbed, x *directory, r *remote) {
 		release := x.delayAnswers()
 		hs := r.sendInitiation()
 		b.setPeer(PeerConfig{PublicKey: r.Public, AllowedIPs: prefixes("10.0.0.33/32")})
@@ -335,10 +338,7 @@ func TestRemovePeerDiscardsTheAnswerOfPeerFor(t *testing.T) {
 		"new key": func(b *testbed, r *remote) { b.setPrivateKey(NewPrivateKey(), r) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			var x directory
-			withTestbed(t, x.use, func(b *testbed) {
-				r := b.newStranger("192.0.2.3:1", "10.0.0.3")
-				x.list(r)
+			withStranger(t, func(b *testbed, x *directory, r *remote) {
 				release := x.delayAnswers()
 				r.sendInitiation()
 				x.wantAsked(t, "stranger", 1)
@@ -441,10 +441,7 @@ func TestPeerFromPeerForIsRemovedWhenIdle(t *testing.T) {
 }
 
 func TestPeerFromPeerForWithoutSessionIsRemoved(t *testing.T) {
-	var x directory
-	withTestbed(t, x.use, func(b *testbed) {
-		r := b.newStranger("192.0.2.3:1", "10.0.0.3")
-		x.list(r)
+	withStranger(t, func(b *testbed, x *directory, r *remote) {
 		r.sendInitiation() // as a replay would: the response is not confirmed
 		r.wantMessage("stranger", fakepeer.Response)
 		time.Sleep(eraseAfterTime)
@@ -453,10 +450,7 @@ func TestPeerFromPeerForWithoutSessionIsRemoved(t *testing.T) {
 }
 
 func TestPeerFromPeerForStaysWhileItIsConnectedTo(t *testing.T) {
-	var x directory
-	withTestbed(t, x.use, func(b *testbed) {
-		r := b.newStranger("192.0.2.3:1", "10.0.0.3")
-		x.list(r)
+	withStranger(t, func(b *testbed, x *directory, r *remote) {
 		r.wantResponse("stranger", r.sendInitiation())
 		time.Sleep(eraseAfterTime - time.Second)
 		r.drainMessages()
@@ -481,10 +475,7 @@ func TestPeerFromPeerForStaysWhileItIsConnectedTo(t *testing.T) {
 }
 
 func TestPeerFromPeerForWithKeepaliveIsRemovedWhenGone(t *testing.T) {
-	var x directory
-	withTestbed(t, x.use, func(b *testbed) {
-		r := b.newStranger("192.0.2.3:1", "10.0.0.3")
-		x.list(r)
+	withStranger(t, func(b *testbed, x *directory, r *remote) {
 		cfg := x.peers[r.Public]
 		cfg.PersistentKeepalive, cfg.Endpoint = 25*time.Second, r.sock.AddrPort().String()
 		x.peers[r.Public] = cfg
