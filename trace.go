@@ -35,8 +35,9 @@ type Trace struct {
 	// SessionRotated: packets are sent under the keys of another session from now
 	// on.
 	SessionRotated func(SessionInfo)
-	// SessionExpired: the keys of the session were erased, as none had followed it
-	// for nine minutes. It was used for the first three.
+	// SessionExpired: the keys of the session were erased, nine minutes after its
+	// handshake, as no session had followed it. Nothing was sent or received under
+	// them after the first three minutes, at whose end nothing is called.
 	SessionExpired func(SessionInfo)
 	// EndpointChanged: packets are sent to another address from now on.
 	EndpointChanged func(EndpointInfo)
