@@ -30,6 +30,7 @@ const (
 type peerFinder struct {
 	peerFor func(ctx context.Context, public PublicKey) (PeerConfig, error) // constant; nil: unknown keys are dropped
 	calls   pool[*lookup]
+	program *programCalls // constant
 
 	mu      sync.Mutex // guards the rest and the fields of pending lookups
 	pending map[PublicKey]*lookup
@@ -188,7 +189,9 @@ type unusablePeerError struct{ error }
 func (f *peerFinder) callPeerFor(ctx context.Context, public PublicKey) (PeerConfig, error) {
 	ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
 	defer cancel()
+	f.program.begin()
 	cfg, err := f.peerFor(ctx, public)
+	f.program.end()
 	if err != nil {
 		return PeerConfig{}, err
 	}

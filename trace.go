@@ -16,9 +16,10 @@ import (
 // The functions are called one at a time, in the order of the events and soon
 // after them, by a goroutine of the device that exists only while there is
 // something to tell. No lock is held: a function may call any method of the
-// device, such as [Device.Stats], except Close, which waits for it. A function
-// that blocks delays those after it, and nothing else. Up to 1024 calls wait; what
-// happens beyond that is not told. None is called after Close has returned.
+// device, such as [Device.Stats]. Only Close waits for it, for five seconds. A
+// function that blocks delays those after it, and nothing else. Up to 1024 calls
+// wait; what happens beyond that is not told. None is called after Close has
+// returned.
 //
 // An event whose function is set costs an allocation and a wake-up. Only
 // EndpointChanged, PathMTUChanged and PacketDropped tell of events that packets
@@ -135,6 +136,16 @@ const maxNotices = 1024
 // are called one after another, in the order of notify. The caller may hold any
 // lock of the device.
 func (d *Device) notify(tell func()) { d.notices.submit(tell, maxNotices) }
+
+// tellProgram carries out a notice.
+func (d *Device) tellProgram(tell func()) {
+	if d.program.abandoned.Load() {
+		return
+	}
+	d.program.begin()
+	defer d.program.end()
+	tell()
+}
 
 const (
 	// maxLines is how many lines with one message are logged in linesInterval.
