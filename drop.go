@@ -122,7 +122,7 @@ const (
 	// through the tunnel to that peer.
 	DropOwnMessage
 	// DropPeerRemoved: what was under way when the peer was removed or the device
-	// closed.
+	// closed, but for keepalives.
 	DropPeerRemoved
 
 	endDropReasons

@@ -384,6 +384,28 @@ func TestDropsAreLoggedAtALimitedRate(t *testing.T) {
 	})
 }
 
+// TestKeepalivesOfARemovedPeerAreNoDrops closes lanes that hold packets and
+// keepalives.
+func TestKeepalivesOfARemovedPeerAreNoDrops(t *testing.T) {
+	withTestbed(t, nil, func(b *testbed) {
+		p := b.far.peer()
+		received := recvBatches.Get().(*recvBatch)
+		received.peer = p
+		received.msgs = append(received.msgs, []byte{}, []byte("packet"), nil) // the last was dropped before
+		p.receiveBatches([]*recvBatch{received}, true, false)
+		b.wantDrops("received", map[DropReason]uint64{DropPeerRemoved: 1})
+
+		var sent []*sendBatch
+		for _, size := range []int{keepaliveSize, keepaliveSize + paddingMultiple} {
+			s := newSendBatch(p, maxMessage)
+			s.data, s.count = s.data[:size], 1
+			sent = append(sent, s)
+		}
+		p.transmitBatches(sent, true, false)
+		b.wantDrops("sent", map[DropReason]uint64{DropPeerRemoved: 2})
+	})
+}
+
 func TestDropReasonsAsText(t *testing.T) {
 	b, err := json.Marshal(map[DropReason]uint64{DropUnknownPeer: 3})
 	if err != nil || string(b) != `{"unknown_peer":3}` {
