@@ -281,13 +281,12 @@ func (p *peer) receiveBatches(ready []*recvBatch, closed, mayWait bool) (handled
 func (p *peer) accountBatch(b *recvBatch, now time.Time) (authentic bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	switch r := p.refuseBatch(b, now); r {
-	case 0:
-	case DropPeerRemoved:
-		p.drop(r, b.packetCount())
-		return false
-	default:
-		p.drop(r, b.authenticCount())
+	if r := p.refuseBatch(b, now); r != 0 {
+		dropped := b.authenticCount()
+		if r == DropPeerRemoved {
+			dropped = b.packetCount()
+		}
+		p.drop(r, dropped)
 		return false
 	}
 	content := false
