@@ -334,7 +334,7 @@ func TestLogKeys(t *testing.T) {
 			t.Fatal(err)
 		}
 		for line := range strings.Lines(string(source)) {
-			if !strings.Contains(line, "d.log") && !strings.Contains(line, "attrs") {
+			if !strings.Contains(line, ".log.") && !strings.Contains(line, "logLimited") && !strings.Contains(line, "attrs") {
 				continue
 			}
 			for _, k := range key.FindAllStringSubmatch(line, -1) {
