@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"github.com/wgstack/wireguard/internal/udp"
 )
@@ -151,10 +152,27 @@ func (d *Device) writeMessage(m udp.Message) {
 		d.drop(DropSendQueueFull, 1, m.Addr)
 		return
 	}
-	go func() {
+	d.replies.Go(func() {
 		defer b.replies.Add(-1)
 		s.WriteBatch(ms)
+	})
+}
+
+// waitForReplies waits for the cookie replies that wait for a socket, which is
+// closed. It does not wait long, as a socket of Config.ListenPacket may be blocked
+// all the same. No handshakes are handled any more.
+func (d *Device) waitForReplies() {
+	sent := make(chan struct{})
+	go func() {
+		defer close(sent)
+		d.replies.Wait()
 	}()
+	patience := time.NewTimer(closePatience * laneTick)
+	defer patience.Stop()
+	select {
+	case <-sent:
+	case <-patience.C:
+	}
 }
 
 // writeBatch sends messages, all to one address, as WriteBatch of udp.Socket does,

@@ -12,7 +12,8 @@ import (
 
 // A Capture receives what passes through a device. Its methods are called
 // concurrently, by the goroutines that handle packets: they must not block, call
-// methods of the device, or keep or change the bytes. Package
+// methods of the device, or keep or change the bytes. One that blocks all the same
+// holds up the packets of all peers, and Close for five seconds. Package
 // github.com/wgstack/wireguard/capture has one that writes a file for Wireshark.
 type Capture interface {
 	// OuterPacket receives the payload of an encrypted UDP datagram: one that
@@ -69,6 +70,8 @@ func (d *Device) captureReceived(packets [][]byte) {
 }
 
 func (d *Device) showOuter(c *Capture, sent bool, ms []udp.Message) {
+	d.program.begin()
+	defer d.program.end()
 	for i := range ms {
 		m := &ms[i]
 		rest, size := m.Buf, m.SegmentSize
@@ -113,12 +116,16 @@ func (d *Device) outerSource(m *udp.Message) netip.AddrPort {
 //
 //go:noinline
 func (d *Device) showReceived(c *Capture, packets [][]byte) {
+	d.program.begin()
+	defer d.program.end()
 	for _, pkt := range packets {
 		(*c).InnerPacket(false, pkt)
 	}
 }
 
 func (d *Device) showSent(c *Capture, pkt *netstack.Packet) {
+	d.program.begin()
+	defer d.program.end()
 	buf := newBuffer(d.mtu)
 	defer buf.release()
 	for i := range pkt.Segments() {

@@ -86,7 +86,7 @@ type Config struct {
 	// once; 256 initiations wait, and further ones are dropped. While more than 32
 	// wait, unknown senders must prove their address. ctx ends after 10 seconds and
 	// with the device. PeerFor may call methods of the device except Close, which
-	// waits until it has returned.
+	// waits until it has returned, for five seconds.
 	PeerFor func(ctx context.Context, public PublicKey) (PeerConfig, error)
 
 	// ListenPacket opens the socket for the encrypted packets of both families.
@@ -133,8 +133,9 @@ type Config struct {
 	//
 	// Write is called once at a time: with PrivateKey when that is set, and with
 	// four lines for each handshake message, before that is sent. A slow writer
-	// delays New, handshakes and, while one waits, Close; it never delays the
-	// packets of a session. The first error is logged; the device works on.
+	// delays New, handshakes and, while one waits, Close, for five seconds; it never
+	// delays the packets of a session. The first error is logged; the device works
+	// on.
 	KeyLog io.Writer
 
 	// Capture receives what passes through the device from its start;

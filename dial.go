@@ -31,10 +31,12 @@ import (
 //
 // An error is a *net.OpError that wraps the cause: an error of the inner network
 // such as ECONNREFUSED, a *net.DNSError, the error of ctx, [ErrNoPeer],
-// [ErrNoEndpoint], [ErrNoHandshake] if the peer has not answered for 15 seconds
-// (5 if it was silent before) or, with the error of the system, if the host has
-// been unable to send to the peer for a second, net.UnknownNetworkError, or [net.ErrClosed] on a
-// closed device.
+// [ErrNoEndpoint], [ErrNoHandshake], net.UnknownNetworkError, or [net.ErrClosed]
+// on a closed device. It is [ErrNoHandshake] if the peer has not answered for 15
+// seconds (5 if it was silent before), if two successive initiations, five seconds
+// apart, met the same ICMP error or a response that does not verify, or, with the
+// error of the system, if the host has been unable to send to the peer for a
+// second.
 func (d *Device) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
 	return d.network.DialContext(ctx, network, address)
 }

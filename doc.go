@@ -95,7 +95,8 @@
 //
 //   - Error: a socket failed.
 //   - Warn: a peer has not answered for 15 seconds, and why; the name of an
-//     endpoint was not resolved; the path to a peer takes smaller packets only.
+//     endpoint was not resolved; the path to a peer takes smaller packets only; a
+//     peer has its share of memory or of a table; the system refuses something.
 //   - Info: the first session with a peer, or the first after it did not answer;
 //     an endpoint moved; the network changed; sockets were replaced.
 //   - Debug: every handshake, session and lookup, and dropped packets, of each

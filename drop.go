@@ -19,6 +19,7 @@ import (
 //	p.dropFrom(reason, from)      a message of p from an address that may be forged
 //	p.dropInner(reason, addr)     a packet of p with an inner address that explains it
 //	d.drop(reason, n, from)       n messages of nobody known
+//	d.dropStranger(reason, public, from)  an initiation of a key that is not configured
 //
 // A new reason goes into the list, into dropNames, and into the table of
 // TestEveryDropIsCounted. Nothing is done for what is not dropped.
@@ -61,7 +62,8 @@ const (
 	// to one message.
 	DropCookieReplyInvalid
 	// DropSuperseded: a valid handshake message that another one, or a change of
-	// the configuration, overtook while it was handled.
+	// the configuration, overtook while it was handled or waited for
+	// [Config.PeerFor].
 	DropSuperseded
 	// DropUnknownSession: a data message of a session that the device does not
 	// have: before a restart, or older than nine minutes.
@@ -120,7 +122,7 @@ const (
 	// through the tunnel to that peer.
 	DropOwnMessage
 	// DropPeerRemoved: what was under way when the peer was removed or the device
-	// closed.
+	// closed, but for keepalives.
 	DropPeerRemoved
 
 	endDropReasons
@@ -243,9 +245,9 @@ func (p *peer) noteDrops(i DropInfo, n int) {
 	p.device.noteDrops(i, n)
 }
 
-// dropUnknown counts an initiation of a public key that is not configured.
-func (d *Device) dropUnknown(public PublicKey, from endpoint) {
-	d.noteDrops(DropInfo{Reason: DropUnknownPeer, Peer: public, Endpoint: from.addr}, 1)
+// dropStranger counts an initiation of a public key that is not configured.
+func (d *Device) dropStranger(r DropReason, public PublicKey, from endpoint) {
+	d.noteDrops(DropInfo{Reason: r, Peer: public, Endpoint: from.addr}, 1)
 }
 
 // dropRefused counts n messages that the system refused with err.

@@ -51,8 +51,7 @@ var dropCases = map[DropReason]dropCase{
 	}},
 	DropInvalidMAC1: {count: 1, provoke: func(b *testbed) {
 		b.far.Remote = NewPrivateKey().PublicKey()
-		msg, _ := b.far.Initiation(fakepeer.InitiationOptions{})
-		b.far.writeMessage(msg)
+		b.far.sendInitiation()
 	}},
 	DropHandshakeQueueFull: {count: 1, provoke: func(b *testbed) {
 		release := b.holdHandshakeJobs()
@@ -65,15 +64,13 @@ var dropCases = map[DropReason]dropCase{
 	}},
 	DropCookieRequired: {count: 1, provoke: func(b *testbed) {
 		b.setUnderLoad()
-		msg, _ := b.far.Initiation(fakepeer.InitiationOptions{})
-		b.far.writeMessage(msg)
+		b.far.sendInitiation()
 	}},
 	DropRateLimited: {count: 1, provoke: func(b *testbed) {
 		b.setUnderLoad()
 		b.far.learnCookie()
 		for range ratelimit.Burst + 1 {
-			msg, _ := b.far.Initiation(fakepeer.InitiationOptions{})
-			b.far.writeMessage(msg)
+			b.far.sendInitiation()
 		}
 	}},
 	DropInitiationInvalid: {ofPeer: true, count: 1, provoke: func(b *testbed) {
@@ -81,9 +78,7 @@ var dropCases = map[DropReason]dropCase{
 		b.far.writeMessage(b.far.corruptHandshake(msg, 90)) // the timestamp
 	}},
 	DropUnknownPeer: {count: 1, provoke: func(b *testbed) {
-		r := b.newRemote(b.dev.Stats().PublicKey, netip.MustParseAddrPort("192.0.2.9:9"), farInner)
-		msg, _ := r.Initiation(fakepeer.InitiationOptions{})
-		r.writeMessage(msg)
+		b.newStranger("192.0.2.9:9", "10.0.0.2").sendInitiation()
 	}},
 	DropInitiationReplayed: {ofPeer: true, count: 1, provoke: func(b *testbed) {
 		msg, _ := b.far.Initiation(fakepeer.InitiationOptions{})
@@ -93,8 +88,7 @@ var dropCases = map[DropReason]dropCase{
 	}},
 	DropInitiationTooSoon: {ofPeer: true, count: 1, provoke: func(b *testbed) {
 		for range 2 {
-			msg, _ := b.far.Initiation(fakepeer.InitiationOptions{})
-			b.far.writeMessage(msg)
+			b.far.sendInitiation()
 		}
 	}},
 	DropUnknownHandshake: {count: 1, provoke: func(b *testbed) {
@@ -277,7 +271,7 @@ func TestEveryDropIsCounted(t *testing.T) {
 			}
 			log := new(logLines)
 			withTestbed(t, func(cfg *Config) {
-				cfg.Logger = slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+				logConfig(log, slog.LevelDebug)(cfg)
 				if c.edit != nil {
 					c.edit(cfg)
 				}
@@ -364,9 +358,7 @@ func (l *logLines) of(what string) (lines []string) {
 // a second.
 func TestDropsAreLoggedAtALimitedRate(t *testing.T) {
 	log := new(logLines)
-	withTestbed(t, func(cfg *Config) {
-		cfg.Logger = slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	}, func(b *testbed) {
+	withTestbed(t, logConfig(log, slog.LevelDebug), func(b *testbed) {
 		s := b.far.connectToDevice()
 		msg := s.Seal(packet(farInner, devInner, "hello"))
 		for range 25 {
@@ -389,6 +381,28 @@ func TestDropsAreLoggedAtALimitedRate(t *testing.T) {
 		if lines := log.of(" addr=10.9.9.9"); len(lines) != 1 {
 			t.Errorf("logged %q", lines)
 		}
+	})
+}
+
+// TestKeepalivesOfARemovedPeerAreNoDrops closes lanes that hold packets and
+// keepalives.
+func TestKeepalivesOfARemovedPeerAreNoDrops(t *testing.T) {
+	withTestbed(t, nil, func(b *testbed) {
+		p := b.far.peer()
+		received := recvBatches.Get().(*recvBatch)
+		received.peer = p
+		received.msgs = append(received.msgs, []byte{}, []byte("packet"), nil) // the last was dropped before
+		p.receiveBatches([]*recvBatch{received}, true, false)
+		b.wantDrops("received", map[DropReason]uint64{DropPeerRemoved: 1})
+
+		var sent []*sendBatch
+		for _, size := range []int{keepaliveSize, keepaliveSize + paddingMultiple} {
+			s := newSendBatch(p, maxMessage)
+			s.data, s.count = s.data[:size], 1
+			sent = append(sent, s)
+		}
+		p.transmitBatches(sent, true, false)
+		b.wantDrops("sent", map[DropReason]uint64{DropPeerRemoved: 2})
 	})
 }
 

@@ -418,10 +418,11 @@ func TestCookieRepliesDoNotWait(t *testing.T) {
 	withTestbed(t, gates.wrapSocket, func(b *testbed) {
 		open := gates.block(b.far.sock.AddrPort())
 		defer open()
-		for range 2 * maxWaitingReplies {
+		const room = 10 // as if all but these waited already
+		b.dev.binding.Load().replies.Store(maxWaitingReplies - room)
+		for range 2 * room {
 			b.setUnderLoad()
-			msg, _ := b.far.Initiation(fakepeer.InitiationOptions{})
-			b.far.writeMessage(msg)
+			b.far.sendInitiation()
 		}
 		synctest.Wait()
 		if n := b.dev.handshakes.queuedJobs() + b.dev.handshakes.workers; n != 0 {
@@ -429,6 +430,14 @@ func TestCookieRepliesDoNotWait(t *testing.T) {
 		}
 		if n := b.dev.binding.Load().replies.Load(); n != maxWaitingReplies {
 			t.Errorf("%d replies wait", n)
+		}
+		if n := b.dev.Stats().Drops[DropSendQueueFull]; n != room {
+			t.Errorf("%d replies were dropped", n)
+		}
+		start := time.Now()
+		b.dev.Close()
+		if d := time.Since(start); d > 2*closePatience*laneTick {
+			t.Errorf("Close took %v", d)
 		}
 	})
 }

@@ -49,6 +49,16 @@ func twoDevices() (near, far *wireguard.Device) {
 	return near, far
 }
 
+// printPage prints what the client gets.
+func printPage(client http.Client, url string) {
+	resp, err := client.Get(url)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer resp.Body.Close()
+	io.Copy(os.Stdout, resp.Body)
+}
+
 // An HTTP server inside the tunnel, and a client that reaches it.
 func Example() {
 	near, far := twoDevices()
@@ -64,12 +74,7 @@ func Example() {
 	}))
 
 	client := http.Client{Transport: &http.Transport{DialContext: near.DialContext}}
-	resp, err := client.Get("http://10.0.0.2/")
-	if err != nil {
-		log.Fatal(err)
-	}
-	defer resp.Body.Close()
-	io.Copy(os.Stdout, resp.Body)
+	printPage(client, "http://10.0.0.2/")
 	// Output: hello from inside
 }
 
@@ -101,12 +106,7 @@ func ExampleDevice_PeerOf() {
 	}))
 
 	client := http.Client{Transport: &http.Transport{DialContext: near.DialContext}}
-	resp, err := client.Get("http://10.0.0.2/")
-	if err != nil {
-		log.Fatal(err)
-	}
-	defer resp.Body.Close()
-	io.Copy(os.Stdout, resp.Body)
+	printPage(client, "http://10.0.0.2/")
 	// Output: hello Ada
 }
 

@@ -1,7 +1,6 @@
 package wireguard
 
 import (
-	"cmp"
 	"encoding/binary"
 	"sync/atomic"
 	"time"
@@ -152,7 +151,7 @@ func (p *peer) mayInitiate(now time.Time) bool {
 // noteSessionRequest notes that a session is wanted of the peer. p.mu is held.
 func (p *peer) noteSessionRequest(now time.Time) {
 	if p.firstUnansweredRequest.IsZero() {
-		p.firstUnansweredRequest, p.replyFailure = now, nil
+		p.firstUnansweredRequest, p.replySign = now, sign{}
 	}
 }
 
@@ -343,7 +342,7 @@ func (d *Device) receiveResponse(now time.Time, id *identity, msg []byte, from e
 	clear(psk[:])
 	if err != nil {
 		p.dropFrom(DropResponseInvalid, from.addr)
-		p.noteReply(errResponseInvalid)
+		p.noteInvalidResponse(now, waiting)
 		return
 	}
 	pair := newKeypair(&keys, now, true, waiting.index, remoteIndex)
@@ -387,14 +386,7 @@ func (d *Device) receiveCookieReply(now time.Time, msg []byte, from endpoint) {
 		p.dropFrom(DropCookieReplyInvalid, from.addr)
 		return
 	}
-	p.replyFailure = cmp.Or(p.replyFailure, errCookiesOnly)
-}
-
-// noteReply notes what a reply of the peer says of why there is no handshake.
-func (p *peer) noteReply(err error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.replyFailure = err
+	p.noteCookie(now)
 }
 
 // noteSessionEstablished notes that both ends have the keys of a handshake: our
@@ -406,7 +398,7 @@ func (p *peer) noteSessionEstablished(now time.Time) {
 	if !p.keys.previous.usable(now) {
 		p.upSince = p.handshakeWallTime
 	}
-	p.firstUnansweredRequest, p.handshakeFailure, p.replyFailure = time.Time{}, nil, nil
+	p.firstUnansweredRequest, p.handshakeFailure, p.replySign = time.Time{}, nil, sign{}
 	p.signalSessionChanged()
 }
 

@@ -83,6 +83,8 @@ func (d *Device) revealHandshake(id *identity, remote PublicKey, ephemeral *Priv
 
 // revealLines passes lines on, and clears them.
 func (d *Device) revealLines(lines []byte) {
+	d.program.begin()
+	defer d.program.end()
 	d.keyLog.writeLines(lines)
 	if c := d.capture.Load(); c != nil {
 		(*c).HandshakeSecrets(lines)

@@ -107,7 +107,7 @@ func (p *peer) refreshPath(b *binding, certain, checked bool) {
 	if p.stopped || !moved {
 		return
 	}
-	p.pathFailure, p.wakeFlowsNext = nil, true
+	p.pathSign, p.wakeFlowsNext = sign{}, true
 	p.allowRefusedAgain()
 	if p.keys.current.usable(now) {
 		if !p.mayInitiate(now) {
@@ -238,8 +238,7 @@ func (p *peer) checkRefused(now, start time.Time) (again time.Duration, err erro
 }
 
 // handlePathError notes why an initiation did not reach its peer. An ICMP message
-// can be forged, so it must quote the index of our initiation, and it ends
-// nothing: it is shown when the peer does not answer.
+// can be forged, so it must quote the index of our initiation, and is a sign only.
 func (d *Device) handlePathError(e udp.PathError) {
 	switch e.Errno {
 	case syscall.ECONNREFUSED, syscall.EHOSTUNREACH, syscall.ENETUNREACH, syscall.EACCES:
@@ -258,7 +257,7 @@ func (d *Device) handlePathError(e udp.PathError) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.pendingHandshake != nil && p.pendingHandshake.index == index {
-		p.pathFailure = fmt.Errorf("%w, says %s", e.Errno, e.Offender)
+		p.notePathError(d.now(), fmt.Errorf("%w, says %s", e.Errno, e.Offender))
 	}
 }
 
@@ -266,7 +265,7 @@ func (d *Device) handlePathError(e udp.PathError) {
 func (p *peer) noteHeard(now time.Time) {
 	silent := now.Sub(p.lastHeard)
 	p.lastHeard = now
-	p.pathFailure = nil
+	p.pathSign = sign{}
 	if silent >= wakeAfter || p.wakeFlowsNext {
 		p.wakeFlowsNext = false
 		p.device.background.Go(p.wakeFlows)

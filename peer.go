@@ -64,8 +64,8 @@ type peer struct {
 	toldSilent             bool          // the log says that the peer does not answer
 	toldEndpoint           time.Time     // when the log told of the endpoint
 	handshakeFailure       error         // why initiations may fail; nil: the peer sends no reply
-	replyFailure           error         // what its replies to initiations say; nil: it sends none
-	pathFailure            error         // what the network said of initiations; nil: nothing
+	replySign              sign          // what its replies to initiations say
+	pathSign               sign          // what the network said of initiations
 	sessionChanged         chan struct{} // closed at the next change; nil: nothing waits for it
 	lastHeard              time.Time     // the latest message under session keys, or response; zero: none
 

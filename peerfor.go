@@ -30,6 +30,7 @@ const (
 type peerFinder struct {
 	peerFor func(ctx context.Context, public PublicKey) (PeerConfig, error) // constant; nil: unknown keys are dropped
 	calls   pool[*lookup]
+	program *programCalls // constant
 
 	mu      sync.Mutex // guards the rest and the fields of pending lookups
 	pending map[PublicKey]*lookup
@@ -53,96 +54,131 @@ type lookup struct {
 	from      endpoint
 }
 
-// mayAsk reports whether an initiation under the given key may lead to a call,
-// before it costs another computation.
-func (f *peerFinder) mayAsk(now time.Time, public PublicKey) bool {
+// checkKey returns why an initiation under the given key leads to no call, before
+// it costs another computation; 0 if it may lead to one.
+func (f *peerFinder) checkKey(now time.Time, public PublicKey) DropReason {
 	if f.peerFor == nil {
-		return false
+		return DropUnknownPeer
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if until, refused := f.refused[public]; refused {
 		if now.Before(until) {
-			return false
+			return DropUnknownPeer
 		}
 		delete(f.refused, public)
 	}
-	return f.pending[public] != nil || f.calls.queuedJobs() < maxQueuedLookups
+	if f.pending[public] == nil && f.calls.queuedJobs() >= maxQueuedLookups {
+		return DropHandshakeQueueFull
+	}
+	return 0
 }
 
 // findPeer continues to consume an initiation whose static key is unknown, and
 // asks the program for the peer if the initiation is authentic.
 func (d *Device) findPeer(now time.Time, id *identity, r *responder, msg []byte, from endpoint) {
 	f := &d.finder
-	if r.remote == id.public || !f.mayAsk(now, r.remote) {
-		d.dropUnknown(r.remote, from)
+	reason := DropUnknownPeer
+	if r.remote != id.public {
+		reason = f.checkKey(now, r.remote)
+	}
+	if reason != 0 {
+		d.dropStranger(reason, r.remote, from)
 		return
 	}
 	if f.calls.queuedJobs() >= busyLookups && !d.load.isHigh(now) && !d.provesAddress(now, id, msg, from) {
 		return
 	}
+	var stamp tai64n
 	ss, err := id.computeStaticSecret(&r.remote)
-	if err != nil {
-		return
+	if err == nil {
+		stamp, err = r.consumeTimestamp(&ss)
+		clear(ss[:])
 	}
-	stamp, err := r.consumeTimestamp(&ss)
-	clear(ss[:])
 	if err != nil {
 		d.drop(DropInitiationInvalid, 1, from.addr)
-	} else {
-		f.queueLookup(&lookup{public: r.remote, id: id, responder: *r, stamp: stamp, from: from})
+		return
+	}
+	if reason, from := f.queueLookup(&lookup{public: r.remote, id: id, responder: *r, stamp: stamp, from: from}); reason != 0 {
+		d.dropStranger(reason, r.remote, from)
 	}
 }
 
 // queueLookup has the peer of l looked up, unless its initiation is a replay or
 // the queue is full. If the key is being looked up already, the later initiation
-// is the one to answer.
-func (f *peerFinder) queueLookup(l *lookup) {
+// is the one to answer. It returns why an initiation is dropped, that of l or the
+// one before it, and where that came from; 0 if none is.
+func (f *peerFinder) queueLookup(l *lookup) (DropReason, endpoint) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if !l.stamp.after(f.timestamps[l.public]) {
-		return
+		return DropInitiationReplayed, l.from
 	}
 	if p := f.pending[l.public]; p != nil {
-		if l.stamp.after(p.stamp) {
-			p.responder, p.stamp, p.from = l.responder, l.stamp, l.from
+		if !l.stamp.after(p.stamp) {
+			return DropInitiationReplayed, l.from
 		}
-		return
+		former := p.from
+		p.responder, p.stamp, p.from = l.responder, l.stamp, l.from
+		return DropSuperseded, former
 	}
 	if !f.calls.submit(l, maxQueuedLookups) {
-		return
+		return DropHandshakeQueueFull, l.from
 	}
 	if f.pending == nil {
 		f.pending = make(map[PublicKey]*lookup)
 	}
 	f.pending[l.public] = l
+	return 0, endpoint{}
 }
 
 // lookUpPeer asks the program for a peer, adds it and answers its initiation.
 func (d *Device) lookUpPeer(l *lookup) {
 	f := &d.finder
 	defer f.forgetLookup(l)
-	if d.ctx.Err() != nil {
-		return // Close waits for the queue
-	}
-	if d.peer(l.public) == nil { // it may have been added meanwhile
-		cfg, err := f.callPeerFor(d.ctx, l.public)
-		if err != nil {
-			d.dropUnknown(l.public, f.sourceOf(l))
-			d.refusePeer(l, err)
-			return
-		}
-		u := cfg.update()
-		u.found = l
-		if d.apply(update{peers: []peerUpdate{u}}) != nil {
-			return
-		}
-		d.log.Debug("peer found", "peer", l.public.short(), "endpoint", f.sourceOf(l).addr)
+	if reason := d.addFoundPeer(l); reason != 0 {
+		d.dropStranger(reason, l.public, f.sourceOf(l))
+		return
 	}
 	p := d.peer(l.public)
-	if f.takeLookup(l) && p != nil && p.acceptInitiation(d.now(), l.stamp, l.from) == 0 {
-		p.respond(l.id, &l.responder, l.stamp)
+	if !f.takeLookup(l) || p == nil {
+		d.dropStranger(DropSuperseded, l.public, f.sourceOf(l))
+		return
 	}
+	reason := p.acceptInitiation(d.now(), l.stamp, l.from)
+	if reason == 0 {
+		reason = p.respond(l.id, &l.responder, l.stamp)
+	}
+	if reason != 0 {
+		p.dropFrom(reason, l.from.addr)
+	}
+}
+
+// addFoundPeer adds the peer that the program says l belongs to, unless it has
+// been added meanwhile. It returns why the initiation is dropped if the program
+// says none; otherwise 0.
+func (d *Device) addFoundPeer(l *lookup) DropReason {
+	if d.ctx.Err() != nil {
+		return DropPeerRemoved // Close waits for the queue
+	}
+	if d.peer(l.public) != nil {
+		return 0
+	}
+	cfg, err := d.finder.callPeerFor(d.ctx, l.public)
+	switch {
+	case d.ctx.Err() != nil:
+		return DropPeerRemoved
+	case err != nil:
+		d.refusePeer(l, err)
+		return DropUnknownPeer
+	}
+	u := cfg.update()
+	u.found = l
+	if d.apply(update{peers: []peerUpdate{u}}) != nil {
+		return DropPeerRemoved // the device is closed
+	}
+	d.log.Debug("peer found", "peer", l.public.short(), "endpoint", d.finder.sourceOf(l).addr)
+	return 0
 }
 
 // unusablePeerError is an answer of Config.PeerFor that is a mistake of the
@@ -153,7 +189,9 @@ type unusablePeerError struct{ error }
 func (f *peerFinder) callPeerFor(ctx context.Context, public PublicKey) (PeerConfig, error) {
 	ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
 	defer cancel()
+	f.program.begin()
 	cfg, err := f.peerFor(ctx, public)
+	f.program.end()
 	if err != nil {
 		return PeerConfig{}, err
 	}
@@ -168,9 +206,6 @@ func (f *peerFinder) callPeerFor(ctx context.Context, public PublicKey) (PeerCon
 
 // refusePeer notes and logs that there is no peer for l.
 func (d *Device) refusePeer(l *lookup, err error) {
-	if d.ctx.Err() != nil {
-		return
-	}
 	now := d.now()
 	f := &d.finder
 	f.mu.Lock()

@@ -70,6 +70,18 @@ func (x *directory) list(r *remote) {
 	x.peers[r.Public] = PeerConfig{PublicKey: r.Public, AllowedIPs: []netip.Prefix{netip.PrefixFrom(r.ip, r.ip.BitLen())}}
 }
 
+// withStranger runs a transcript in a testbed whose device finds the peer r in the
+// directory x.
+func withStranger(t *testing.T, transcript func(b *testbed, x *directory, r *remote)) {
+	t.Helper()
+	var x directory
+	withTestbed(t, x.use, func(b *testbed) {
+		r := b.newStranger("192.0.2.3:1", "10.0.0.3")
+		x.list(r)
+		transcript(b, &x, r)
+	})
+}
+
 // delayAnswers makes calls wait until release is called.
 func (x *directory) delayAnswers() (release func()) {
 	hold := make(chan struct{})
@@ -159,14 +171,12 @@ func TestUnknownKeysAreDroppedWithoutPeerFor(t *testing.T) {
 		r := b.newStranger("192.0.2.3:1", "10.0.0.3")
 		r.sendInitiation()
 		r.wantSilence("unknown key", time.Second)
+		b.wantDrops("unknown key", map[DropReason]uint64{DropUnknownPeer: 1})
 	})
 }
 
 func TestPeerForIsNotAskedAboutKeysOfOthers(t *testing.T) {
-	var x directory
-	withTestbed(t, x.use, func(b *testbed) {
-		r := b.newStranger("192.0.2.3:1", "10.0.0.3")
-		x.list(r)
+	withStranger(t, func(b *testbed, x *directory, r *remote) {
 		msg, _ := r.Initiation(fakepeer.InitiationOptions{})
 		const static, timestamp = 40, 88
 		r.writeMessage(r.corruptHandshake(msg, static))
@@ -188,7 +198,7 @@ func TestPeerForRefusalIsRemembered(t *testing.T) {
 	var log bytes.Buffer
 	withTestbed(t, func(cfg *Config) {
 		x.use(cfg)
-		cfg.Logger = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+		logConfig(&log, slog.LevelDebug)(cfg)
 	}, func(b *testbed) {
 		r := b.newStranger("192.0.2.3:1", "10.0.0.3")
 		r.sendInitiation()
@@ -231,7 +241,7 @@ func TestPeerForUnusableAnswerIsLogged(t *testing.T) {
 			var log bytes.Buffer
 			withTestbed(t, func(cfg *Config) {
 				x.use(cfg)
-				cfg.Logger = slog.New(slog.NewTextHandler(&log, nil))
+				logConfig(&log, slog.LevelInfo)(cfg)
 			}, func(b *testbed) {
 				strangers := []*remote{b.newStranger("192.0.2.3:1", "10.0.0.3"), b.newStranger("192.0.2.4:1", "10.0.0.4")}
 				for _, r := range strangers {
@@ -283,14 +293,12 @@ func TestPeerForRunsBesideEverything(t *testing.T) {
 		r.wantResponse("the latest initiation", late)
 		r.wantSilence("the initiation before it", time.Second)
 		x.wantAsked(t, "one stranger", 1)
+		b.wantDrops("the initiation before the latest", map[DropReason]uint64{DropSuperseded: 1})
 	})
 }
 
 func TestPeerForIgnoresAnOlderInitiation(t *testing.T) {
-	var x directory
-	withTestbed(t, x.use, func(b *testbed) {
-		r := b.newStranger("192.0.2.3:1", "10.0.0.3")
-		x.list(r)
+	withStranger(t, func(b *testbed, x *directory, r *remote) {
 		release := x.delayAnswers()
 		old, _ := r.Initiation(fakepeer.InitiationOptions{})
 		time.Sleep(time.Second)
@@ -298,14 +306,12 @@ func TestPeerForIgnoresAnOlderInitiation(t *testing.T) {
 		r.writeMessage(old)
 		release()
 		r.wantResponse("the initiation with the later timestamp", hs)
+		b.wantDrops("the older one", map[DropReason]uint64{DropInitiationReplayed: 1})
 	})
 }
 
 func TestPeerForPeerConfiguredMeanwhile(t *testing.T) {
-	var x directory
-	withTestbed(t, x.use, func(b *testbed) {
-		r := b.newStranger("192.0.2.3:1", "10.0.0.3")
-		x.list(r)
+	withStranger(t, func(b *testbed, x *directory, r *remote) {
 		release := x.delayAnswers()
 		hs := r.sendInitiation()
 		b.setPeer(PeerConfig{PublicKey: r.Public, AllowedIPs: prefixes("10.0.0.33/32")})
@@ -332,16 +338,14 @@ func TestRemovePeerDiscardsTheAnswerOfPeerFor(t *testing.T) {
 		"new key": func(b *testbed, r *remote) { b.setPrivateKey(NewPrivateKey(), r) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			var x directory
-			withTestbed(t, x.use, func(b *testbed) {
-				r := b.newStranger("192.0.2.3:1", "10.0.0.3")
-				x.list(r)
+			withStranger(t, func(b *testbed, x *directory, r *remote) {
 				release := x.delayAnswers()
 				r.sendInitiation()
 				x.wantAsked(t, "stranger", 1)
 				remove(b, r)
 				release()
 				r.wantSilence("answer of before the removal", time.Second)
+				b.wantDrops("initiation of before the removal", map[DropReason]uint64{DropSuperseded: 1})
 				if b.dev.peer(r.Public) != nil {
 					t.Error("the peer was added")
 				}
@@ -361,6 +365,7 @@ func TestCloseEndsPeerFor(t *testing.T) {
 		}
 		x.wantAsked(t, "strangers", maxLookups)
 		b.dev.Close()
+		b.wantDrops("closed", map[DropReason]uint64{DropPeerRemoved: maxLookups + 10})
 		x.mu.Lock()
 		defer x.mu.Unlock()
 		if x.active != 0 || len(x.asked) != maxLookups || len(x.ended) != maxLookups || !errors.Is(x.ended[0], context.Canceled) {
@@ -426,6 +431,7 @@ func TestPeerFromPeerForIsRemovedWhenIdle(t *testing.T) {
 		r.writeMessage(first)
 		x.wantAsked(t, "replay of an initiation from before the removal", 2)
 		r.wantSilence("replay", time.Second)
+		b.wantDrops("replay", map[DropReason]uint64{DropInitiationReplayed: 1})
 		s := r.wantResponse("the peer returns", r.sendInitiation())
 		r.sendData(s, "again")
 		b.wantDelivered("the peer returns", "again")
@@ -435,10 +441,7 @@ func TestPeerFromPeerForIsRemovedWhenIdle(t *testing.T) {
 }
 
 func TestPeerFromPeerForWithoutSessionIsRemoved(t *testing.T) {
-	var x directory
-	withTestbed(t, x.use, func(b *testbed) {
-		r := b.newStranger("192.0.2.3:1", "10.0.0.3")
-		x.list(r)
+	withStranger(t, func(b *testbed, x *directory, r *remote) {
 		r.sendInitiation() // as a replay would: the response is not confirmed
 		r.wantMessage("stranger", fakepeer.Response)
 		time.Sleep(eraseAfterTime)
@@ -447,10 +450,7 @@ func TestPeerFromPeerForWithoutSessionIsRemoved(t *testing.T) {
 }
 
 func TestPeerFromPeerForStaysWhileItIsConnectedTo(t *testing.T) {
-	var x directory
-	withTestbed(t, x.use, func(b *testbed) {
-		r := b.newStranger("192.0.2.3:1", "10.0.0.3")
-		x.list(r)
+	withStranger(t, func(b *testbed, x *directory, r *remote) {
 		r.wantResponse("stranger", r.sendInitiation())
 		time.Sleep(eraseAfterTime - time.Second)
 		r.drainMessages()
@@ -475,10 +475,7 @@ func TestPeerFromPeerForStaysWhileItIsConnectedTo(t *testing.T) {
 }
 
 func TestPeerFromPeerForWithKeepaliveIsRemovedWhenGone(t *testing.T) {
-	var x directory
-	withTestbed(t, x.use, func(b *testbed) {
-		r := b.newStranger("192.0.2.3:1", "10.0.0.3")
-		x.list(r)
+	withStranger(t, func(b *testbed, x *directory, r *remote) {
 		cfg := x.peers[r.Public]
 		cfg.PersistentKeepalive, cfg.Endpoint = 25*time.Second, r.sock.AddrPort().String()
 		x.peers[r.Public] = cfg
@@ -590,7 +587,13 @@ func TestLookupsAreBounded(t *testing.T) {
 		}
 		const strangers = 4 * maxRefusals
 		for i := range strangers {
-			f.queueLookup(&lookup{public: key(i), stamp: tai64n{1}})
+			want := DropReason(0)
+			if i >= maxLookups+maxQueuedLookups {
+				want = DropHandshakeQueueFull
+			}
+			if reason, _ := f.queueLookup(&lookup{public: key(i), stamp: tai64n{1}}); reason != want {
+				t.Fatalf("stranger %d: dropped for %v, want %v", i, reason, want)
+			}
 			f.wantBounded(t, "PeerFor does not answer")
 			if i < maxLookups {
 				synctest.Wait() // until it has left the queue
@@ -600,8 +603,10 @@ func TestLookupsAreBounded(t *testing.T) {
 		if n := f.calls.queuedJobs(); n != maxQueuedLookups {
 			t.Errorf("%d initiations wait, want %d", n, maxQueuedLookups)
 		}
-		if f.mayAsk(b.dev.now(), key(strangers)) || !f.mayAsk(b.dev.now(), key(0)) {
-			t.Error("a full queue takes a new key, or not another initiation under a pending one")
+		b.newStranger("192.0.2.3:1", "10.0.0.3").sendInitiation()
+		b.wantDrops("a full queue takes no other key", map[DropReason]uint64{DropHandshakeQueueFull: 1})
+		if reason := f.checkKey(b.dev.now(), key(0)); reason != 0 {
+			t.Errorf("another initiation under a key that waits is dropped for %v", reason)
 		}
 		release()
 		x.wantAsked(t, "released", maxLookups+maxQueuedLookups)
@@ -609,8 +614,8 @@ func TestLookupsAreBounded(t *testing.T) {
 			b.dev.refusePeer(&lookup{public: key(i)}, errNotListed)
 			f.wantBounded(t, "refusals")
 		}
-		if f.mayAsk(b.dev.now(), key(strangers-1)) {
-			t.Error("the latest refusal is forgotten")
+		if reason := f.checkKey(b.dev.now(), key(strangers-1)); reason != DropUnknownPeer {
+			t.Errorf("the latest refusal is forgotten: %v", reason)
 		}
 	})
 }

@@ -1,7 +1,6 @@
 package wireguard
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -131,23 +130,16 @@ func roundWait(d time.Duration) time.Duration {
 	return d.Round(time.Second)
 }
 
-// Why a peer does not answer, as far as its messages tell. Anyone who sees an
-// initiation can forge them, so they end no attempt.
-var (
-	errNoReply         = errors.New("no reply")
-	errResponseInvalid = errors.New("its responses do not verify: the preshared keys differ, or its private key is not the one of this public key")
-	errCookiesOnly     = errors.New("it answers with cookies only, as a peer under load does")
-)
-
 // Handshake proves that the tunnel to a peer is up. It returns nil when a
 // handshake with the peer has completed, or at once if one did in the last five
 // seconds, since the protocol allows no more.
 //
 // An error wraps [ErrNoPeer], [ErrNoEndpoint] or [net.ErrClosed], or
 // [ErrNoHandshake] if the peer has not answered for 15 seconds (5 if it was
-// silent before), if the host has been unable to send to it for a second, and
-// then the error of the system too, or when ctx ends, and then the error of ctx
-// too.
+// silent before), if two successive initiations met the same ICMP error or a
+// response that does not verify, which takes about six seconds, if the host has
+// been unable to send to it for a second, and then the error of the system too, or
+// when ctx ends, and then the error of ctx too.
 func (d *Device) Handshake(ctx context.Context, public PublicKey) error {
 	p, err := d.requirePeer(public)
 	if err != nil {
@@ -217,6 +209,9 @@ func (p *peer) awaitSession(ctx context.Context, forAddress bool, done func(now 
 			end := p.firstUnansweredRequest.Add(unreachableAfter)
 			if least := start.Add(minHandshakeWait); end.Before(least) {
 				end = least
+			}
+			if at := p.signEnd(now, start); !at.IsZero() && at.Before(end) {
+				end = at
 			}
 			if wait = min(wait, end.Sub(now)); wait <= 0 || p.lacksAddress() {
 				err = p.newUnreachableError(now, start, nil)
@@ -301,15 +296,6 @@ func (p *peer) newUnreachableError(now, start time.Time, ctx error) error {
 		since = start
 	}
 	return &unreachableError{peer: p.public, at: at, silent: now.Sub(since), cause: p.failureCause(), ctx: ctx}
-}
-
-// failureCause returns why there is no handshake, as far as is known. p.mu is
-// held.
-func (p *peer) failureCause() error {
-	if f := p.sendFailure.Load(); f != nil {
-		return f.err
-	}
-	return cmp.Or(p.handshakeFailure, p.replyFailure, p.pathFailure, errNoReply)
 }
 
 // signalSessionChanged wakes what waits for the session to change. p.mu is

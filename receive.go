@@ -261,7 +261,7 @@ func (p *peer) receiveBatches(ready []*recvBatch, closed, mayWait bool) (handled
 		now := p.device.now()
 		switch {
 		case closed:
-			p.drop(DropPeerRemoved, b.authenticCount())
+			p.drop(DropPeerRemoved, b.packetCount())
 			p.discardHeld()
 			b.free()
 		case b.isWake():
@@ -282,7 +282,11 @@ func (p *peer) accountBatch(b *recvBatch, now time.Time) (authentic bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if r := p.refuseBatch(b, now); r != 0 {
-		p.drop(r, b.authenticCount())
+		dropped := b.authenticCount()
+		if r == DropPeerRemoved {
+			dropped = b.packetCount()
+		}
+		p.drop(r, dropped)
 		return false
 	}
 	content := false
@@ -334,6 +338,16 @@ func (p *peer) refuseBatch(b *recvBatch, now time.Time) DropReason {
 		return DropSessionExpired
 	}
 	return 0
+}
+
+// packetCount returns the number of authentic messages of b that are no keepalives.
+func (b *recvBatch) packetCount() (n int) {
+	for _, plain := range b.msgs {
+		if len(plain) > 0 {
+			n++
+		}
+	}
+	return n
 }
 
 // authenticCount returns the number of messages of b that have not been dropped.

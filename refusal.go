@@ -52,7 +52,7 @@ func (r *refusals) note(refused any, cause error) {
 	count := s.count
 	s.logging, s.last, s.count = true, now, 0
 	go func() {
-		r.log.Warn("peer has its share", "peer", name, "cause", cause.Error(), "refused", count)
+		r.log.Warn("peer has its share", "peer", name, "err", cause, "count", count)
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		s.logging = false

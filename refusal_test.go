@@ -50,12 +50,12 @@ func TestRefusalsAreLogged(t *testing.T) {
 		r.note(p, cause) // while the handler waits
 		want(0, "")
 		h.proceed <- struct{}{}
-		first := "peer has its share peer=" + p.public.short() + " cause=too many refused=1"
+		first := "peer has its share peer=" + p.public.short() + " err=too many count=1"
 		want(1, first)
 		r.note(p, cause)
 		h.proceed <- struct{}{}
-		want(2, "peer has its share peer="+p.public.short()+" cause=too many refused=6")
+		want(2, "peer has its share peer="+p.public.short()+" err=too many count=6")
 		r.note(p, cause)
-		want(2, "peer has its share peer="+p.public.short()+" cause=too many refused=6")
+		want(2, "peer has its share peer="+p.public.short()+" err=too many count=6")
 	})
 }

@@ -3,6 +3,7 @@ package wireguard
 import (
 	"context"
 	"errors"
+	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -297,6 +298,15 @@ func (b *testbed) holdHandshakeJobs() (release func()) {
 		do(j)
 	}
 	return func() { close(gate) }
+}
+
+// wantDrops expects that the device has dropped exactly this much.
+func (b *testbed) wantDrops(what string, want map[DropReason]uint64) {
+	b.Helper()
+	synctest.Wait()
+	if got := b.dev.Stats().Drops; !maps.Equal(got, want) {
+		b.Errorf("%s: drops %v, want %v", what, got, want)
+	}
 }
 
 // wantRoute expects that the addresses are routed to r, or to no peer if r is

@@ -16,9 +16,10 @@ import (
 // The functions are called one at a time, in the order of the events and soon
 // after them, by a goroutine of the device that exists only while there is
 // something to tell. No lock is held: a function may call any method of the
-// device, such as [Device.Stats], except Close, which waits for it. A function
-// that blocks delays those after it, and nothing else. Up to 1024 calls wait; what
-// happens beyond that is not told. None is called after Close has returned.
+// device, such as [Device.Stats]. Only Close waits for it, for five seconds. A
+// function that blocks delays those after it, and nothing else. Up to 1024 calls
+// wait; what happens beyond that is not told. None is called after Close has
+// returned.
 //
 // An event whose function is set costs an allocation and a wake-up. Only
 // EndpointChanged, PathMTUChanged and PacketDropped tell of events that packets
@@ -35,8 +36,9 @@ type Trace struct {
 	// SessionRotated: packets are sent under the keys of another session from now
 	// on.
 	SessionRotated func(SessionInfo)
-	// SessionExpired: the keys of the session were erased, as none had followed it
-	// for nine minutes. It was used for the first three.
+	// SessionExpired: the keys of the session were erased, nine minutes after its
+	// handshake, as no session had followed it. Nothing was sent or received under
+	// them after the first three minutes, at whose end nothing is called.
 	SessionExpired func(SessionInfo)
 	// EndpointChanged: packets are sent to another address from now on.
 	EndpointChanged func(EndpointInfo)
@@ -121,7 +123,7 @@ type PathMTUInfo struct {
 type DropInfo struct {
 	Time     time.Time
 	Reason   DropReason
-	Peer     PublicKey      // zero: unknown. For DropUnknownPeer it is not configured.
+	Peer     PublicKey      // zero: unknown. It need not be configured, as with DropUnknownPeer.
 	Endpoint netip.AddrPort // outer address of the other end, which may be forged; the zero AddrPort: unknown
 	Address  netip.Addr     // inner address of the other end; the zero Addr: not known, or not the cause
 	Count    uint64         // dropped for this reason since the last call, of all peers
@@ -134,6 +136,16 @@ const maxNotices = 1024
 // are called one after another, in the order of notify. The caller may hold any
 // lock of the device.
 func (d *Device) notify(tell func()) { d.notices.submit(tell, maxNotices) }
+
+// tellProgram carries out a notice.
+func (d *Device) tellProgram(tell func()) {
+	if d.program.abandoned.Load() {
+		return
+	}
+	d.program.begin()
+	defer d.program.end()
+	tell()
+}
 
 const (
 	// maxLines is how many lines with one message are logged in linesInterval.

@@ -36,7 +36,7 @@ func (p *peer) transmitBatches(ready []*sendBatch, closed, mayWait bool) (handle
 		messageArrays.Put(ms)
 	}
 	for _, b := range ready[:handled] {
-		if closed {
+		if closed && !b.isKeepalive() {
 			p.drop(DropPeerRemoved, b.count)
 		}
 		b.free()

@@ -106,6 +106,8 @@ type Device struct {
 	heldBytes   atomic.Int64   // bytes of buffers that were received and not yet delivered
 	background  sync.WaitGroup // readers and resolvers
 	uapi        uapiUsage
+	program     programCalls
+	replies     sync.WaitGroup // cookie replies that wait for a socket
 	closing     sync.Once
 
 	reopenNow chan struct{} // ends a delay before sockets are opened again
@@ -224,8 +226,8 @@ func newDevice(cfg Config) *Device {
 	// Half the cores stay free for data during a flood of handshakes.
 	d.handshakes = pool[receivedHandshake]{doJob: d.handleHandshake, maxWorkers: max(1, workers/2)}
 	d.initiations = pool[*peer]{doJob: (*peer).sendInitiation, maxWorkers: max(1, workers/2)}
-	d.notices = pool[func()]{doJob: func(tell func()) { tell() }, maxWorkers: 1}
-	d.finder.peerFor = cfg.PeerFor
+	d.notices = pool[func()]{doJob: d.tellProgram, maxWorkers: 1}
+	d.finder.peerFor, d.finder.program = cfg.PeerFor, &d.program
 	d.finder.calls = pool[*lookup]{doJob: d.lookUpPeer, maxWorkers: maxLookups}
 	return d
 }
@@ -334,10 +336,19 @@ func (d *Device) Rebind() error {
 // Close ends the device: its open connections are reset, its listeners fail, and
 // its sockets are closed. Connections that were closed before get up to a second
 // to deliver what was written to them, so that http.Server.Shutdown followed by
-// Close loses nothing while the peer answers. All goroutines of the device have ended when Close returns. It always
-// returns nil. Closing a closed device waits for the first Close to end.
+// Close loses nothing while the peer answers. All goroutines of the device have
+// ended when Close returns, except those in a function of the program, such as one
+// of [Config.Trace], that has been called and does not return for five seconds. It
+// always returns nil. Closing a closed device waits for the first Close to end.
 func (d *Device) Close() error {
-	d.closing.Do(d.close)
+	d.closing.Do(func() {
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			d.close()
+		}()
+		d.program.waitUntil(ended)
+	})
 	return nil
 }
 
@@ -371,6 +382,7 @@ func (d *Device) close() {
 	d.background.Wait()
 	d.handshakes.close()
 	d.finder.calls.close()
+	d.waitForReplies()
 	d.initiations.close()
 	d.openers.close()
 	d.sealers.close()
