@@ -11,10 +11,9 @@ import (
 // refusalInterval is the least time between two messages about one cause.
 const refusalInterval = 10 * time.Second
 
-// refusals logs refusals, and does not wait for the handler of the log: it is
-// called while packets are delivered.
+// refusals logs refusals. It is called while packets are delivered.
 type refusals struct {
-	log *slog.Logger // constant
+	log *slog.Logger // constant; never waits for its handler
 
 	mu     sync.Mutex
 	causes map[string]*refusal // guarded by mu; there are a few causes
@@ -22,9 +21,8 @@ type refusals struct {
 
 // A refusal is what is to be told about a cause.
 type refusal struct {
-	logging bool // a goroutine waits for the handler
-	last    time.Time
-	count   int // since last
+	last  time.Time
+	count int // since last
 }
 
 // note logs that a peer, a *peer, was refused something, unless that was told
@@ -46,15 +44,9 @@ func (r *refusals) note(refused any, cause error) {
 	}
 	s.count++
 	now := time.Now()
-	if s.logging || now.Sub(s.last) < refusalInterval {
+	if now.Sub(s.last) < refusalInterval {
 		return
 	}
-	count := s.count
-	s.logging, s.last, s.count = true, now, 0
-	go func() {
-		r.log.Warn("peer has its share", "peer", name, "err", cause, "count", count)
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		s.logging = false
-	}()
+	r.log.Warn("peer has its share", "peer", name, "err", cause, "count", s.count)
+	s.last, s.count = now, 0
 }
