@@ -275,6 +275,7 @@ func TestP100NoKeyIsLogged(t *testing.T) {
 		b.setPeer(PeerConfig{PublicKey: NewPrivateKey().PublicKey(), Endpoint: "nowhere.example:1", PersistentKeepalive: time.Second})
 		time.Sleep(10 * time.Minute)
 		b.dev.log.Info("all of it", "config", Config{PrivateKey: private, Peers: []PeerConfig{{PresharedKey: psk}}}, "key", private, "psk", psk)
+		synctest.Wait()
 		if log.Len() == 0 {
 			t.Fatal("nothing was logged")
 		}
