@@ -1,11 +1,8 @@
 package wireguard
 
 import (
-	"bytes"
 	"context"
-	"crypto/rand"
 	"fmt"
-	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -620,46 +617,19 @@ func TestN14ClosedDeviceIsCollected(t *testing.T) {
 // Covers N01.
 func TestBothWays(t *testing.T) {
 	near, far := newDevicePair(t)
-	l, err := far.Listen(background, "tcp", ":7")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer c.Close()
-				io.Copy(c, c)
-			}()
-		}
-	}()
+	port := startEchoServer(t, far)
+	hosts := []netip.Addr{netip.MustParseAddr("10.0.0.2"), netip.MustParseAddr("fd00::2")}
 	var wg sync.WaitGroup
-	for _, host := range []string{"10.0.0.2:7", "[fd00::2]:7"} {
+	for _, host := range hosts {
 		wg.Go(func() {
-			c, err := near.DialContext(contextWithTimeout(t, 20*time.Second), "tcp", host)
-			if err != nil {
-				t.Error(err)
-				return
-			}
-			defer c.Close()
-			sent := make([]byte, 4<<20)
-			rand.Read(sent)
-			go func() {
-				c.Write(sent)
-				c.(interface{ CloseWrite() error }).CloseWrite()
-			}()
-			if got, err := io.ReadAll(c); err != nil || !bytes.Equal(got, sent) {
-				t.Errorf("%s: %d of %d bytes came back, %v", host, len(got), len(sent), err)
+			if err := exchangeStream(t, near, host, port, 4<<20); err != nil {
+				t.Errorf("%v: %v", host, err)
 			}
 		})
 	}
 	wg.Wait()
-	for _, host := range []string{"10.0.0.2", "fd00::2"} {
-		if _, err := near.Ping(contextWithTimeout(t, 10*time.Second), netip.MustParseAddr(host)); err != nil {
+	for _, host := range hosts {
+		if _, err := near.Ping(contextWithTimeout(t, 10*time.Second), host); err != nil {
 			t.Error(err)
 		}
 	}

@@ -33,9 +33,9 @@ const (
 	reopenResets   = time.Minute
 )
 
-// watchNetwork follows the network of the host until the device is closed.
-func (d *Device) watchNetwork() {
-	w := netwatch.New()
+// watchNetwork follows the network of the host, as w tells, until the device is
+// closed. It closes w.
+func (d *Device) watchNetwork(w *netwatch.Watcher) {
 	defer w.Close()
 	check := time.NewTicker(suspensionCheck)
 	defer check.Stop()

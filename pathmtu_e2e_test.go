@@ -1,8 +1,6 @@
 package wireguard
 
 import (
-	"bytes"
-	"io"
 	"log/slog"
 	"net/netip"
 	"strings"
@@ -35,38 +33,7 @@ func TestBulkThroughBlackHole(t *testing.T) {
 			link := simnet.Link{Latency: 5 * time.Millisecond, MTU: c.mtu, DropBig: true}
 			w.SetLink(outerIPv4(1), outerIPv4(2), link)
 			w.SetLink(outerIPv4(2), outerIPv4(1), simnet.Link{Latency: link.Latency})
-			l, err := far.Listen(background, "tcp", ":7")
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer l.Close()
-			received := make(chan int64, 1)
-			go func() {
-				c, err := l.Accept()
-				if err != nil {
-					received <- 0
-					return
-				}
-				defer c.Close()
-				n, _ := io.Copy(io.Discard, c)
-				received <- n
-			}()
-			conn, err := near.DialContext(contextWithTimeout(t, 20*time.Second), "tcp", netip.AddrPortFrom(c.dst, 7).String())
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer conn.Close()
-			const size = 4 << 20
-			start := time.Now()
-			conn.SetDeadline(start.Add(30 * time.Second))
-			if _, err := io.Copy(conn, bytes.NewReader(make([]byte, size))); err != nil {
-				t.Fatal(err)
-			}
-			conn.(interface{ CloseWrite() error }).CloseWrite()
-			if n := <-received; n != size {
-				t.Errorf("%d of %d bytes arrived", n, size)
-			}
-			t.Logf("%d bytes in %v", size, time.Since(start))
+			sendBulk(t, near, far, c.dst, 4<<20)
 			if n := strings.Count(log.String(), "path takes smaller packets"); n != 1 {
 				t.Errorf("the log says so %d times: %s", n, log.String())
 			}

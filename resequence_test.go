@@ -1,11 +1,8 @@
 package wireguard
 
 import (
-	"bytes"
 	"fmt"
-	"io"
 	"math/rand/v2"
-	"net/netip"
 	"slices"
 	"strconv"
 	"sync"
@@ -660,7 +657,6 @@ func TestBulkWithLatePackets(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes seconds")
 	}
-	const size = 6 << 20
 	transfer := func(t *testing.T, keepsArrivalOrder bool) (late int64) {
 		w := newRealTimeTestnet(t, simnet.WithQueue(1<<14)) // a busy machine loses none either
 		near, far := w.addNode(1, nil), w.addNode(2, nil)
@@ -676,37 +672,8 @@ func TestBulkWithLatePackets(t *testing.T) {
 			}
 			return v
 		})
-		l, err := far.Listen(background, "tcp", ":7")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer l.Close()
-		received := make(chan int64, 1)
-		go func() {
-			c, err := l.Accept()
-			if err != nil {
-				received <- 0
-				return
-			}
-			defer c.Close()
-			n, _ := io.Copy(io.Discard, c)
-			received <- n
-		}()
-		c, err := near.DialContext(contextWithTimeout(t, 20*time.Second), "tcp", netip.AddrPortFrom(innerIPv4(2), 7).String())
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer c.Close()
-		start := time.Now()
-		c.SetDeadline(start.Add(time.Minute))
-		if _, err := io.Copy(c, bytes.NewReader(make([]byte, size))); err != nil {
-			t.Fatal(err)
-		}
-		c.(interface{ CloseWrite() error }).CloseWrite()
-		if n := <-received; n != size {
-			t.Fatalf("%d of %d bytes arrived", n, size)
-		}
-		t.Logf("%d late segments of %d in %v", stack.late.Load(), stack.segments.Load(), time.Since(start))
+		sendBulk(t, near, far, innerIPv4(2), 6<<20)
+		t.Logf("%d late segments of %d", stack.late.Load(), stack.segments.Load())
 		return stack.late.Load()
 	}
 	var off, on int64

@@ -30,42 +30,19 @@ const (
 
 func (s *tcpSegment) has(flag byte) bool { return s.header[13]&flag != 0 }
 
-const (
-	protocolTCP  = 6
-	minTCPHeader = 20
-)
+const minTCPHeader = 20
 
 // TCP options.
 const (
-	optionEnd       = 0
-	optionNop       = 1
 	optionMSS       = 2
 	optionSACK      = 5
 	optionTimestamp = 8
 )
 
-// tcpOption returns the value of an option in a TCP header, nil if that has none.
-func tcpOption(header []byte, kind byte) []byte {
-	for o := header[minTCPHeader:]; len(o) > 0 && o[0] != optionEnd; {
-		if o[0] == optionNop {
-			o = o[1:]
-			continue
-		}
-		if len(o) < 2 || o[1] < 2 || int(o[1]) > len(o) {
-			break
-		}
-		if o[0] == kind {
-			return o[2:o[1]]
-		}
-		o = o[o[1]:]
-	}
-	return nil
-}
-
 // maxSegmentSize returns the MSS option, 0 if there is none.
 func maxSegmentSize(header []byte) int {
-	if o := tcpOption(header, optionMSS); len(o) == 2 {
-		return int(binary.BigEndian.Uint16(o))
+	if o := netstack.TCPOption(header, optionMSS); len(o) == 4 {
+		return int(binary.BigEndian.Uint16(o[2:]))
 	}
 	return 0
 }
@@ -73,8 +50,8 @@ func maxSegmentSize(header []byte) int {
 // timestamps returns the value and the echo reply of the timestamp option, 0 if
 // there is none.
 func timestamps(header []byte) (value, echo uint32) {
-	if o := tcpOption(header, optionTimestamp); len(o) == 8 {
-		return binary.BigEndian.Uint32(o), binary.BigEndian.Uint32(o[4:])
+	if o := netstack.TCPOption(header, optionTimestamp); len(o) == 10 {
+		return binary.BigEndian.Uint32(o[2:]), binary.BigEndian.Uint32(o[6:])
 	}
 	return 0, 0
 }
@@ -82,8 +59,8 @@ func timestamps(header []byte) (value, echo uint32) {
 // maxSACKBlock returns the length of the longest block that was received out of
 // order, 0 if there is none.
 func maxSACKBlock(header []byte) (longest int) {
-	for o := tcpOption(header, optionSACK); len(o) >= 8; o = o[8:] {
-		n := int32(binary.BigEndian.Uint32(o[4:]) - binary.BigEndian.Uint32(o))
+	for o := netstack.TCPOption(header, optionSACK); len(o) >= 10; o = o[8:] {
+		n := int32(binary.BigEndian.Uint32(o[6:]) - binary.BigEndian.Uint32(o[2:]))
 		longest = max(longest, int(n))
 	}
 	return longest
@@ -106,14 +83,11 @@ func flowKey(local, remote netip.Addr, localPort, remotePort uint16) uint64 {
 
 // outgoingSegment returns the TCP segment that pkt is, if it is one.
 func outgoingSegment(pkt *netstack.Packet) (s tcpSegment, ok bool) {
-	h := pkt.TCPHeader()
-	if h == nil {
-		return s, false
+	s, ok = newSegment(pkt.Source().Is6(), pkt.TCPHeader(), pkt.Len())
+	if ok {
+		s.key = flowKey(pkt.Source(), pkt.Destination(), binary.BigEndian.Uint16(s.header), binary.BigEndian.Uint16(s.header[2:]))
 	}
-	s = tcpSegment{v6: pkt.Source().Is6(), header: h, ipLen: pkt.IPHeaderLen()}
-	s.payload = pkt.Len() - s.ipLen - len(h)
-	s.key = flowKey(pkt.Source(), pkt.Destination(), binary.BigEndian.Uint16(h), binary.BigEndian.Uint16(h[2:]))
-	return s, true
+	return s, ok
 }
 
 // acknowledgedFlow returns the key of the flow that a segment acknowledges: that of
@@ -125,37 +99,32 @@ func acknowledgedFlow(pkt, header []byte) uint64 {
 // parseTCP returns the TCP segment in a trimmed packet, if it is one, without its
 // key.
 func parseTCP(pkt []byte) (s tcpSegment, ok bool) {
-	s.v6, s.ipLen = pkt[0]>>4 == 6, 40
-	protocol := pkt[6]
-	if !s.v6 {
-		s.ipLen, protocol = int(pkt[0]&15)*4, pkt[9]
-		if binary.BigEndian.Uint16(pkt[6:])&0x3fff != 0 {
-			return s, false // a fragment
-		}
+	return newSegment(pkt[0]>>4 == 6, netstack.TCPHeader(pkt), len(pkt))
+}
+
+// newSegment returns the TCP segment with that header, nil if it is none, in a
+// packet of length bytes.
+func newSegment(v6 bool, header []byte, length int) (s tcpSegment, ok bool) {
+	s = tcpSegment{v6: v6, header: header, ipLen: 20}
+	if v6 {
+		s.ipLen = 40
 	}
-	if protocol != protocolTCP || s.ipLen < 20 || len(pkt) < s.ipLen+minTCPHeader {
-		return s, false
-	}
-	t := pkt[s.ipLen:]
-	n := int(t[12]>>4) * 4
-	if n < minTCPHeader || n > len(t) {
-		return s, false
-	}
-	s.header, s.payload = t[:n], len(t)-n
-	return s, true
+	s.payload = length - s.ipLen - len(header)
+	return s, header != nil
 }
 
 // clampMSS lowers the MSS that s, if it has SYN, offers to what fits in packets of
 // limit bytes.
 func (s *tcpSegment) clampMSS(limit int) {
-	o := tcpOption(s.header, optionMSS)
+	o := netstack.TCPOption(s.header, optionMSS)
 	mss := uint16(limit - 20 - minTCPHeader)
 	if s.v6 {
 		mss -= 20
 	}
-	if !s.has(tcpSYN) || len(o) != 2 || binary.BigEndian.Uint16(o) <= mss {
+	if !s.has(tcpSYN) || len(o) != 4 || binary.BigEndian.Uint16(o[2:]) <= mss {
 		return
 	}
+	o = o[2:]
 	// RFC 1624: the checksum follows the change. Its words begin at even offsets.
 	old, now := binary.BigEndian.Uint16(o), mss
 	binary.BigEndian.PutUint16(o, mss)

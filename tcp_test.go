@@ -10,6 +10,13 @@ import (
 	"github.com/wgstack/wireguard/netstack"
 )
 
+const (
+	protocolTCP = 6
+
+	optionEnd = 0
+	optionNop = 1
+)
+
 // tcpFields describes a TCP segment of a test.
 type tcpFields struct {
 	src, dst netip.AddrPort

@@ -257,6 +257,42 @@ func exchangeStream(t testing.TB, d *Device, host netip.Addr, port string, n int
 	return err
 }
 
+// sendBulk sends size bytes from one device to an address of the other.
+func sendBulk(t testing.TB, from, to *testNode, host netip.Addr, size int64) {
+	t.Helper()
+	l, err := to.Listen(background, "tcp", ":7")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	received := make(chan int64, 1)
+	go func() {
+		c, err := l.Accept()
+		if err != nil {
+			received <- 0
+			return
+		}
+		defer c.Close()
+		n, _ := io.Copy(io.Discard, c)
+		received <- n
+	}()
+	c, err := from.DialContext(contextWithTimeout(t, 20*time.Second), "tcp", netip.AddrPortFrom(host, 7).String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	start := time.Now()
+	c.SetDeadline(start.Add(time.Minute))
+	if _, err := io.Copy(c, bytes.NewReader(make([]byte, size))); err != nil {
+		t.Fatal(err)
+	}
+	c.(interface{ CloseWrite() error }).CloseWrite()
+	if n := <-received; n != size {
+		t.Fatalf("%d of %d bytes arrived", n, size)
+	}
+	t.Logf("%d bytes in %v", size, time.Since(start))
+}
+
 // exchangeDatagrams sends datagrams of many sizes from one device to the other
 // and back.
 func exchangeDatagrams(t testing.TB, from, to *Device, host netip.Addr) error {

@@ -60,6 +60,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/wgstack/wireguard/internal/netwatch"
 	"github.com/wgstack/wireguard/internal/ratelimit"
 	"github.com/wgstack/wireguard/internal/udp"
 	"github.com/wgstack/wireguard/netstack"
@@ -193,7 +194,8 @@ func New(cfg Config) (*Device, error) {
 		return nil, err
 	}
 	if !cfg.IgnoreNetworkChanges {
-		d.background.Go(d.watchNetwork)
+		w := netwatch.New() // here, as the caller's thread may have a network namespace of its own
+		d.background.Go(func() { d.watchNetwork(w) })
 	}
 	return d, nil
 }

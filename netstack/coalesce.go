@@ -21,69 +21,38 @@ const (
 	maxCoalesced = 65535 // bytes of an IP packet
 )
 
-// A segment is an inbound TCP segment with its IP header.
-type segment struct {
-	packet      []byte
-	ipHeaderLen int // IP header
-	headersLen  int // IP and TCP header
-}
+// The headers of inbound TCP segments, of which b is the whole packet.
 
-// parseSegment finds the headers of b. joinable reports whether b is a TCP
-// segment that can be joined with others. flow reports whether b has TCP ports:
-// a segment that cannot be joined still ends the run of its flow, or it would
-// overtake it.
-func parseSegment(b []byte) (seg segment, joinable, flow bool) {
-	var ipLen int
-	switch {
-	case len(b) >= ipv4HeaderLen+tcpHeaderLen && b[0] == 0x45 && b[9] == protoTCP:
-		if b[6]&0x3f != 0 || b[7] != 0 { // fragment
-			return seg, false, false
-		}
-		ipLen = ipv4HeaderLen
-	case len(b) >= ipv6HeaderLen+tcpHeaderLen && b[0]>>4 == 6 && b[6] == protoTCP:
-		ipLen = ipv6HeaderLen
-	default:
-		return seg, false, false
-	}
-	seg = segment{packet: b, ipHeaderLen: ipLen, headersLen: ipLen + int(b[ipLen+12]>>4)*4}
-	flow = true
-	joinable = seg.headersLen >= ipLen+tcpHeaderLen && len(b) > seg.headersLen && b[ipLen+13]&^flagPSH == flagACK && statedLength(b) == len(b)
-	return seg, joinable, flow
-}
+func (h *tcpHeaders) payloadLen() int { return len(h.b) - h.hdr }
+func (h *tcpHeaders) hasPush() bool   { return h.flags()&flagPSH != 0 }
 
-func (s *segment) sequenceNumber() uint32 { return binary.BigEndian.Uint32(s.packet[s.ipHeaderLen+4:]) }
-func (s *segment) payloadLen() int        { return len(s.packet) - s.headersLen }
-func (s *segment) hasPush() bool          { return s.packet[s.ipHeaderLen+13]&flagPSH != 0 }
-func (s *segment) ports() []byte          { return s.packet[s.ipHeaderLen : s.ipHeaderLen+4] }
-func (s *segment) addresses() []byte { // source and destination address
-	if s.ipHeaderLen == ipv6HeaderLen {
-		return s.packet[8:40]
-	}
-	return s.packet[12:20]
+// isJoinable reports whether h can be joined with others.
+func (h *tcpHeaders) isJoinable() bool {
+	return h.payloadLen() > 0 && h.flags()&^flagPSH == flagACK && statedLength(h.b) == len(h.b)
 }
 
 // sameFlow reports whether both segments belong to the same direction of one
 // connection.
-func (s *segment) sameFlow(o *segment) bool {
-	return s.ipHeaderLen == o.ipHeaderLen && bytes.Equal(s.ports(), o.ports()) && bytes.Equal(s.addresses(), o.addresses())
+func (h *tcpHeaders) sameFlow(o *tcpHeaders) bool {
+	return h.ipLen == o.ipLen && bytes.Equal(h.ports(), o.ports()) && bytes.Equal(h.addresses(), o.addresses())
 }
 
-// sameHeaders reports whether o, of the same flow, differs from s only in what
+// sameHeaders reports whether o, of the same flow, differs from h only in what
 // joining may lose or computes anew: lengths, IPv4 identification, sequence
 // number, PSH and checksums.
-func (s *segment) sameHeaders(o *segment) bool {
-	a, b := s.packet, o.packet
-	if s.headersLen != o.headersLen {
+func (h *tcpHeaders) sameHeaders(o *tcpHeaders) bool {
+	a, b := h.b, o.b
+	if h.hdr != o.hdr {
 		return false
 	}
-	if s.ipHeaderLen == ipv4HeaderLen {
+	if h.ipLen == ipv4HeaderLen {
 		if a[1] != b[1] || a[6] != b[6] || a[8] != b[8] { // TOS, DF, TTL
 			return false
 		}
 	} else if !bytes.Equal(a[:4], b[:4]) || a[7] != b[7] { // traffic class and flow label, hop limit
 		return false
 	}
-	t, u := a[s.ipHeaderLen:s.headersLen], b[s.ipHeaderLen:s.headersLen]
+	t, u := h.tcp(), o.tcp()
 	return bytes.Equal(t[8:13], u[8:13]) && // acknowledgement, data offset
 		bytes.Equal(t[14:16], u[14:16]) && // window
 		bytes.Equal(t[18:], u[18:]) // urgent pointer, options
@@ -92,7 +61,7 @@ func (s *segment) sameHeaders(o *segment) bool {
 // A run is a sequence of segments of one flow that are to be joined. The
 // indices are those of coalescer.packets.
 type run struct {
-	first        segment
+	first        tcpHeaders
 	lastIndex    int // index of the last packet
 	firstIndex   int // index of the first
 	nextSequence uint32
@@ -136,13 +105,15 @@ func coalesce(packets [][]byte, emit func(j *coalescedPacket)) {
 }
 
 // addPacket appends packet i of the batch, b, to the run of its flow, or begins
-// a run. A packet that cannot be joined follows the run of its flow at once.
+// a run. A segment that cannot be joined ends the run of its flow, and follows it
+// at once.
 func (c *coalescer) addPacket(i int, b []byte) {
-	seg, joinable, flow := parseSegment(b)
-	if !flow {
+	seg, ok := readTCP(b)
+	if !ok {
 		c.emitPacket(coalescedPacket{firstPacket: b, length: len(b)})
 		return
 	}
+	joinable := seg.isJoinable()
 	for k := range c.runCount {
 		r := &c.runs[k]
 		if !r.first.sameFlow(&seg) {
@@ -170,13 +141,13 @@ func (c *coalescer) addPacket(i int, b []byte) {
 	if c.runCount == maxRuns {
 		c.emitRun(0)
 	}
-	c.runs[c.runCount] = run{first: seg, firstIndex: i, lastIndex: i, nextSequence: seg.sequenceNumber() + uint32(seg.payloadLen()), length: len(b), count: 1}
+	c.runs[c.runCount] = run{first: seg, firstIndex: i, lastIndex: i, nextSequence: seg.seq() + uint32(seg.payloadLen()), length: len(b), count: 1}
 	c.runCount++
 }
 
 // accepts reports whether seg, of the same flow, continues the run.
-func (r *run) accepts(seg *segment) bool {
-	return seg.sequenceNumber() == r.nextSequence && seg.payloadLen() <= r.first.payloadLen() && r.length+seg.payloadLen() <= maxCoalesced &&
+func (r *run) accepts(seg *tcpHeaders) bool {
+	return seg.seq() == r.nextSequence && seg.payloadLen() <= r.first.payloadLen() && r.length+seg.payloadLen() <= maxCoalesced &&
 		r.first.sameHeaders(seg)
 }
 
@@ -187,7 +158,7 @@ func (c *coalescer) emitRun(k int) {
 	copy(c.runs[k:c.runCount], c.runs[k+1:c.runCount])
 	c.runCount--
 	c.runs[c.runCount] = run{}
-	c.emitPacket(coalescedPacket{firstPacket: r.first.packet, length: r.length, ipHeaderLen: r.first.ipHeaderLen, headersLen: r.first.headersLen, hasPush: r.hasPush,
+	c.emitPacket(coalescedPacket{firstPacket: r.first.b, length: r.length, ipHeaderLen: r.first.ipLen, headersLen: r.first.hdr, hasPush: r.hasPush,
 		count: r.count, firstIndex: r.firstIndex, coalescer: c})
 }
 

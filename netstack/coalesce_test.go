@@ -184,8 +184,8 @@ func checkCoalesced(t testing.TB, in, out [][]byte) {
 	describe := func(packets [][]byte) map[string]string {
 		flows := make(map[string]string)
 		for _, b := range packets {
-			s, joinable, isFlow := parseSegment(b)
-			if !isFlow || !joinable {
+			s, isFlow := readTCP(b)
+			if !isFlow || !s.isJoinable() {
 				key := "other"
 				if isFlow {
 					key = string(s.addresses()) + string(s.ports())
@@ -195,20 +195,20 @@ func checkCoalesced(t testing.TB, in, out [][]byte) {
 			}
 			key := string(s.addresses()) + string(s.ports())
 			// Byte by byte, with all that holds for each byte.
-			same := slices.Clone(b[:s.headersLen])
-			if s.ipHeaderLen == ipv4HeaderLen {
+			same := slices.Clone(b[:s.hdr])
+			if s.ipLen == ipv4HeaderLen {
 				copy(same[2:6], make([]byte, 4))
 				copy(same[10:12], make([]byte, 2))
 			} else {
 				copy(same[4:6], make([]byte, 2))
 			}
-			h := same[s.ipHeaderLen:]
+			h := same[s.ipLen:]
 			copy(h[4:8], make([]byte, 4))
 			copy(h[16:18], make([]byte, 2))
 			h[13] &^= flagPSH
 			var text bytes.Buffer
-			for i, v := range b[s.headersLen:] {
-				fmt.Fprintf(&text, "%x %x %x;", same, s.sequenceNumber()+uint32(i), v)
+			for i, v := range b[s.hdr:] {
+				fmt.Fprintf(&text, "%x %x %x;", same, s.seq()+uint32(i), v)
 			}
 			if s.hasPush() {
 				text.WriteString("PSH;")

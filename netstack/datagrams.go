@@ -20,11 +20,11 @@ const smallDatagram = datagramOverhead / 2
 // maxQueued returns how many datagrams a receive buffer of that size keeps.
 func maxQueued(size int64) int64 { return size / smallDatagram }
 
-// admitsDatagram reports whether the socket that gets b, a UDP datagram for an
-// interface, has room for it.
+// admitsDatagram reports whether the socket that gets b, a packet for an interface,
+// has room for it if it is a small UDP datagram, or the first fragment of any.
 func (s *Stack) admitsDatagram(b []byte, nic tcpip.NICID) bool {
 	u, ok := findUpperLayer(b)
-	if !ok || u.fragment || len(b) < u.at+8 || len(b) >= u.at+8+smallDatagram {
+	if !ok || u.proto != protoUDP || u.at == 0 || len(b) < u.at+8 || len(b) >= u.at+8+smallDatagram && !u.fragment {
 		return true
 	}
 	var id gstack.TransportEndpointID

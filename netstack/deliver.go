@@ -74,7 +74,7 @@ func (s *Stack) deliverPacket(j *coalescedPacket) {
 	if proto != protoTCP && proto != protoUDP && !s.admitsMessage(b, src, dst) {
 		return
 	}
-	if proto == protoUDP && !s.admitsDatagram(b, l.nic) {
+	if proto != protoTCP && !s.admitsDatagram(b, l.nic) {
 		s.drop(DropSocketFull, src)
 		return
 	}

@@ -13,8 +13,18 @@ const serverMemory = time.Minute
 // dnsServers is what the stack remembers about DNS servers.
 type dnsServers struct {
 	mu          sync.Mutex
-	silentUntil map[netip.Addr]time.Time // guarded by mu: servers that did not answer
-	plainUntil  map[netip.Addr]time.Time // guarded by mu: servers that answer only without EDNS(0)
+	silentUntil serverMarks // guarded by mu: servers that did not answer
+	plainUntil  serverMarks // guarded by mu: servers that answer only without EDNS(0)
+}
+
+// serverMarks say of each server until when something holds that was noted.
+type serverMarks map[netip.Addr]time.Time
+
+func (m *serverMarks) note(server netip.Addr) {
+	if *m == nil {
+		*m = make(serverMarks)
+	}
+	(*m)[server] = time.Now().Add(serverMemory)
 }
 
 // inOrder returns servers in the order in which to ask them: those that did not
@@ -39,10 +49,7 @@ func (d *dnsServers) inOrder(servers []netip.Addr) []netip.Addr {
 func (d *dnsServers) noteSilence(server netip.Addr) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.silentUntil == nil {
-		d.silentUntil = make(map[netip.Addr]time.Time)
-	}
-	d.silentUntil[server] = time.Now().Add(serverMemory)
+	d.silentUntil.note(server)
 }
 
 // noteAnswer says that server answered.
@@ -56,10 +63,7 @@ func (d *dnsServers) noteAnswer(server netip.Addr) {
 func (d *dnsServers) notePlain(server netip.Addr) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.plainUntil == nil {
-		d.plainUntil = make(map[netip.Addr]time.Time)
-	}
-	d.plainUntil[server] = time.Now().Add(serverMemory)
+	d.plainUntil.note(server)
 }
 
 // isPlain reports whether server is asked without EDNS(0).

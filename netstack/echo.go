@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/binary"
 	"net/netip"
-	"sync"
 	"sync/atomic"
 
 	"gvisor.dev/gvisor/pkg/tcpip/checksum"
@@ -37,28 +36,7 @@ type EchoRequest struct {
 // echoForwarder passes echo requests to the handler.
 type echoForwarder struct {
 	handler atomic.Pointer[func(*EchoRequest)]
-
-	mu      sync.Mutex
-	running shares // guarded by mu: of maxEchoHandlers
-}
-
-// begin reserves the run of a handler for a request of peer. It reports false if
-// the peer has its share of them.
-func (e *echoForwarder) begin(peer any) bool {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.running.size = maxEchoHandlers
-	if !e.running.hasPlace(peer) {
-		return false
-	}
-	e.running.takePlace(peer)
-	return true
-}
-
-func (e *echoForwarder) end(peer any) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.running.freePlace(peer)
+	running lockedShares // of maxEchoHandlers
 }
 
 // HandleEcho sets the handler of ICMP echo requests to addresses that are not
@@ -86,13 +64,13 @@ func (s *Stack) takeEcho(packet []byte, src, dst netip.Addr, proto uint8) bool {
 		return false
 	}
 	peer := s.peerOf(src)
-	if !e.begin(peer) {
+	if !e.running.takePlace(peer) {
 		s.drop(DropFlowLimit, src)
 		return true
 	}
 	r.stack = s
 	go func() {
-		defer e.end(peer)
+		defer e.running.freePlace(peer)
 		(*h)(r)
 	}()
 	return true

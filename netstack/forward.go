@@ -82,6 +82,7 @@ func (f *forwarder) initForwarder(s *Stack) {
 	f.requestShares.size = s.tableSizes.requests
 	f.undecidedShares.size, f.undecidedBytes.size = s.tableSizes.undecided, s.tableSizes.undecidedBytes
 	f.undecided = make(map[gstack.TransportEndpointID]*UDPFlow)
+	f.echo.running.shares.size = maxEchoHandlers
 }
 
 // dropUndecided releases the datagrams of the UDP flows that handlers have not

@@ -78,7 +78,7 @@ func TestHostilePeer(t *testing.T) {
 			setIPv4Checksum(b[:ipv4HeaderLen])
 			return b
 		},
-		func(b *Stack) *shares { return &b.forwarder.echo.running },
+		func(b *Stack) *shares { return &b.forwarder.echo.running.shares },
 	}} {
 		t.Run(c.name, func(t *testing.T) {
 			bounded := func(_, b *Config) {

@@ -82,12 +82,12 @@ func (s *Stack) admitsMessage(b []byte, src, dst netip.Addr) bool {
 	if !ok {
 		return s.filter(src)
 	}
+	if u.at > 0 && len(b) < u.at+8 {
+		return s.filter(src) // a first fragment has to have all headers (RFC 7112)
+	}
 	v4 := b[0]>>4 == 4
 	if u.proto != protoICMPv6 && !v4 || u.proto != protoICMP && v4 || u.at == 0 {
 		return s.ownAddrs[dst] || u.proto == protoTCP || u.proto == protoUDP || s.filter(src)
-	}
-	if len(b) < u.at+8 {
-		return s.filter(src)
 	}
 	m := b[u.at:]
 	switch typ := m[0]; {

@@ -21,11 +21,11 @@ func TestPacketPathIsInlined(t *testing.T) {
 		"(*Packet).release",
 		// receiving
 		"statedLength",
-		"(*segment).sequenceNumber",
-		"(*segment).payloadLen",
-		"(*segment).hasPush",
-		"(*segment).ports",
-		"(*segment).addresses",
+		"(*tcpHeaders).seq",
+		"(*tcpHeaders).payloadLen",
+		"(*tcpHeaders).hasPush",
+		"(*tcpHeaders).ports",
+		"(*tcpHeaders).addresses",
 		"(*coalescer).emitPacket",
 		"(*coalescedPacket).headLen",
 	)

@@ -263,7 +263,7 @@ type arrivals listener
 func (a *arrivals) NotifyEvent(waiter.EventMask) {
 	l := (*listener)(a)
 	if !l.accepting.Load() && l.moving.CompareAndSwap(false, true) {
-		l.stack.goroutines.Go(func() {
+		l.stack.goroutines.start(func() {
 			l.moving.Store(false) // before looking: what arrives later is announced again
 			l.moveArrivals()
 		})
@@ -285,32 +285,14 @@ func (l *listener) moveArrivals() tcpip.Error {
 		case !l.stack.memory.hasPlace(a.peer):
 			ep.Abort()
 			l.stack.refuse(a.peer, errManySockets)
-		case !l.stack.takeAcceptPlace(a.peer):
+		case !l.stack.accepts.takePlace(a.peer):
 			ep.Abort()
 			l.stack.refuse(a.peer, errManyAccepts)
 		case !l.appendArrival(a):
 			ep.Abort()
-			l.stack.freeAcceptPlace(a.peer)
+			l.stack.accepts.freePlace(a.peer)
 		}
 	}
-}
-
-// takeAcceptPlace reports whether another connection of peer may wait for Accept,
-// and counts it.
-func (s *Stack) takeAcceptPlace(peer any) bool {
-	s.acceptMu.Lock()
-	defer s.acceptMu.Unlock()
-	if !s.accepts.hasPlace(peer) {
-		return false
-	}
-	s.accepts.takePlace(peer)
-	return true
-}
-
-func (s *Stack) freeAcceptPlace(peer any) {
-	s.acceptMu.Lock()
-	defer s.acceptMu.Unlock()
-	s.accepts.freePlace(peer)
 }
 
 // appendArrival appends a to the queue. It reports false if the listener is
@@ -338,7 +320,7 @@ func (l *listener) nextArrival() (a arrival, ok bool) {
 	if l.queue = l.queue[1:]; len(l.queue) == 0 {
 		l.queue = nil
 	}
-	l.stack.freeAcceptPlace(a.peer)
+	l.stack.accepts.freePlace(a.peer)
 	return a, true
 }
 
@@ -406,6 +388,6 @@ func (l *listener) closeEndpoint() {
 	l.queueMu.Unlock()
 	for _, a := range queue {
 		a.endpoint.Abort()
-		l.stack.freeAcceptPlace(a.peer)
+		l.stack.accepts.freePlace(a.peer)
 	}
 }

@@ -148,9 +148,9 @@ func TestAcceptQueueOfOnePeer(t *testing.T) {
 		b.Peer = func(addr netip.Addr) any { return addr.Is4() }
 	})
 	l := listen(t, p.b, "tcp", ":80").(*listener)
-	p.b.acceptMu.Lock()
-	p.b.accepts.size = 8
-	p.b.acceptMu.Unlock()
+	p.b.accepts.mu.Lock()
+	p.b.accepts.shares.size = 8
+	p.b.accepts.mu.Unlock()
 	queued := func() int {
 		l.queueMu.Lock()
 		defer l.queueMu.Unlock()
@@ -208,11 +208,11 @@ func TestAcceptQueueOfOnePeer(t *testing.T) {
 		}
 		transfer(t, want, c, 1<<20)
 	}
-	p.b.acceptMu.Lock()
-	if n := p.b.accepts.used; n != 0 {
+	p.b.accepts.mu.Lock()
+	if n := p.b.accepts.shares.used; n != 0 {
 		t.Errorf("%d places are in use", n)
 	}
-	p.b.acceptMu.Unlock()
+	p.b.accepts.mu.Unlock()
 
 	waiting := dial(t, p.a, "tcp", netip.AddrPortFrom(b4, 80).String())
 	waitUntil(t, "the connection is queued", func() bool { return queued() == 1 })

@@ -274,10 +274,10 @@ func (s *Stack) reclaimSoon() {
 	if !s.memory.reclaiming.CompareAndSwap(false, true) {
 		return
 	}
-	go func() {
+	s.goroutines.start(func() {
 		s.memory.reclaiming.Store(false) // before it looks: what asks later counts
 		s.reclaimBuffers()
-	}()
+	})
 }
 
 // reclaimBuffers shrinks the buffers of connections that are not used.

@@ -21,9 +21,8 @@ const (
 	ipv6HeaderLen = 40
 	tcpHeaderLen  = 20
 
-	// maxHeaders is the length of the longest headers: IPv4 with options, which
-	// is longer than IPv6, and TCP with options.
-	maxHeaders = 60 + 60
+	// maxHeaders is the length of the longest headers: IPv6, and TCP with options.
+	maxHeaders = ipv6HeaderLen + 60
 )
 
 // TCP flags, in the byte at offset 13 of the header.
@@ -168,18 +167,9 @@ func (p *Packet) readTCPHeader() bool {
 			break
 		}
 	}
-	var proto byte
-	switch p.headers[0] >> 4 {
-	case 4:
-		p.ipHeaderLen, proto = int(p.headers[0]&15)*4, p.headers[9]
-	case 6:
-		p.ipHeaderLen, proto = ipv6HeaderLen, p.headers[6]
-	}
-	if proto != protoTCP || n < p.ipHeaderLen+tcpHeaderLen {
-		return false
-	}
-	p.headersLen = p.ipHeaderLen + int(p.headers[p.ipHeaderLen+12]>>4)*4
-	return p.headersLen >= p.ipHeaderLen+tcpHeaderLen && n >= p.headersLen
+	h, ok := readTCP(p.headers[:n])
+	p.ipHeaderLen, p.headersLen = h.ipLen, h.hdr
+	return ok
 }
 
 // Source returns the source address.

@@ -134,24 +134,24 @@ func segmentsOf(p *Packet) (out [][]byte) {
 func TestSegments(t *testing.T) {
 	const mss = 1340
 	for _, c := range []struct {
-		name                        string
-		v6                          bool
-		ipOptions, tcpOpts, payload int
+		name             string
+		v6               bool
+		tcpOpts, payload int
 	}{
-		{"one byte", false, 0, 0, 1},
-		{"no payload", false, 0, 12, 0},
-		{"one segment", false, 0, 12, mss},
-		{"two segments", false, 0, 12, mss + 1},
-		{"many", false, 0, 12, 45*mss + 7},
-		{"exactly many", false, 0, 0, 45 * mss},
-		{"all options", false, 40, 40, 5*mss - 1},
-		{"IPv6 none", true, 0, 12, 0},
-		{"IPv6 many", true, 0, 12, 45*mss + 7},
-		{"IPv6 options", true, 0, 40, 3 * mss},
+		{"one byte", false, 0, 1},
+		{"no payload", false, 12, 0},
+		{"one segment", false, 12, mss},
+		{"two segments", false, 12, mss + 1},
+		{"many", false, 12, 45*mss + 7},
+		{"exactly many", false, 0, 45 * mss},
+		{"all options", false, 40, 5*mss - 1},
+		{"IPv6 none", true, 12, 0},
+		{"IPv6 many", true, 12, 45*mss + 7},
+		{"IPv6 options", true, 40, 3 * mss},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			const flags = flagACK | flagPSH | flagFIN | flagCWR
-			whole := largeTCP(c.v6, c.ipOptions, c.tcpOpts, c.payload, flags)
+			whole := largeTCP(c.v6, 0, c.tcpOpts, c.payload, flags)
 			// Addresses with a sum of 0xfff5, to which adding the length carries.
 			if c.v6 {
 				whole[24], whole[25] = 0x02, 0xf2

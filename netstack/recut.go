@@ -1,14 +1,9 @@
 package netstack
 
-import "encoding/binary"
-
 // TCPHeader returns the TCP header of p, options included: that of the first of its
-// segments. It returns nil if p is not TCP, or a fragment. The caller must not
-// change the header.
+// segments. It returns nil where [TCPHeader] does. The caller must not change the
+// header.
 func (p *Packet) TCPHeader() []byte {
-	if b := p.parts[0]; b[0]>>4 == 4 && binary.BigEndian.Uint16(b[6:])&0x3fff != 0 {
-		return nil
-	}
 	if p.mss == 0 && !p.readTCPHeader() {
 		return nil
 	}
@@ -22,7 +17,3 @@ func (p *Packet) Recut(size, first int) {
 	mss := max(1, size-p.headersLen)
 	p.setSegments(mss, first-p.headersLen-mss)
 }
-
-// IPHeaderLen returns the length in bytes of the IP header of p, a packet for which
-// TCPHeader returns a header.
-func (p *Packet) IPHeaderLen() int { return p.ipHeaderLen }

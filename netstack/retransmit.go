@@ -1,6 +1,7 @@
 package netstack
 
 import (
+	"encoding/binary"
 	"net/netip"
 	"slices"
 	"sync"
@@ -89,30 +90,14 @@ func (u *unansweredSYNs) takeDue(now time.Time, match func(netip.Addr) bool) (pa
 
 // synFlow returns the flow of p if it is the first packet of a TCP connection.
 func (p *Packet) synFlow() (f flow, ok bool) {
-	header := p.parts[0]
-	switch header[0] >> 4 {
-	case 4:
-		if header[9] != protoTCP {
-			return flow{}, false
-		}
-		header = header[int(header[0]&0xf)*4:]
-	default:
-		if header[6] != protoTCP {
-			return flow{}, false
-		}
-		header = header[ipv6HeaderLen:]
-	}
-	if len(header) == 0 && len(p.parts) > 1 {
-		header = p.parts[1]
-	}
-	if len(header) < tcpHeaderLen || header[13]&(flagSYN|flagACK) != flagSYN {
+	h, ok := readTCP(p.parts[0])
+	if !ok || h.flags()&(flagSYN|flagACK) != flagSYN {
 		return flow{}, false
 	}
-	port := func(b []byte) uint16 { return uint16(b[0])<<8 | uint16(b[1]) }
 	return flow{
 		proto:  protoTCP,
-		local:  netip.AddrPortFrom(p.src, port(header)),
-		remote: netip.AddrPortFrom(p.dst, port(header[2:])),
+		local:  netip.AddrPortFrom(p.src, binary.BigEndian.Uint16(h.ports())),
+		remote: netip.AddrPortFrom(p.dst, binary.BigEndian.Uint16(h.ports()[2:])),
 	}, true
 }
 

@@ -164,7 +164,7 @@ func TestYoungSYNIsNotDue(t *testing.T) {
 func TestUnansweredSYNsAreBounded(t *testing.T) {
 	var u unansweredSYNs
 	b := make([]byte, ipv4HeaderLen+tcpHeaderLen)
-	b[0], b[3], b[9], b[ipv4HeaderLen+13] = 0x45, byte(len(b)), protoTCP, flagSYN
+	b[0], b[3], b[9], b[ipv4HeaderLen+12], b[ipv4HeaderLen+13] = 0x45, byte(len(b)), protoTCP, 5<<4, flagSYN
 	for i := range maxUnansweredSYNs + 10 {
 		b[16], b[17], b[18] = byte(i>>16), byte(i>>8), byte(i)
 		u.noteSYN(NewPacket(b))

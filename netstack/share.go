@@ -1,6 +1,9 @@
 package netstack
 
-import "net/netip"
+import (
+	"net/netip"
+	"sync"
+)
 
 // shares divides the places of a table among peers. A peer gets another place as
 // long as it holds fewer than are free. One that takes all it can get then holds
@@ -42,6 +45,30 @@ func (s *shares) freePlaces(peer any, n int) {
 	} else {
 		delete(s.held, peer)
 	}
+}
+
+// lockedShares are shares that guard themselves.
+type lockedShares struct {
+	mu     sync.Mutex // a leaf
+	shares shares     // guarded by mu
+}
+
+// takePlace gives peer a place. It reports false if peer gets none.
+func (s *lockedShares) takePlace(peer any) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.shares.hasPlace(peer) {
+		return false
+	}
+	s.shares.takePlace(peer)
+	return true
+}
+
+// freePlace frees a place of peer.
+func (s *lockedShares) freePlace(peer any) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.shares.freePlace(peer)
 }
 
 // peerQueues are queues of entries of a table, one for each peer, from the oldest

@@ -138,12 +138,11 @@ type Stack struct {
 	done      chan struct{} // closed once no socket can be added
 
 	icmpNotices chan icmpNotice // queued for injectICMP
-	goroutines  sync.WaitGroup  // injectICMP, and those that move connections of listeners
+	goroutines  goroutines      // injectICMP, and those that move connections of listeners or shrink buffers
 
 	listenMu sync.Mutex // held from the search for other listeners until the new one is tracked
 
-	acceptMu sync.Mutex
-	accepts  shares // guarded by acceptMu: connections that wait for Accept
+	accepts lockedShares // connections that wait for Accept
 
 	reassembly reassembly
 
@@ -194,7 +193,7 @@ func New(cfg Config) (*Stack, error) {
 	s.tableSizes = sizesFor(s.memory.limit)
 	s.reassembly.stack, s.reassembly.shares.size = s, s.tableSizes.fragmentBytes
 	s.orphans = orphans{stack: s, shares: shares{size: s.tableSizes.orphans}}
-	s.accepts.size = s.tableSizes.accepts
+	s.accepts.shares.size = s.tableSizes.accepts
 	s.ownLink = &link{stack: s, nic: ownNIC, mtu: uint32(cfg.MTU), gsoMaxSize: gsoSize(cfg.MTU, cfg.MaxSegments)}
 	s.foreignLink = &link{stack: s, nic: foreignNIC, mtu: uint32(cfg.MTU), gsoMaxSize: gsoSize(cfg.MTU, cfg.MaxSegments)}
 	s.gvisor = gstack.New(gstack.Options{
@@ -205,7 +204,7 @@ func New(cfg Config) (*Stack, error) {
 		s.gvisor.Destroy()
 		return nil, fmt.Errorf("netstack: %w", err)
 	}
-	s.goroutines.Go(s.injectICMP)
+	s.goroutines.start(s.injectICMP)
 	return s, nil
 }
 
@@ -340,7 +339,7 @@ func (s *Stack) closeNow() {
 	// Timers of gVisor, such as those of reassembly, outlive its stack by up to a
 	// minute. They must not keep all that s refers to in memory.
 	s.gvisorForwarder.Store(nil)
-	s.goroutines.Wait()
+	s.goroutines.end()
 }
 
 // awaitDelivery waits until the other ends have acknowledged all data of the

@@ -12,18 +12,18 @@ import (
 	gstack "gvisor.dev/gvisor/pkg/tcpip/stack"
 )
 
-// A tcpHeaders is a TCP packet's headers, as far as trackers read them.
+// A tcpHeaders is a TCP packet's headers.
 type tcpHeaders struct {
 	b     []byte // IP and TCP header, at least
 	ipLen int
-	hdr   int
+	hdr   int // length of the IP and TCP header
 }
 
-// readTCP returns the headers at the beginning of b. It reports false for what is
-// no TCP packet, or has IP options.
+// readTCP returns the headers at the beginning of b. It reports false if that is
+// not a TCP packet, is a fragment, or has IP options.
 func readTCP(b []byte) (h tcpHeaders, ok bool) {
 	switch {
-	case len(b) >= ipv4HeaderLen+tcpHeaderLen && b[0] == 0x45 && b[9] == protoTCP:
+	case len(b) >= ipv4HeaderLen+tcpHeaderLen && b[0] == 0x45 && b[9] == protoTCP && binary.BigEndian.Uint16(b[6:])&0x3fff == 0:
 		h.ipLen = ipv4HeaderLen
 	case len(b) >= ipv6HeaderLen+tcpHeaderLen && b[0]>>4 == 6 && b[6] == protoTCP:
 		h.ipLen = ipv6HeaderLen
@@ -38,6 +38,25 @@ func (h *tcpHeaders) flags() byte    { return h.b[h.ipLen+13] }
 func (h *tcpHeaders) seq() uint32    { return binary.BigEndian.Uint32(h.b[h.ipLen+4:]) }
 func (h *tcpHeaders) ack() uint32    { return binary.BigEndian.Uint32(h.b[h.ipLen+8:]) }
 func (h *tcpHeaders) window() uint16 { return binary.BigEndian.Uint16(h.b[h.ipLen+14:]) }
+func (h *tcpHeaders) ports() []byte  { return h.b[h.ipLen : h.ipLen+4] }
+func (h *tcpHeaders) tcp() []byte    { return h.b[h.ipLen:h.hdr] } // the TCP header
+
+// addresses returns the source and destination address.
+func (h *tcpHeaders) addresses() []byte {
+	if h.ipLen == ipv6HeaderLen {
+		return h.b[8:40]
+	}
+	return h.b[12:20]
+}
+
+// TCPHeader returns the TCP header of an IP packet, options included. It returns
+// nil if the packet is not TCP, is a fragment, or has IP options.
+func TCPHeader(packet []byte) []byte {
+	if h, ok := readTCP(packet); ok {
+		return h.tcp()
+	}
+	return nil
+}
 
 // key returns the key of the flow of an outbound packet.
 func (h *tcpHeaders) key() (k flowKey) {
@@ -93,29 +112,29 @@ func (k *flowKey) protocol(v6 bool) tcpip.NetworkProtocolNumber {
 }
 
 const (
+	optionEnd       = 0
 	optionNOP       = 1
 	optionSACK      = 5
 	optionTimestamp = 8
 	timestampLen    = 10
 )
 
-// eachOption calls do for each TCP option of h but padding, until one is
-// malformed.
-func (h *tcpHeaders) eachOption(do func(kind byte, option []byte)) {
-	b := h.b[h.ipLen+tcpHeaderLen : h.hdr]
-	for len(b) > 0 {
+// TCPOption returns the first option of a kind in a TCP header, including its kind
+// and length, or nil if there is none before the end or a malformed option.
+func TCPOption(header []byte, kind byte) []byte {
+	for b := header[tcpHeaderLen:]; len(b) > 0 && b[0] != optionEnd; {
 		switch {
-		case b[0] == 0:
-			return
 		case b[0] == optionNOP:
 			b = b[1:]
 			continue
 		case len(b) < 2 || b[1] < 2 || int(b[1]) > len(b):
-			return
+			return nil
+		case b[0] == kind:
+			return b[:b[1]]
 		}
-		do(b[0], b[:b[1]])
 		b = b[b[1]:]
 	}
+	return nil
 }
 
 // timestamps returns the values of the timestamp option, if h has one.
@@ -124,25 +143,19 @@ func (h *tcpHeaders) timestamps() (val, ecr uint32, ok bool) {
 	if o := h.b[h.ipLen+tcpHeaderLen : h.hdr]; len(o) >= 12 && o[0] == optionNOP && o[1] == optionNOP && o[2] == optionTimestamp && o[3] == timestampLen {
 		return binary.BigEndian.Uint32(o[4:]), binary.BigEndian.Uint32(o[8:]), true
 	}
-	h.eachOption(func(kind byte, o []byte) {
-		if kind == optionTimestamp && len(o) == timestampLen {
-			val, ecr, ok = binary.BigEndian.Uint32(o[2:]), binary.BigEndian.Uint32(o[6:]), true
-		}
-	})
-	return val, ecr, ok
+	o := TCPOption(h.tcp(), optionTimestamp)
+	if len(o) != timestampLen {
+		return 0, 0, false
+	}
+	return binary.BigEndian.Uint32(o[2:]), binary.BigEndian.Uint32(o[6:]), true
 }
 
 // readSACK adds the SACK blocks of h to a.
 func (h *tcpHeaders) readSACK(a *acknowledgement) {
-	h.eachOption(func(kind byte, o []byte) {
-		if kind != optionSACK {
-			return
-		}
-		for o = o[2:]; len(o) >= 8 && a.count < len(a.blocks); o = o[8:] {
-			a.blocks[a.count] = block{binary.BigEndian.Uint32(o), binary.BigEndian.Uint32(o[4:])}
-			a.count++
-		}
-	})
+	for o := TCPOption(h.tcp(), optionSACK); len(o) >= 10 && a.count < len(a.blocks); o = o[8:] {
+		a.blocks[a.count] = block{binary.BigEndian.Uint32(o[2:]), binary.BigEndian.Uint32(o[6:])}
+		a.count++
+	}
 }
 
 // update makes a segment sent again say what the latest one did. An old
@@ -151,24 +164,13 @@ func (h *tcpHeaders) update(latest *outboundState, now time.Duration) {
 	t := h.b[h.ipLen:]
 	binary.BigEndian.PutUint32(t[8:], latest.ack)
 	binary.BigEndian.PutUint16(t[14:], latest.window)
-	h.eachOption(func(kind byte, o []byte) {
-		switch {
-		case kind == optionTimestamp && len(o) == timestampLen && latest.stamped:
-			binary.BigEndian.PutUint32(o[2:], latest.tsVal+uint32((now-latest.at)/time.Millisecond))
-			binary.BigEndian.PutUint32(o[6:], latest.tsEcr)
-		case kind == optionSACK:
-			for i := range o {
-				o[i] = optionNOP
-			}
-		}
-	})
-	t[16], t[17] = 0, 0
-	sum := uint32(protoTCP) + uint32(len(t))
-	addresses := h.b[12:20]
-	if h.ipLen == ipv6HeaderLen {
-		addresses = h.b[8:40]
+	if o := TCPOption(h.tcp(), optionTimestamp); len(o) == timestampLen && latest.stamped {
+		binary.BigEndian.PutUint32(o[2:], latest.tsVal+uint32((now-latest.at)/time.Millisecond))
+		binary.BigEndian.PutUint32(o[6:], latest.tsEcr)
 	}
-	sum += uint32(checksum.Checksum(addresses, 0))
+	h.removeSACK()
+	t[16], t[17] = 0, 0
+	sum := uint32(protoTCP) + uint32(len(t)) + uint32(checksum.Checksum(h.addresses(), 0))
 	sum = sum>>16 + sum&0xffff
 	sum = sum>>16 + sum&0xffff
 	binary.BigEndian.PutUint16(t[16:], ^checksum.Checksum(t, uint16(sum)))
@@ -215,13 +217,11 @@ func (h *tcpHeaders) duplicate(d *duplicate, ahead uint32) *gstack.PacketBuffer 
 	return pb
 }
 
-// removeSACK overwrites the SACK option of h.
+// removeSACK overwrites the SACK options of h.
 func (h *tcpHeaders) removeSACK() {
-	h.eachOption(func(kind byte, o []byte) {
-		if kind == optionSACK {
-			for i := range o {
-				o[i] = optionNOP
-			}
+	for o := TCPOption(h.tcp(), optionSACK); o != nil; o = TCPOption(h.tcp(), optionSACK) {
+		for i := range o {
+			o[i] = optionNOP
 		}
-	})
+	}
 }
