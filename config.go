@@ -116,13 +116,21 @@ type Config struct {
 	IgnoreNetworkChanges bool
 
 	// MemoryLimit bounds, in bytes, what the TCP/IP stack inside the tunnel keeps for
-	// peers: TCP buffers, connections that wait to be accepted or are closed, and
-	// datagrams that wait to be read. One peer gets half of it at most, and what a
-	// peer is refused is logged. Near the limit buffers become smaller. 0 means 1
-	// GiB, or 256 MiB on 32-bit systems; less than 8 MiB is an error. It is no
-	// allocation: without traffic a device uses little. On a router with 64 MB of
-	// memory 16 MiB are right, and in the network extension of a phone, which may
-	// use 50 MB, 8 to 16 MiB.
+	// peers: TCP buffers, connections that wait to be accepted or are closed,
+	// datagrams that wait to be read, and fragments of datagrams. One peer gets half
+	// of it at most, and what a peer is refused is logged. Near the limit buffers
+	// become smaller. 0 means 1 GiB, or 256 MiB on 32-bit systems; less than 8 MiB is
+	// an error. It is no allocation: without traffic a device uses little. On a
+	// router with 64 MB of memory 16 MiB are right, and in the network extension of a
+	// phone, which may use 50 MB, 8 to 16 MiB.
+	//
+	// It does not count what the engine holds: messages that were received and wait
+	// to be delivered, a quarter of it and 64 MiB at most; packets that wait for a
+	// handshake, an eighth of it and 64 MiB at most, but one batch of each peer; and
+	// for each peer that packets are being sent to 64 KiB for each core, 128 KiB at
+	// least, or up to twice that and 128 packets if its transport is blocked. Of the
+	// first two one peer has half at most. A device has up to 2 MiB of buffers to read
+	// into.
 	MemoryLimit int64
 
 	// KeyLog receives the keys of every handshake, for debugging: with them

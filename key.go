@@ -17,13 +17,18 @@ import (
 // type, so that one cannot be used as another, and the secret kinds print
 // redacted.
 
-var errKeySyntax = errors.New("not 44 characters of canonical base64")
+var (
+	errKeySyntax = errors.New("not 44 characters of canonical base64")
+	errSecret    = errors.New("a secret key is not marshaled: its method Base64 reveals it")
+)
 
 // A PrivateKey is a Curve25519 private key. The zero PrivateKey means none.
 //
 // Formatting a PrivateKey with any fmt verb or logging it with slog prints a
-// placeholder. Only [PrivateKey.MarshalText] reveals it. (Package fmt cannot call
-// methods of unexported struct fields: do not print structs with a key in one.)
+// placeholder, and marshaling it with encoding/json fails. Only
+// [PrivateKey.Base64] reveals it. (Package fmt calls no methods of unexported
+// struct fields, nor for a verb that does not apply to the value, such as %w or %s
+// for a pointer in a struct, which go vet reports: do not print keys like that.)
 // Do not compare private keys with == where the timing can be observed.
 type PrivateKey [32]byte
 
@@ -147,11 +152,27 @@ func (k PrivateKey) LogValue() slog.Value { return slog.StringValue(redactedPriv
 // LogValue returns a placeholder, never the key.
 func (k PresharedKey) LogValue() slog.Value { return slog.StringValue(redactedPreshared) }
 
-// MarshalText returns the base64 form of the key. It reveals the key, for
-// configuration files; encoding/json uses it.
-func (k PrivateKey) MarshalText() ([]byte, error) {
+// Base64 returns the base64 form of the key. It reveals the key, for
+// configuration files.
+func (k PrivateKey) Base64() string {
 	text := keytext.EncodeBase64((*[32]byte)(&k))
-	return text[:], nil
+	return string(text[:])
+}
+
+// Base64 returns the base64 form of the key. It reveals the key, for
+// configuration files.
+func (k PresharedKey) Base64() string {
+	text := keytext.EncodeBase64((*[32]byte)(&k))
+	return string(text[:])
+}
+
+// MarshalText fails unless k is zero, so that no encoder reveals the key, such as
+// that of a log which contains a configuration.
+func (k PrivateKey) MarshalText() ([]byte, error) {
+	if !k.IsZero() {
+		return nil, errSecret
+	}
+	return []byte(k.Base64()), nil
 }
 
 // MarshalText returns the base64 form of the key.
@@ -172,11 +193,12 @@ func (k PresharedKey) Fingerprint() string {
 	return hex.EncodeToString(m[:8])
 }
 
-// MarshalText returns the base64 form of the key. It reveals the key, for
-// configuration files; encoding/json uses it.
+// MarshalText fails unless k is zero, as that of a [PrivateKey] does.
 func (k PresharedKey) MarshalText() ([]byte, error) {
-	text := keytext.EncodeBase64((*[32]byte)(&k))
-	return text[:], nil
+	if !k.IsZero() {
+		return nil, errSecret
+	}
+	return []byte(k.Base64()), nil
 }
 
 // UnmarshalText decodes what [ParsePrivateKey] accepts. It leaves k alone if

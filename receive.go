@@ -23,7 +23,7 @@ const (
 	sparseReads  = 64 // number of reads with few messages until the next one asks for fewer
 
 	inboundLaneBytes = 16 << 20 // of buffers in a peer's lane before further messages are dropped
-	inboundHeldBytes = 64 << 20 // the same for the lanes of all peers
+	inboundHeldBytes = 64 << 20 // the same for the lanes of all peers, unless Config.MemoryLimit is small
 	maxOpenJobs      = 64       // waiting before a reader opens batches itself
 	maxRecvPackets   = 128      // in a batch
 )
@@ -180,7 +180,7 @@ func (r *reader) dispatchBatch() {
 		return
 	}
 	r.batch = nil
-	if d.heldBytes.Load() >= inboundHeldBytes || b.peer.inbound.isFull(inboundLaneBytes) {
+	if b.peer.inbound.isFull(int(min(inboundLaneBytes, d.freeToReceive()))) {
 		b.peer.drop(DropReceiveQueueFull, len(b.msgs))
 		b.free()
 		return
@@ -196,6 +196,11 @@ func (r *reader) dispatchBatch() {
 		d.openBatch(b)
 	}
 }
+
+// freeToReceive returns how many bytes of buffers may be received until some are
+// delivered. A peer gets another buffer while its lane holds less than that, so
+// that those that fill their lanes always leave room for others.
+func (d *Device) freeToReceive() int64 { return d.receiveLimit - d.heldBytes.Load() }
 
 // pinnedBytes returns the size of the buffers that b holds.
 func (b *recvBatch) pinnedBytes() (n int) {

@@ -317,7 +317,7 @@ func (p *peer) resequence(b *recvBatch, now time.Time) {
 	}
 	b.shrink()
 	r.hold(b)
-	if r.isFull() || p.device.heldBytes.Load() >= inboundHeldBytes/2 {
+	if r.isFull() || int64(r.heldBytes) >= p.device.freeToReceive()/2 {
 		r.giveUp()
 	}
 	p.releaseExpired(now)

@@ -6,12 +6,16 @@ import (
 	"crypto/rand"
 	"encoding/base64"
 	"encoding/hex"
+	"encoding/json"
+	"encoding/xml"
 	"errors"
 	"fmt"
 	"go/ast"
 	goparser "go/parser"
 	"go/token"
+	"io"
 	"io/fs"
+	"log"
 	"log/slog"
 	"net/netip"
 	"os"
@@ -271,6 +275,7 @@ func TestP100NoKeyIsLogged(t *testing.T) {
 		b.setPeer(PeerConfig{PublicKey: NewPrivateKey().PublicKey(), Endpoint: "nowhere.example:1", PersistentKeepalive: time.Second})
 		time.Sleep(10 * time.Minute)
 		b.dev.log.Info("all of it", "config", Config{PrivateKey: private, Peers: []PeerConfig{{PresharedKey: psk}}}, "key", private, "psk", psk)
+		synctest.Wait()
 		if log.Len() == 0 {
 			t.Fatal("nothing was logged")
 		}
@@ -288,6 +293,141 @@ func TestP100NoKeyIsLogged(t *testing.T) {
 			}
 		}
 	})
+}
+
+// secretText is the key that the tests of printing look for.
+const secretText = "yAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk="
+
+// wantNoSecret looks for the beginning of the key secretText, in each form that a
+// printer may give it.
+func wantNoSecret(t *testing.T, what, printed string) {
+	t.Helper()
+	for _, form := range []string{
+		secretText[:8], "c809f3e5", "C809F3E5", "c8 09 f3", "0xc8, 0x9, 0xf3", "200 9 243", "200,9,243",
+		"11001000 1001 11110011", "310 11 363", "U+00C8", "\xc8\t\xf3", "È \t ó", `È' '\t' 'ó`,
+	} {
+		if strings.Contains(printed, form) {
+			t.Errorf("%s shows the key: %.300q", what, printed)
+		}
+	}
+}
+
+// secretValues are values of the package with secrets in them, and values of a
+// program that contain such.
+func secretValues(t *testing.T) map[string]any {
+	private := mustPrivateKey(t, secretText)
+	psk := PresharedKey(private)
+	cfg := Config{PrivateKey: private, Peers: []PeerConfig{{PublicKey: private.PublicKey(), PresharedKey: psk}}}
+	type settings struct {
+		Name    string
+		Private PrivateKey
+		Peers   []PeerConfig
+	}
+	type embedding struct {
+		PeerConfig
+		Rest int
+	}
+	return map[string]any{
+		"private key":        private,
+		"to private key":     &private,
+		"preshared key":      psk,
+		"to preshared key":   &psk,
+		"Config":             cfg,
+		"to Config":          &cfg,
+		"PeerConfig":         cfg.Peers[0],
+		"to PeerConfig":      &cfg.Peers[0],
+		"slice of peers":     cfg.Peers,
+		"slice of keys":      []PrivateKey{private},
+		"map of keys":        map[string]PresharedKey{"k": psk},
+		"map by keys":        map[PresharedKey]int{psk: 1},
+		"map of Configs":     map[string]Config{"wg0": cfg},
+		"struct":             settings{"a", private, cfg.Peers},
+		"to struct":          &settings{"a", private, cfg.Peers},
+		"struct that embeds": embedding{cfg.Peers[0], 1},
+		"any":                []any{private, psk, cfg},
+	}
+}
+
+// No way of printing a secret key may show any part of it.
+//
+// Covers P100.
+func TestP100SecretsAreNotPrinted(t *testing.T) {
+	for name, v := range secretValues(t) {
+		var out bytes.Buffer
+		for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%X", "% x", "%#x", "%d", "%b", "%o", "%c", "%U", "%t", "%80v"} {
+			fmt.Fprintf(&out, verb+"\n", v)
+		}
+		fmt.Fprintln(&out, v)
+		fmt.Fprintln(&out, fmt.Errorf("configuration %v: %w", v, errors.New("bad")))
+		wantNoSecret(t, name+" with fmt", out.String())
+		if !strings.Contains(out.String(), "(private key)") && !strings.Contains(out.String(), "(preshared key)") {
+			t.Errorf("%s with fmt: no placeholder", name)
+		}
+		for what, handler := range map[string]func(io.Writer) slog.Handler{
+			"text": func(w io.Writer) slog.Handler { return slog.NewTextHandler(w, nil) },
+			"JSON": func(w io.Writer) slog.Handler { return slog.NewJSONHandler(w, nil) },
+		} {
+			out.Reset()
+			slog.New(handler(&out)).With("with", v).WithGroup("g").Info("m", "v", v, slog.Group("in", "v", v))
+			wantNoSecret(t, name+" with slog, "+what, out.String())
+		}
+		out.Reset()
+		log.New(&out, "", 0).Print(v)
+		wantNoSecret(t, name+" with log", out.String())
+		out.Reset()
+		err := json.NewEncoder(&out).Encode(v)
+		fmt.Fprint(&out, err)
+		wantNoSecret(t, name+" with json", out.String())
+		if err == nil {
+			t.Errorf("%s with json: no error", name)
+		}
+		text, err := xml.Marshal(v)
+		wantNoSecret(t, name+" with xml", fmt.Sprint(string(text), err))
+	}
+}
+
+// A device has secrets in fields that fmt would print.
+func TestP100DeviceIsNotPrinted(t *testing.T) {
+	edit := func(cfg *Config) {
+		cfg.PrivateKey = mustPrivateKey(t, secretText)
+		cfg.Peers[0].PresharedKey = PresharedKey(cfg.PrivateKey)
+	}
+	withTestbed(t, edit, func(b *testbed) {
+		b.dev.cookies.cookieFor(time.Now(), farOuter)
+		copy(b.dev.cookies.secret[:], b.dev.identity.Load().private[:])
+		for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%x", "%d"} {
+			if got, want := fmt.Sprintf(verb, b.dev), "(device)"; got != want {
+				t.Errorf("%s prints %.100q, want %q", verb, got, want)
+			}
+		}
+	})
+}
+
+// A panic prints its value, and the stack traces have arguments of functions.
+func TestP100SecretsAreNotInPanics(t *testing.T) {
+	const use = "WIREGUARD_TEST_PANIC"
+	values := secretValues(t)
+	values["error"] = fmt.Errorf("the configuration %+v is bad", values["Config"])
+	if v, ok := values[os.Getenv(use)]; ok {
+		panic(v)
+	}
+	exe, err := os.Executable()
+	if err != nil {
+		t.Skip(err)
+	}
+	for _, name := range []string{"private key", "to private key", "preshared key", "Config", "to PeerConfig", "struct", "error"} {
+		cmd := exec.Command(exe, "-test.run=^TestP100SecretsAreNotInPanics$")
+		cmd.Env = append(os.Environ(), use+"="+name)
+		out, err := cmd.CombinedOutput()
+		var exit *exec.ExitError
+		if err != nil && !errors.As(err, &exit) {
+			t.Skip(err)
+		}
+		if err == nil || !bytes.Contains(out, []byte("panic: ")) {
+			t.Errorf("%s: no panic: %v\n%s", name, err, out)
+		}
+		wantNoSecret(t, name+" in a panic", string(out))
+	}
 }
 
 type syncBuffer struct {

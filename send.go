@@ -3,6 +3,7 @@ package wireguard
 import (
 	"encoding/binary"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/wgstack/wireguard/netstack"
@@ -26,6 +27,9 @@ const (
 	// outboundLaneBytes is how much may wait in a lane for each core before
 	// senders wait. It keeps all cores busy. More would only add latency.
 	outboundLaneBytes = 1 << 16
+	// stagedBytes is how much may wait for sessions of all peers, unless
+	// Config.MemoryLimit is small.
+	stagedBytes = 64 << 20
 )
 
 // sendBatch is a run of messages to one peer, back to back, all of one size but
@@ -298,34 +302,39 @@ func (d *Device) sealBatch(b *sendBatch) {
 type staging struct {
 	batches []*sendBatch
 	packets int
+	bytes   int // of the buffers of the batches
 }
 
-// appendBatch appends b. Beyond maxStagedPackets it drops the oldest batches,
-// and returns the number of packets in them.
-func (s *staging) appendBatch(b *sendBatch) (dropped int) {
+// stagingMemory is what the staged batches of all peers hold. Beyond limit each
+// peer still keeps its latest batch, which asks for a session.
+type stagingMemory struct {
+	limit int64 // in bytes; constant
+	used  atomic.Int64
+}
+
+// appendBatch appends b. Beyond maxStagedPackets, or if the staged batches of the
+// peer hold more than is free of m, it drops the oldest batches, and returns the
+// number of packets in them.
+func (s *staging) appendBatch(b *sendBatch, m *stagingMemory) (dropped int) {
 	s.batches = append(s.batches, b)
 	s.packets += b.count
-	for s.packets > maxStagedPackets {
-		oldest := s.popOldestBatch()
+	s.bytes += len(b.buf.bytes)
+	m.used.Add(int64(len(b.buf.bytes)))
+	for s.packets > maxStagedPackets || len(s.batches) > 1 && int64(s.bytes) > m.limit-m.used.Load() {
+		oldest := s.popOldestBatch(m)
 		dropped += oldest.packetCount()
 		oldest.free()
 	}
 	return dropped
 }
 
-// memory returns the size of the buffers of the batches.
-func (s *staging) memory() (n int) {
-	for _, b := range s.batches {
-		n += len(b.buf.bytes)
-	}
-	return n
-}
-
-func (s *staging) popOldestBatch() *sendBatch {
+func (s *staging) popOldestBatch(m *stagingMemory) *sendBatch {
 	b := s.batches[0]
 	s.batches[0] = nil
 	s.batches = s.batches[1:]
 	s.packets -= b.count
+	s.bytes -= len(b.buf.bytes)
+	m.used.Add(-int64(len(b.buf.bytes)))
 	if len(s.batches) == 0 {
 		s.batches = nil
 	}
@@ -333,7 +342,9 @@ func (s *staging) popOldestBatch() *sendBatch {
 }
 
 // stageBatch keeps b until there is a session. p.mu is held.
-func (p *peer) stageBatch(b *sendBatch) { p.drop(DropStagingFull, p.staged.appendBatch(b)) }
+func (p *peer) stageBatch(b *sendBatch) {
+	p.drop(DropStagingFull, p.staged.appendBatch(b, &p.device.staging))
+}
 
 // sendStaged sends the staged batches, or starts a handshake if there is no
 // session to send them in. p.mu is held.
@@ -343,7 +354,7 @@ func (p *peer) sendStaged(now time.Time) {
 			p.startHandshake(now, false)
 			return
 		}
-		p.enqueueBatch(p.staged.popOldestBatch())
+		p.enqueueBatch(p.staged.popOldestBatch(&p.device.staging))
 	}
 }
 
@@ -379,5 +390,6 @@ func (p *peer) purgeStaged(r DropReason) {
 		p.drop(r, b.packetCount())
 		b.free()
 	}
+	p.device.staging.used.Add(-int64(p.staged.bytes))
 	p.staged = staging{}
 }

@@ -88,12 +88,45 @@ func TestP35OldestStagedPacketsAreDropped(t *testing.T) {
 func TestP35BatchesCountTheirPackets(t *testing.T) {
 	withTestbed(t, nil, func(b *testbed) {
 		var staged staging
+		memory := stagingMemory{limit: stagedBytes}
 		for i, want := range []int{0, 0, 60, 60} {
 			batch := newSendBatch(b.far.peer(), 60*48)
 			batch.stride, batch.count = 48, 60
-			if got := staged.appendBatch(batch); got != want {
+			if got := staged.appendBatch(batch, &memory); got != want {
 				t.Errorf("batch %d of 60 packets: %d packets dropped, want %d", i, got, want)
 			}
+		}
+	})
+}
+
+// TestP35StagedMemoryIsShared: a peer has half of the memory for staged packets, and
+// one that finds none keeps its latest packet.
+func TestP35StagedMemoryIsShared(t *testing.T) {
+	withTestbed(t, nil, func(b *testbed) {
+		other := b.addRemote("192.0.2.3:1", "10.0.0.3")
+		b.outputTo(b.far, "a")
+		size := b.dev.staging.used.Load()
+		b.dev.staging.limit = 10 * size
+		for range 9 {
+			b.outputTo(b.far, "a")
+			b.outputTo(other, "b")
+		}
+		far, near := b.far.peer().staged.packets, other.peer().staged.packets
+		if far+near > 7 || far < 3 || near < 3 {
+			t.Errorf("%d and %d packets are staged, with room for 10", far, near)
+		}
+		b.dev.staging.limit = 0
+		third := b.addRemote("192.0.2.4:1", "10.0.0.4")
+		b.outputTo(third, "c")
+		b.outputTo(third, "d")
+		third.wantData("the latest", third.respondTo(third.wantInitiation("no room")), "d")
+		for _, r := range []*remote{b.far, other} {
+			if err := b.dev.RemovePeer(r.Public); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if n := b.dev.staging.used.Load(); n != 0 {
+			t.Errorf("%d bytes are staged, nothing is", n)
 		}
 	})
 }

@@ -129,7 +129,7 @@ func (p *peer) stats() PeerStats {
 		RoundTrip:           time.Duration(p.roundTrip.Load()),
 		PathMTU:             p.path.size(),
 		Staged:              p.staged.packets,
-		QueuedBytes:         p.outbound.queuedBytes() + p.staged.memory(),
+		QueuedBytes:         p.outbound.queuedBytes() + p.staged.bytes,
 		Dropped:             p.stagedDrops(),
 		Drops:               p.drops.Load().byReason(),
 	}

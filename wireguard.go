@@ -49,6 +49,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"maps"
 	"net"
@@ -74,6 +75,7 @@ type Device struct {
 	trace        Trace
 	observed     bool // there is a log or a trace
 	mtu          int
+	receiveLimit int64          // of heldBytes
 	addresses    []netip.Prefix // of the device inside the tunnel
 	listenPacket func(ctx context.Context, network, address string) (net.PacketConn, error)
 	lookupHost   func(ctx context.Context, host string) ([]netip.Addr, error)
@@ -100,9 +102,10 @@ type Device struct {
 	sealers     pool[*sendBatch]
 	openers     pool[*recvBatch]
 	handshakes  pool[receivedHandshake]
-	initiations pool[*peer]    // that an initiation is to be made for
-	notices     pool[func()]   // one at a time; see notify
-	finder      peerFinder     // of peers with unknown keys
+	initiations pool[*peer]  // that an initiation is to be made for
+	notices     pool[func()] // one at a time; see notify
+	finder      peerFinder   // of peers with unknown keys
+	staging     stagingMemory
 	heldBytes   atomic.Int64   // bytes of buffers that were received and not yet delivered
 	background  sync.WaitGroup // readers and resolvers
 	uapi        uapiUsage
@@ -127,6 +130,10 @@ type Device struct {
 	reopenDelay time.Duration
 	closed      bool
 }
+
+// Format prints a placeholder, whatever the verb: package fmt would print secrets
+// in fields, and read them without their locks.
+func (d *Device) Format(f fmt.State, verb rune) { io.WriteString(f, "(device)") }
 
 // inner is the part of the TCP/IP stack inside the tunnel that the engine calls.
 // Tests of the engine put a fake in its place.
@@ -220,6 +227,10 @@ func newDevice(cfg Config) *Device {
 	d.refusals.log = d.log
 	d.keyLog = keyLog{w: cfg.KeyLog, log: d.log}
 	d.ctx, d.cancel = context.WithCancel(context.Background())
+	d.receiveLimit, d.staging.limit = inboundHeldBytes, stagedBytes
+	if m := cfg.MemoryLimit; m != 0 {
+		d.receiveLimit, d.staging.limit = min(inboundHeldBytes, m/4), min(stagedBytes, m/8)
+	}
 	workers := runtime.GOMAXPROCS(0)
 	d.sealers = pool[*sendBatch]{doJob: d.sealBatch, maxWorkers: workers}
 	d.openers = pool[*recvBatch]{doJob: d.openBatch, maxWorkers: workers}

@@ -216,7 +216,7 @@ func newDaemon(ns namespace, cfg wireguard.Config) (_ *daemon, err error) {
 			return nil, err
 		}
 	}
-	if err := e.wg(base64Of(cfg.PrivateKey), "listen-port", strconv.Itoa(int(cfg.ListenPort)), "private-key", "/dev/stdin"); err != nil {
+	if err := e.wg(cfg.PrivateKey.Base64(), "listen-port", strconv.Itoa(int(cfg.ListenPort)), "private-key", "/dev/stdin"); err != nil {
 		return nil, err
 	}
 	for _, p := range cfg.Peers {
@@ -259,7 +259,7 @@ func (e *daemon) SetPeer(cfg wireguard.PeerConfig) error {
 	if cfg.Endpoint != "" {
 		args = append(args, "endpoint", cfg.Endpoint)
 	}
-	return e.wg(base64Of(cfg.PresharedKey), args...)
+	return e.wg(cfg.PresharedKey.Base64(), args...)
 }
 
 func (e *daemon) RemovePeer(public wireguard.PublicKey) error {

@@ -122,7 +122,7 @@ func boot(t *testing.T) *guest {
 	for _, command := range []string{
 		fmt.Sprintf("date -u -s @%d", time.Now().Unix()),
 		"ip link add wg0 type wireguard",
-		"echo " + base64Of(private) + " >/tmp/key",
+		"echo " + private.Base64() + " >/tmp/key",
 		"wg set wg0 listen-port 51820 private-key /tmp/key",
 		"ip addr add " + inner(0, 4).String() + "/24 dev wg0",
 		"ip addr add " + inner(0, 6).String() + "/64 dev wg0",
@@ -223,7 +223,7 @@ func (v *guestPeer) addToGuest(t testing.TB, via string, keepalive time.Duration
 		at = " endpoint " + net.JoinHostPort(via, strconv.Itoa(int(v.Stats().ListenPort)))
 	}
 	v.g.run(t, fmt.Sprintf("echo %s >/tmp/psk; wg set wg0 peer %s preshared-key /tmp/psk allowed-ips %v,%v persistent-keepalive %d%s",
-		base64Of(v.psk), v.public, inner(v.n, 4), inner(v.n, 6), keepalive/time.Second, at))
+		v.psk.Base64(), v.public, inner(v.n, 4), inner(v.n, 6), keepalive/time.Second, at))
 }
 
 // removeFromGuest removes the device from the guest's peers.

@@ -225,12 +225,8 @@ func (n *netchange) startEnd(role, peer string) *netchangeEnd {
 	if err != nil {
 		n.Fatal(err)
 	}
-	key, err := n.keys[role].MarshalText()
-	if err != nil {
-		n.Fatal(err)
-	}
 	cmd := exec.Command("ip", "netns", "exec", n.namespace(role), exe)
-	cmd.Env = append(os.Environ(), netchangeRole+"="+role, netchangeRole+"_KEY="+string(key),
+	cmd.Env = append(os.Environ(), netchangeRole+"="+role, netchangeRole+"_KEY="+n.keys[role].Base64(),
 		netchangeRole+"_PEER="+n.keys[peer].PublicKey().String())
 	cmd.Stderr = os.Stderr
 	e := &netchangeEnd{cmd: cmd, lines: make(chan string, 100)}

@@ -148,14 +148,6 @@ func prefixes(ss ...string) []netip.Prefix {
 	return ps
 }
 
-func base64Of(k interface{ MarshalText() ([]byte, error) }) string {
-	text, err := k.MarshalText()
-	if err != nil {
-		panic(err)
-	}
-	return string(text)
-}
-
 func TestToolShow(t *testing.T) {
 	needWG(t)
 	t.Parallel()
@@ -199,14 +191,14 @@ func TestToolShow(t *testing.T) {
 	}
 
 	lines := strings.Split(strings.TrimSpace(c.wg("", "show", "dump")), "\n")
-	want := []string{strings.Join([]string{base64Of(private), stats.PublicKey.String(), strconv.Itoa(int(stats.ListenPort)), "off"}, "\t")}
+	want := []string{strings.Join([]string{private.Base64(), stats.PublicKey.String(), strconv.Itoa(int(stats.ListenPort)), "off"}, "\t")}
 	for _, p := range c.Stats().Peers {
 		psk, ips, keepalive := "(none)", []string(nil), "off"
 		for _, ip := range p.AllowedIPs {
 			ips = append(ips, ip.String())
 		}
 		if p.PublicKey == other.PublicKey {
-			psk, keepalive = base64Of(other.PresharedKey), "25"
+			psk, keepalive = other.PresharedKey.Base64(), "25"
 		}
 		handshake := int64(0)
 		if !p.LastHandshake.IsZero() {
@@ -234,7 +226,7 @@ func TestToolSet(t *testing.T) {
 	t.Parallel()
 	c := control(t, wireguard.Config{})
 	private, psk, public := wireguard.NewPrivateKey(), wireguard.NewPresharedKey(), wireguard.NewPrivateKey().PublicKey()
-	c.wg(base64Of(private), "set", "private-key", "/dev/stdin")
+	c.wg(private.Base64(), "set", "private-key", "/dev/stdin")
 	if got := c.Stats().PublicKey; got != private.PublicKey() {
 		t.Errorf("public key %s, want %s", got, private.PublicKey())
 	}
@@ -245,13 +237,13 @@ func TestToolSet(t *testing.T) {
 	}
 	c.wg("", "set", "fwmark", "0")
 
-	c.wg(base64Of(psk), "set", "peer", public.String(), "preshared-key", "/dev/stdin", "endpoint", "127.0.0.1:9",
+	c.wg(psk.Base64(), "set", "peer", public.String(), "preshared-key", "/dev/stdin", "endpoint", "127.0.0.1:9",
 		"persistent-keepalive", "30", "allowed-ips", "10.1.2.3/16,::/0")
 	got := c.mustPeer(public)
 	if got.Endpoint.String() != "127.0.0.1:9" || got.PersistentKeepalive != 30*time.Second || !slices.Equal(got.AllowedIPs, prefixes("10.1.0.0/16", "::/0")) {
 		t.Errorf("peer is %+v", got)
 	}
-	if got := strings.Fields(c.wg("", "show", "preshared-keys")); len(got) != 2 || got[1] != base64Of(psk) {
+	if got := strings.Fields(c.wg("", "show", "preshared-keys")); len(got) != 2 || got[1] != psk.Base64() {
 		t.Error("wg does not show the preshared key")
 	}
 	// Settings that the command does not mention stay.
@@ -303,7 +295,7 @@ func TestToolConf(t *testing.T) {
 
 	// addconf adds.
 	c.wg(fmt.Sprintf("[Peer]\nPublicKey = %s\nAllowedIPs = 10.1.0.0/16, fd01::/16\nEndpoint = [::1]:9\nPersistentKeepalive = 60\nPresharedKey = %s\n",
-		peers[0], base64Of(wireguard.NewPresharedKey())), "addconf", "/dev/stdin")
+		peers[0], wireguard.NewPresharedKey().Base64()), "addconf", "/dev/stdin")
 	if got := c.mustPeer(peers[0]); len(c.Stats().Peers) != 2 || !slices.Equal(got.AllowedIPs, prefixes("10.1.0.0/16", "fd01::/16")) {
 		t.Errorf("addconf: %+v", c.Stats())
 	}
@@ -337,7 +329,7 @@ func TestToolConf(t *testing.T) {
 
 	// syncconf changes only what differs, and keeps sessions.
 	c.wg(fmt.Sprintf("[Interface]\nPrivateKey = %s\nListenPort = %d\n[Peer]\nPublicKey = %s\nAllowedIPs = 10.0.0.2/32, 10.3.0.0/16\nEndpoint = %s\n[Peer]\nPublicKey = %s\nAllowedIPs = 10.4.0.0/16\n",
-		base64Of(cfg.PrivateKey), cfg.ListenPort, public, session.Endpoint, peers[1]), "syncconf", "/dev/stdin")
+		cfg.PrivateKey.Base64(), cfg.ListenPort, public, session.Endpoint, peers[1]), "syncconf", "/dev/stdin")
 	if _, ok := c.peer(peers[0]); ok {
 		t.Error("syncconf left a peer that is not in the file")
 	}
@@ -388,7 +380,7 @@ func TestToolScale(t *testing.T) {
 	}
 	conf := func(ps []netip.Prefix) string {
 		var s strings.Builder
-		fmt.Fprintf(&s, "[Interface]\nPrivateKey = %s\n[Peer]\nPublicKey = %s\n", base64Of(wireguard.NewPrivateKey()), public)
+		fmt.Fprintf(&s, "[Interface]\nPrivateKey = %s\n[Peer]\nPublicKey = %s\n", wireguard.NewPrivateKey().Base64(), public)
 		for chunk := range slices.Chunk(ps, 256) {
 			s.WriteString("AllowedIPs = ")
 			for i, p := range chunk {

@@ -77,11 +77,12 @@ type Config struct {
 	Peer func(addr netip.Addr) any
 
 	// MemoryLimit bounds, in bytes, what the stack keeps for others: TCP buffers,
-	// connections that wait to be accepted or are closed, and datagrams. One peer
+	// connections that wait to be accepted or are closed, datagrams that wait to be
+	// read, and fragments of datagrams that are not whole. One peer
 	// gets half of it at most; see [Config.Peer]. 0 means 1 GiB, or 256 MiB on
 	// 32-bit systems; less than [MinMemoryLimit] is an error. It is no
 	// allocation: a stack without traffic uses little. Buffers whose size the
-	// application sets do not count, nor do 8 MiB at most of IP fragments.
+	// application sets do not count.
 	MemoryLimit int64
 
 	// Refused is told, unless it is nil, that a peer was refused a flow, a datagram

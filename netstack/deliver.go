@@ -12,9 +12,9 @@ import (
 
 // Deliver hands inbound IP packets to the stack. Each must be a whole packet
 // whose header states its length; others are dropped. Only checksums of
-// reassembled packets are verified: the caller must have authenticated the packets.
-// The packets of one flow stay in order. Deliver copies what it needs, and does nothing once
-// [Stack.Close] has returned.
+// reassembled packets are verified: the caller must have authenticated the
+// packets. The packets of one flow stay in order. Deliver copies what it needs,
+// and does nothing once [Stack.Close] has returned.
 //
 // Dropped are also packets from one of the stack's own addresses or from an
 // address that no host can have, and packets to an address that is not its own,
@@ -81,8 +81,13 @@ func (s *Stack) deliverPacket(j *coalescedPacket) {
 	l.receivePacket(j)
 }
 
-// receivePacket copies a packet into memory of gVisor's and delivers it.
+// receivePacket copies a packet into memory of gVisor's and delivers it, unless it
+// is a fragment.
 func (l *link) receivePacket(j *coalescedPacket) {
+	if isFragment(j.firstPacket) {
+		l.receiveFragment(j.firstPacket)
+		return
+	}
 	edit := l.stack.recovery.beforeDeliver(j.firstPacket, j.length)
 	var payload buffer.Buffer
 	if n := j.headLen(); j.length > splitAbove {
@@ -104,11 +109,7 @@ func (l *link) receivePacket(j *coalescedPacket) {
 	if j.firstPacket[0]>>4 == 4 {
 		protocol = header.IPv4ProtocolNumber
 	}
-	if isFragment(j.firstPacket) {
-		l.dispatchFragment(protocol, pb)
-	} else {
-		l.dispatch(protocol, pb)
-	}
+	l.dispatch(protocol, pb)
 	pb.DecRef()
 	l.dispatchAll(edit.after)
 }

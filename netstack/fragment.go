@@ -25,10 +25,10 @@ func isFragment(b []byte) bool {
 	return u.fragment
 }
 
-// dispatchFragment hands an inbound fragment to the IP of the interface, which
-// verifies checksums of its packets: as its link does not promise that they need
-// no check, unlike for [link.dispatch].
-func (l *link) dispatchFragment(protocol tcpip.NetworkProtocolNumber, pb *gstack.PacketBuffer) {
+// dispatchVerified hands an inbound packet to the IP of the interface, which
+// verifies its checksums: as its link does not promise that they need no check,
+// unlike for [link.dispatch].
+func (l *link) dispatchVerified(protocol tcpip.NetworkProtocolNumber, pb *gstack.PacketBuffer) {
 	ep, err := l.stack.gvisor.GetNetworkEndpoint(l.nic, protocol)
 	if err != nil {
 		return // the interface was removed

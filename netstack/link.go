@@ -74,7 +74,7 @@ func (l *link) output(p *Packet, pb *gstack.PacketBuffer) error {
 func (s *Stack) deliverToSelf(pb *gstack.PacketBuffer) {
 	in := pb.CloneToInbound()
 	if isFragment(pb.NetworkHeader().Slice()) {
-		s.ownLink.dispatchFragment(pb.NetworkProtocolNumber, in)
+		s.ownLink.dispatchVerified(pb.NetworkProtocolNumber, in)
 	} else {
 		s.ownLink.dispatch(pb.NetworkProtocolNumber, in)
 	}

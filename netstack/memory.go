@@ -13,7 +13,7 @@ import (
 //
 // [Config.MemoryLimit] is divided by kinds: half for TCP buffers that have grown,
 // an eighth for those of idle connections, and the rest for what waits to be
-// accepted, for datagrams and for closed connections. Each kind has a share for
+// accepted, for datagrams and their fragments, and for closed connections. Each kind has a share for
 // each peer. A connection has a small buffer when there are many, which grows when
 // the application reads or writes, as far as its peer's share reaches. The
 // buffers of connections that are not used shrink again when others need them.
@@ -36,16 +36,17 @@ const (
 
 // tableSizes are the places in tables that [Config.MemoryLimit] allows.
 type tableSizes struct {
-	requests, undecided, undecidedBytes, accepts, orphans int
+	requests, undecided, undecidedBytes, accepts, orphans, fragmentBytes int
 }
 
 func sizesFor(limit int) tableSizes {
 	return tableSizes{
 		requests:       min(maxRequests, limit/16/(16<<10)), // a goroutine, and a connection in its handshake
 		undecided:      min(maxUndecidedUDP, limit/16/(8<<10)),
-		undecidedBytes: min(maxUndecidedBytes, limit/16),
+		undecidedBytes: min(maxUndecidedBytes, limit/32),
 		accepts:        min(maxAccepts, limit/8/waitingReceive),
 		orphans:        min(maxOrphans, limit/16/socketCost),
+		fragmentBytes:  min(maxReassembly, limit/32),
 	}
 }
 

@@ -10,10 +10,10 @@ import (
 func TestMemoryLimitOfTables(t *testing.T) {
 	for _, limit := range []int{MinMemoryLimit, 64 << 20, defaultMemoryLimit} {
 		s := sizesFor(limit)
-		if s.requests < 16 || s.undecided < 16 || s.accepts < 16 || s.orphans < 16 {
+		if s.requests < 16 || s.undecided < 16 || s.accepts < 16 || s.orphans < 16 || s.fragmentBytes < 2*(maxIPPayload+partCost+datagramCost) {
 			t.Errorf("%d bytes: the tables are %+v", limit, s)
 		}
-		kept := s.requests*(16<<10) + s.undecided*(8<<10) + s.undecidedBytes + s.accepts*waitingReceive + s.orphans*socketCost
+		kept := s.requests*(16<<10) + s.undecided*(8<<10) + s.undecidedBytes + s.accepts*waitingReceive + s.orphans*socketCost + s.fragmentBytes
 		if kept > limit*3/8 {
 			t.Errorf("%d bytes: the tables hold %d", limit, kept)
 		}

@@ -144,6 +144,8 @@ type Stack struct {
 
 	accepts lockedShares // connections that wait for Accept
 
+	reassembly reassembly
+
 	udpMu      sync.RWMutex
 	udpSockets map[tcpip.Endpoint]*udpConn // guarded by udpMu
 
@@ -189,6 +191,7 @@ func New(cfg Config) (*Stack, error) {
 	s.recovery.init()
 	s.memory.init(int(min(cfg.MemoryLimit, math.MaxInt)))
 	s.tableSizes = sizesFor(s.memory.limit)
+	s.reassembly.stack, s.reassembly.shares.size = s, s.tableSizes.fragmentBytes
 	s.orphans = orphans{stack: s, shares: shares{size: s.tableSizes.orphans}}
 	s.accepts.shares.size = s.tableSizes.accepts
 	s.ownLink = &link{stack: s, nic: ownNIC, mtu: uint32(cfg.MTU), gsoMaxSize: gsoSize(cfg.MTU, cfg.MaxSegments)}
@@ -330,6 +333,7 @@ func (s *Stack) closeNow() {
 	s.forwarder.dropUndecided()
 	s.awaitDelivery()
 	s.deaf.Store(true)
+	s.reassembly.close()
 	s.destroyGVisor()
 	s.recovery.close()
 	// Timers of gVisor, such as those of reassembly, outlive its stack by up to a

@@ -35,7 +35,7 @@ func (s *Stack) newTCPConn(ep tcpip.Endpoint, wq *waiter.Queue, remote netip.Add
 	c.local = net.TCPAddrFromAddrPort(c.localAddrPort())
 	c.remote = net.TCPAddrFromAddrPort(remote)
 	ep.SocketOptions().SetDelayOption(false)
-	c.setKeepAliveParameters(net.KeepAliveConfig{})
+	c.setKeepAliveParameters(net.KeepAliveConfig{Idle: s.memory.keepAliveIdle()})
 	ep.SocketOptions().SetKeepAlive(true)
 	tuneForDistance(ep)
 	c.beginBuffers()

@@ -9,12 +9,22 @@ import (
 
 // Options of TCP connections, with the meaning that package net gives them.
 
-// The keep-alive parameters that package net uses.
+// The keep-alive parameters that package net uses, and what is added to the idle
+// time of a new connection for each other one. n idle connections are then not
+// probed together, and at most 1000*ln(1+n/15000) of them in a second.
 const (
 	keepAliveIdle     = 15 * time.Second
 	keepAliveInterval = 15 * time.Second
 	keepAliveCount    = 9
+	keepAliveSpread   = time.Millisecond
 )
+
+// keepAliveIdle returns how long a new connection is idle before it is probed.
+func (m *memory) keepAliveIdle() time.Duration {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return keepAliveIdle + time.Duration(m.sockets.used)*keepAliveSpread
+}
 
 // SetLinger sets what Close does with data that is not acknowledged, as the
 // method of *net.TCPConn does: if sec is 0, Close discards the data and resets
@@ -32,7 +42,8 @@ func (c *tcpConn) SetNoDelay(noDelay bool) error {
 }
 
 // SetKeepAlive sets whether probes are sent on an idle connection, which is the
-// default.
+// default: after 15 s, and a millisecond more for each other connection that the
+// stack had.
 func (c *tcpConn) SetKeepAlive(keepalive bool) error {
 	return c.setOption(func() { c.endpoint.SocketOptions().SetKeepAlive(keepalive) })
 }

@@ -95,3 +95,28 @@ func TestTCPOptions(t *testing.T) {
 		t.Run(what, func(t *testing.T) { wantOpError(t, err, "set", "tcp", net.ErrClosed) })
 	}
 }
+
+// Connections are not probed together, and less often when there are many.
+func TestKeepAliveIsSpread(t *testing.T) {
+	var m memory
+	m.init(defaultMemoryLimit)
+	rate := 0.0
+	for range 100_000 {
+		rate += 1 / m.keepAliveIdle().Seconds()
+		m.takePlace(nil)
+	}
+	if rate > 2100 {
+		t.Errorf("100,000 connections send %.0f probes a second", rate)
+	}
+	p := join(t, nil)
+	first, _ := p.connect(t, b4)
+	second, _ := p.connect(t, b4)
+	idle := func(c net.Conn) time.Duration {
+		var o tcpip.KeepaliveIdleOption
+		c.(*tcpConn).endpoint.GetSockOpt(&o)
+		return time.Duration(o)
+	}
+	if a, b := idle(first), idle(second); a != keepAliveIdle || b != a+keepAliveSpread {
+		t.Errorf("the connections are probed after %v and %v", a, b)
+	}
+}

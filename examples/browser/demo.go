@@ -104,14 +104,9 @@ func (d *demo) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "too many clients", http.StatusServiceUnavailable)
 		return
 	}
-	text, err := key.MarshalText()
-	if err != nil {
-		http.Error(w, err.Error(), http.StatusInternalServerError)
-		return
-	}
 	w.Header().Set("Cache-Control", "no-store")
 	fmt.Fprintf(w, "[Interface]\nPrivateKey = %s\nAddress = %s/32\n\n[Peer]\nPublicKey = %s\nAllowedIPs = %s/32\n",
-		text, addr, d.dev.Stats().PublicKey, demoAddr)
+		key.Base64(), addr, d.dev.Stats().PublicKey, demoAddr)
 }
 
 // greet answers requests in the tunnel.

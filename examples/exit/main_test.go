@@ -35,7 +35,7 @@ func startExit(t *testing.T, peers int, args ...string) exitTest {
 	t.Helper()
 	x := exitTest{log: new(logBuffer)}
 	exitKey := wireguard.NewPrivateKey()
-	lines := []string{"[Interface]", "PrivateKey = " + clitest.Private(t, exitKey), "Address = 10.9.0.1/24, fd09::1/64"}
+	lines := []string{"[Interface]", "PrivateKey = " + exitKey.Base64(), "Address = 10.9.0.1/24, fd09::1/64"}
 	var keys []wireguard.PrivateKey
 	for i := range peers {
 		keys = append(keys, wireguard.NewPrivateKey())

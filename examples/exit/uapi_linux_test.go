@@ -18,7 +18,7 @@ func TestPeerAdded(t *testing.T) {
 	}
 	name := fmt.Sprintf("wgexit%d", os.Getpid())
 	exitKey, key := wireguard.NewPrivateKey(), wireguard.NewPrivateKey()
-	file := clitest.File(t, "[Interface]", "PrivateKey = "+clitest.Private(t, exitKey), "Address = 10.9.0.1/24")
+	file := clitest.File(t, "[Interface]", "PrivateKey = "+exitKey.Base64(), "Address = 10.9.0.1/24")
 	m, _ := clitest.Start(t, run, `^peer (\S+), UDP port (\d+)$`, "-config", file, "-allow-local", "-uapi", name)
 	c, err := net.Dial("unix", "/var/run/wireguard/"+name+".sock")
 	if err != nil {

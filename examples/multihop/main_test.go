@@ -58,7 +58,7 @@ func TestMultihop(t *testing.T) {
 
 	outer := clitest.File(t,
 		"[Interface]",
-		"PrivateKey = "+clitest.Private(t, outerKey),
+		"PrivateKey = "+outerKey.Base64(),
 		"Address = 10.1.0.2/32",
 		"[Peer]",
 		"PublicKey = "+firstKey.PublicKey().String(),
@@ -67,7 +67,7 @@ func TestMultihop(t *testing.T) {
 	)
 	inner := clitest.File(t,
 		"[Interface]",
-		"PrivateKey = "+clitest.Private(t, innerKey),
+		"PrivateKey = "+innerKey.Base64(),
 		"Address = 10.2.0.2/32, fd02::2/128",
 		"[Peer]",
 		"PublicKey = "+secondKey.PublicKey().String(),

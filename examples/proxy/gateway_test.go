@@ -32,7 +32,7 @@ func startFar(t *testing.T) (dev *wireguard.Device, tunnel []string) {
 	})
 	return dev, []string{
 		"[Interface]",
-		"PrivateKey = " + clitest.Private(t, near),
+		"PrivateKey = " + near.Base64(),
 		"Address = " + nearAddr4.String(),
 		"[Peer]",
 		"PublicKey = " + far.PublicKey().String(),

@@ -63,7 +63,7 @@ func startWithFar(t testing.TB, args ...string) (addr string) {
 	t.Helper()
 	near, far := wireguard.NewPrivateKey(), wireguard.NewPrivateKey()
 	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), "PROXY_TEST_FAR="+clitest.Private(t, far)+" "+near.PublicKey().String())
+	cmd.Env = append(os.Environ(), "PROXY_TEST_FAR="+far.Base64()+" "+near.PublicKey().String())
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -78,7 +78,7 @@ func startWithFar(t testing.TB, args ...string) (addr string) {
 	}
 	file := clitest.File(t,
 		"[Interface]",
-		"PrivateKey = "+clitest.Private(t, near),
+		"PrivateKey = "+near.Base64(),
 		"Address = "+nearAddr4.String(),
 		"[Peer]",
 		"PublicKey = "+far.PublicKey().String(),

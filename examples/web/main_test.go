@@ -14,7 +14,7 @@ func TestWeb(t *testing.T) {
 	near, far := wireguard.NewPrivateKey(), wireguard.NewPrivateKey()
 	file := clitest.File(t,
 		"[Interface]",
-		"PrivateKey = "+clitest.Private(t, far),
+		"PrivateKey = "+far.Base64(),
 		"Address = 10.8.0.1/24, fd08::1/64",
 		"PostUp = false # never run",
 		"[Peer]",

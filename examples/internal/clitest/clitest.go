@@ -67,16 +67,6 @@ func File(t testing.TB, lines ...string) (path string) {
 	return path
 }
 
-// Private returns a private key in the form of configuration files.
-func Private(t testing.TB, k wireguard.PrivateKey) string {
-	t.Helper()
-	text, err := k.MarshalText()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(text)
-}
-
 // Device returns a device, which the end of the test closes.
 func Device(t testing.TB, cfg wireguard.Config) *wireguard.Device {
 	t.Helper()
