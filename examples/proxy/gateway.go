@@ -94,6 +94,9 @@ func (g *gateway) serve(ctx context.Context, conf gatewayconf.Config, opened fun
 	for {
 		select {
 		case <-hangup:
+			if len(g.conf.STDIO) > 0 {
+				return nil // ssh has ended, and tells its ProxyCommand
+			}
 			g.reload(ctx)
 			continue
 		case <-g.ended:

@@ -198,3 +198,24 @@ func TestReloadPeers(t *testing.T) {
 	r.await("reloaded ")
 	dialEcho(t, addr)
 }
+
+// TestHangupEndsSTDIO checks that the hangup by which ssh ends its ProxyCommand
+// ends the program, also while the target sends nothing.
+func TestHangupEndsSTDIO(t *testing.T) {
+	dev, tunnel := startFar(t)
+	l, err := dev.Listen(t.Context(), "tcp", ":22")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	sections := append(tunnel, "[STDIOTunnel]", "Target = "+farAddr4.String()+":22")
+	r := startReloadable(t, sections...)
+	c, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	r.await("ready")
+	r.reload(sections...)
+	r.await("ends")
+}
