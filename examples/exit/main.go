@@ -191,6 +191,7 @@ func (e *exit) beginHandler() bool {
 
 // close waits until all handlers have returned, which they do when e.ctx ends.
 func (e *exit) close() {
+	defer cli.Progress(e.log, "waiting for connections to end")()
 	e.mu.Lock()
 	e.closed = true
 	e.mu.Unlock()

@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 
+	"github.com/wgstack/wireguard/examples/internal/cli"
 	"github.com/wgstack/wireguard/examples/internal/gatewayconf"
 	"github.com/wgstack/wireguard/examples/internal/status"
 )
@@ -212,7 +213,10 @@ func (g *gateway) replace(ctx context.Context, conf gatewayconf.Config, prepare 
 			inherit[s] = old
 			continue
 		}
-		if s.opened, err = s.open(ctx); err != nil {
+		stopProgress := cli.Progress(g.log, "waiting for a listener", "address", s.address)
+		s.opened, err = s.open(ctx)
+		stopProgress()
+		if err != nil {
 			return err
 		}
 		opened = append(opened, s)
