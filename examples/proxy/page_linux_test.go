@@ -143,9 +143,10 @@ func TestBrowserThroughProxy(t *testing.T) {
 		socket.onclose = e => resolve('closed with ' + e.code)
 	})`
 
-	for _, scheme := range []string{"socks5", "http"} {
-		match := startSections(t, tunnel, `^SOCKS and HTTP on (\S+)$`, "[Socks5]", "BindAddress = 127.0.0.1:0")
-		browser := clitest.StartBrowser(t, "--proxy-server="+scheme+"://"+match[1])
+	certFile, keyFile, _ := newCertificate(t)
+	for scheme, listener := range map[string][]string{"socks5": {"[Socks5]"}, "http": {"[Socks5]"}, "https": {"[http]", "CertFile = " + certFile, "KeyFile = " + keyFile}} {
+		match := startSections(t, tunnel, `HTTP on (\S+)$`, append(listener, "BindAddress = 127.0.0.1:0")...)
+		browser := clitest.StartBrowser(t, "--proxy-server="+scheme+"://"+match[1], "--ignore-certificate-errors")
 		browser.Open("http://" + farAddr4.String() + "/")
 		browser.Await("document.images.length === 100 && [...document.images].every(i => i.complete && i.naturalWidth === 8)")
 		if got := browser.Eval("fetch('/cut').then(r => r.text()).then(t => 'complete: ' + t, e => 'failed')"); got != "failed" {

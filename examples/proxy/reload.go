@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"reflect"
 	"slices"
@@ -27,6 +28,9 @@ func (g *gateway) reload(ctx context.Context) {
 	if err == nil {
 		cli.Prepare(&conf.Tunnel, g.config, g.log)
 		err = g.replace(ctx, conf, func() error { return g.changeTunnel(ctx, g.conf, conf) })
+	}
+	if g.landlock && errors.Is(err, fs.ErrPermission) {
+		err = fmt.Errorf("%w (with -landlock, only folders of the first configuration can be used)", err)
 	}
 	if err != nil {
 		g.log.Error("configuration not reloaded, nothing has changed", "err", err)

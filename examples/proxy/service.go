@@ -67,6 +67,8 @@ func (g *gateway) plan(conf gatewayconf.Config) (services []*service) {
 	addProxies := func(kind string, proxies []gatewayconf.Proxy, serve func(context.Context, net.Listener, gatewayconf.Proxy, network) error) {
 		for _, p := range proxies {
 			p.Line = 0
+			identity := p
+			identity.Certificate = nil // a pointer, which differs each time
 			restricted := p.Username != "" || p.Password != "" && kind == "HTTP"
 			add(&service{
 				kind:    kind,
@@ -75,7 +77,7 @@ func (g *gateway) plan(conf gatewayconf.Config) (services []*service) {
 				serve: func(ctx context.Context, c io.Closer) error {
 					return serve(ctx, c.(*socket).front(), p, n)
 				},
-			}, []any{p, changed(p.CertFile), changed(p.KeyFile)})
+			}, []any{identity, changed(p.CertFile), changed(p.KeyFile)})
 		}
 	}
 	addProxies("SOCKS and HTTP", conf.SOCKS, g.serveSOCKS)

@@ -9,6 +9,7 @@ package gatewayconf
 
 import (
 	"bytes"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"math"
@@ -86,6 +87,7 @@ type Proxy struct {
 	Username          string
 	Password          string
 	CertFile, KeyFile string
+	Certificate       *tls.Certificate // of these files; nil: no TLS
 
 	// TunnelDomains select the hosts that are reached through the tunnel, others
 	// are dialled directly; none means all.

@@ -130,6 +130,7 @@ func TestErrors(t *testing.T) {
 		tunnel + "[Socks5]\nTunnelDomains = (":                                   ":7: [Socks5] TunnelDomains: error parsing regexp: missing closing ): `(`",
 		tunnel + "[UDPProxyTunnel]\nBindAddress = unix:/x":                       `:7: [UDPProxyTunnel] BindAddress: "unix:/x": want a port`,
 		tunnel + "[http]\nCertFile = x":                                          `:6: [http] want both CertFile and KeyFile, or none`,
+		tunnel + "[http]\nCertFile = /missing\nKeyFile = /missing":               `:6: [http] CertFile and KeyFile: open /missing: `,
 		tunnel + "[TCPClientTunnel]\nBindAddress = :1":                           `:6: [TCPClientTunnel] Target: want host:port`,
 		tunnel + "[TCPClientTunnel]\nTarget = a:http":                            `:7: [TCPClientTunnel] Target: "http": want a port from 1 to 65535`,
 		tunnel + "[TCPServerTunnel]\nTarget = a:1":                               `:6: [TCPServerTunnel] ListenPort: missing`,

@@ -1,6 +1,7 @@
 package gatewayconf
 
 import (
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -61,6 +62,13 @@ func (l *loader) proxySection(s *section, name string) error {
 	case (p.CertFile == "") != (p.KeyFile == ""):
 		where.Err = errors.New("want both CertFile and KeyFile, or none")
 		return where
+	case p.CertFile != "":
+		certificate, err := tls.LoadX509KeyPair(p.CertFile, p.KeyFile)
+		if err != nil {
+			where.Key, where.Err = "CertFile and KeyFile", err
+			return where
+		}
+		p.Certificate = &certificate
 	}
 	switch name {
 	case "socks5":
