@@ -235,7 +235,7 @@ func (o *options) addSOCKS(conf *gatewayconf.Config) error {
 	if err := credentials.CheckFlags("-user", o.user, o.passwordFile); err != nil {
 		return err
 	}
-	listeners := len(conf.SOCKS) + len(conf.HTTP) + len(conf.SNI) + len(conf.TCPClients) + len(conf.TCPServers) + len(conf.UDPProxies) + len(conf.STDIO)
+	listeners := len(conf.SOCKS) + len(conf.HTTP) + len(conf.SNI) + len(conf.TCPClients) + len(conf.TCPServers) + len(conf.UDPProxies) + len(conf.UDPServers) + len(conf.STDIO)
 	if o.listen == "" && listeners > 0 {
 		return nil
 	}

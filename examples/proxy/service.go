@@ -126,7 +126,25 @@ func (g *gateway) plan(conf gatewayconf.Config) (services []*service) {
 				return conn, nil
 			},
 			serve: func(ctx context.Context, c io.Closer) error {
-				return g.forwardUDP(ctx, c.(*net.UDPConn), f, g.counted(n.DialContext))
+				return g.forwardUDP(ctx, c.(udpSocket), f, g.counted(n.DialContext))
+			},
+		}, f)
+	}
+	for _, f := range conf.UDPServers {
+		f.Line = 0
+		add(&service{
+			kind:    "UDP in the tunnel",
+			address: f.Listen,
+			open: func(ctx context.Context) (io.Closer, error) {
+				conn, err := g.dev.ListenPacket(ctx, "udp", f.Listen)
+				if err != nil {
+					return nil, err
+				}
+				fmt.Fprintf(g.stdout, "UDP for %s in the tunnel on %s\n", f.Target, conn.LocalAddr())
+				return conn, nil
+			},
+			serve: func(ctx context.Context, c io.Closer) error {
+				return g.forwardUDP(ctx, c.(udpSocket), f, g.counted(new(net.Dialer).DialContext))
 			},
 		}, f)
 	}
@@ -244,7 +262,7 @@ func (g *gateway) replace(ctx context.Context, conf gatewayconf.Config, prepare 
 // layer tells apart what can have equal addresses.
 func layer(s *service) string {
 	switch s.kind {
-	case "UDP", "TCP in the tunnel":
+	case "UDP", "TCP in the tunnel", "UDP in the tunnel":
 		return s.kind
 	}
 	return "TCP"

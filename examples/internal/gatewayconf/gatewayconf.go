@@ -60,6 +60,7 @@ type Config struct {
 	TCPClients []Forward // listen on the host, dial in the tunnel
 	TCPServers []Forward // listen in the tunnel, dial on the host
 	UDPProxies []Forward // listen on the host, send into the tunnel
+	UDPServers []Forward // listen in the tunnel, send on the host; not of wireproxy
 	STDIO      []Forward // without a listener
 
 	Failover []failover.Group
@@ -98,7 +99,7 @@ type Proxy struct {
 // A Forward is a listener for one target.
 type Forward struct {
 	Line              int
-	Listen            string // host:port or unix:PATH; of a TCPServerTunnel :port
+	Listen            string // host:port or unix:PATH; in the tunnel :port
 	Target            string // host:port
 	InactivityTimeout time.Duration
 }
@@ -148,6 +149,7 @@ var sectionKeys = map[string][]string{
 	"tcpclienttunnel": {"bindaddress", "target"},
 	"tcpservertunnel": {"listenport", "target"},
 	"udpproxytunnel":  {"bindaddress", "target", "inactivitytimeout"},
+	"udpservertunnel": {"listenport", "target", "inactivitytimeout"}, // not of wireproxy
 	"stdiotunnel":     {"target"},
 	"resolve":         {"resolvestrategy"},
 	"failover":        {"peer", "allowedips", "endpoint", "probe", "interval"}, // not of wireproxy
@@ -253,7 +255,7 @@ func (l *loader) section(s *section, name string) error {
 		return l.resolveSection(s)
 	case "socks5", "http", "sni":
 		return l.proxySection(s, name)
-	case "tcpclienttunnel", "tcpservertunnel", "udpproxytunnel", "stdiotunnel":
+	case "tcpclienttunnel", "tcpservertunnel", "udpproxytunnel", "udpservertunnel", "stdiotunnel":
 		return l.forwardSection(s, name)
 	}
 	return nil

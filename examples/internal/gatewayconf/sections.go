@@ -110,7 +110,7 @@ func (l *loader) forwardSection(s *section, name string) error {
 		where.Key, where.Err = "Target", errors.New("want host:port")
 		return where
 	case f.Listen == "" && name != "stdiotunnel":
-		where.Key, where.Err = map[bool]string{true: "ListenPort", false: "BindAddress"}[name == "tcpservertunnel"], errors.New("missing")
+		where.Key, where.Err = map[bool]string{true: "ListenPort", false: "BindAddress"}[strings.HasSuffix(name, "servertunnel")], errors.New("missing")
 		return where
 	}
 	switch name {
@@ -120,6 +120,8 @@ func (l *loader) forwardSection(s *section, name string) error {
 		l.config.TCPServers = append(l.config.TCPServers, f)
 	case "udpproxytunnel":
 		l.config.UDPProxies = append(l.config.UDPProxies, f)
+	case "udpservertunnel":
+		l.config.UDPServers = append(l.config.UDPServers, f)
 	case "stdiotunnel":
 		l.config.STDIO = append(l.config.STDIO, f)
 	}
