@@ -12,6 +12,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"net/netip"
 	"os"
@@ -180,7 +181,7 @@ func (l *loader) load(sections []section) error {
 		s := &sections[i]
 		name := strings.ToLower(s.name)
 		if _, ok := sectionKeys[name]; !ok {
-			l.warn(s.line, "[%s] is not a section that is known, and has no effect", s.name)
+			l.warn(s.line, "[%s] is not a section that is known, and has no effect%s", s.name, suggest(s.name, slices.Sorted(maps.Keys(sectionKeys))))
 			continue
 		}
 		if err := l.clean(s, name); err != nil {
@@ -213,7 +214,7 @@ func (l *loader) clean(s *section, name string) error {
 		key := strings.ToLower(e.key)
 		switch {
 		case !slices.Contains(sectionKeys[name], key):
-			l.warn(e.line, "[%s] %s is not a key that is known, and has no effect", s.name, e.key)
+			l.warn(e.line, "[%s] %s is not a key that is known, and has no effect%s", s.name, e.key, suggest(e.key, sectionKeys[name]))
 			continue
 		case seen[key] && !isList(name, key):
 			l.warn(e.line, "[%s] %s is repeated; the first counts", s.name, e.key)

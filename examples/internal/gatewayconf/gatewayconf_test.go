@@ -86,14 +86,14 @@ ResolveStrategy = ipv6
 		"STDIO":        {cfg.STDIO[0].Target, "ssh.example:22"},
 		"resolve":      {cfg.Resolve, "ipv6"},
 		"private key":  {cfg.Tunnel.PrivateKey.PublicKey().String() != "", true},
-		"all warnings": {len(cfg.Warnings), 3},
+		"all warnings": {len(cfg.Warnings), 4},
 	} {
 		if !reflect.DeepEqual(got[0], got[1]) {
 			t.Errorf("%s: %v, want %v", what, got[0], got[1])
 		}
 	}
 	warnings := strings.Join(cfg.Warnings, "\n")
-	for _, want := range []string{path + ":8: [Interface] Table", "[http] Colour is not", "[Other] is not a section"} {
+	for _, want := range []string{path + ":8: [Interface] Table", "[http] Colour is not", "[Other] is not a section", "[TCPClientTunnel] has no BindAddress"} {
 		if !strings.Contains(warnings, want) {
 			t.Errorf("warnings:\n%s\nwant %q among them", warnings, want)
 		}

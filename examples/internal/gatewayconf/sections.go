@@ -26,7 +26,7 @@ func (l *loader) resolveSection(s *section) error {
 }
 
 func (l *loader) proxySection(s *section, name string) error {
-	p := Proxy{Line: s.line, Listen: ":0"}
+	p := Proxy{Line: s.line}
 	for _, e := range s.entries {
 		var err error
 		switch strings.ToLower(e.key) {
@@ -70,6 +70,7 @@ func (l *loader) proxySection(s *section, name string) error {
 		}
 		p.Certificate = &certificate
 	}
+	p.Listen = l.listenOn(s, p.Listen)
 	switch name {
 	case "socks5":
 		l.config.SOCKS = append(l.config.SOCKS, p)
@@ -101,8 +102,8 @@ func (l *loader) forwardSection(s *section, name string) error {
 			return l.fail(s, e, err)
 		}
 	}
-	if f.Listen == "" && name == "tcpclienttunnel" {
-		f.Listen = ":0"
+	if name == "tcpclienttunnel" {
+		f.Listen = l.listenOn(s, f.Listen)
 	}
 	where := &Error{Path: l.path, Line: s.line, Section: s.name}
 	switch {
@@ -126,6 +127,16 @@ func (l *loader) forwardSection(s *section, name string) error {
 		l.config.STDIO = append(l.config.STDIO, f)
 	}
 	return nil
+}
+
+// listenOn returns the address of a listener, which by default is one that
+// nobody wants.
+func (l *loader) listenOn(s *section, address string) string {
+	if address == "" {
+		l.warn(s.line, "[%s] has no BindAddress: it listens on all addresses, and the system chooses the port", s.name)
+		return ":0"
+	}
+	return address
 }
 
 // checkListen checks an address to listen on: host:port or unix:PATH.
