@@ -29,7 +29,7 @@ func TestCurl(t *testing.T) {
 	addr, _ := startGateway(t, "-demo")
 	// curl runs curl with its input and output, and returns what it prints as errors.
 	curl := func(in io.Reader, out io.Writer, args ...string) (errors string, err error) {
-		cmd := exec.Command("timeout", append([]string{"300", "curl", "-sSf"}, args...)...)
+		cmd := exec.Command("timeout", append([]string{"900", "curl", "-sSf"}, args...)...)
 		var stderr bytes.Buffer
 		cmd.Stdin, cmd.Stdout, cmd.Stderr = in, out, &stderr
 		err = cmd.Run()
