@@ -29,6 +29,9 @@ const (
 	// allows less.
 	minHold = time.Millisecond
 
+	// latenessMemory is for how long a late packet counts as much as a later one.
+	latenessMemory = 10 * time.Second
+
 	// holdCredit is the number of gaps that are held for each late packet, since
 	// a needless retransmission costs far more than a delayed packet.
 	holdCredit    = 16
@@ -81,6 +84,7 @@ type resequencer struct {
 	heldBytes int
 
 	lateness time.Duration // of late packets: a maximum that declines slowly
+	latestAt time.Time     // when the latest of them arrived
 	credit   int           // number of gaps that may still be held
 
 	packets [][]byte // the packets of one delivery
@@ -127,7 +131,7 @@ func (r *resequencer) fillGap(now time.Time, limit time.Duration, counter uint64
 		return // long ago, or in a gap that is forgotten
 	}
 	g := &r.gaps[i]
-	r.learnLateness(limit, now.Sub(g.opened))
+	r.learnLateness(now, limit, now.Sub(g.opened))
 	if g.missing--; g.missing == 0 {
 		r.gaps = slices.Delete(r.gaps, i, i+1)
 	}
@@ -135,11 +139,13 @@ func (r *resequencer) fillGap(now time.Time, limit time.Duration, counter uint64
 
 // learnLateness notes how late a packet was. One that was too late to be waited
 // for teaches nothing.
-func (r *resequencer) learnLateness(limit, lateness time.Duration) {
+func (r *resequencer) learnLateness(now time.Time, limit, lateness time.Duration) {
 	if lateness >= limit {
 		return
 	}
-	r.lateness = max(lateness, r.lateness-(r.lateness-lateness)/16)
+	age := min(now.Sub(r.latestAt), latenessMemory)
+	r.lateness = max(lateness, r.lateness-(r.lateness-lateness)*(age/time.Millisecond)/(latenessMemory/time.Millisecond))
+	r.latestAt = now
 	r.credit = min(r.credit+holdCredit, maxHoldCredit)
 }
 

@@ -50,8 +50,8 @@ func withTestnet(t *testing.T, transcript func(w *testnet)) {
 }
 
 // newRealTimeTestnet returns a testnet in real time.
-func newRealTimeTestnet(t *testing.T) *testnet {
-	w := &testnet{t, simnet.New(1), false}
+func newRealTimeTestnet(t *testing.T, options ...simnet.Option) *testnet {
+	w := &testnet{t, simnet.New(1, options...), false}
 	t.Cleanup(w.Network.Close)
 	return w
 }

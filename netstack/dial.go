@@ -170,7 +170,7 @@ func (s *Stack) connectEndpoint(ctx context.Context, ep tcpip.Endpoint, remote n
 		}
 	})()
 
-	late := time.NewTimer(reachDelay)
+	late := time.NewTimer(s.reachDelay)
 	defer late.Stop()
 	var failed <-chan error
 	stop := func() {}

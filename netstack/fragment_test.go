@@ -62,6 +62,32 @@ func TestFragmentsHaveIdentifiers(t *testing.T) {
 	}
 }
 
+// TestSmallDatagramsHaveNoIdentifier: an identifier costs time, and only what is
+// fragmented needs one.
+func TestSmallDatagramsHaveNoIdentifier(t *testing.T) {
+	var packets [][]byte
+	s := newStack(t, Config{Addresses: prefixes(a4), Output: func(p *Packet) error {
+		packet := make([]byte, p.SegmentLen(0))
+		p.CopySegment(packet, 0)
+		packets = append(packets, packet)
+		return nil
+	}})
+	c := dial(t, s, "udp", "10.0.0.2:9")
+	for _, size := range []int{DefaultMTU - 28, DefaultMTU - 27, 0} {
+		if _, err := c.Write(make([]byte, size)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(packets) != 4 {
+		t.Fatalf("%d packets", len(packets))
+	}
+	for i, fragment := range []bool{false, true, true, false} {
+		if dont := packets[i][6]&0x40 != 0; dont == fragment || isFragment(packets[i]) != fragment {
+			t.Errorf("packet %d: don't fragment %v, fragment %v", i, dont, isFragment(packets[i]))
+		}
+	}
+}
+
 // TestMixedFragments delivers the first fragment of one datagram and the second of
 // another with the same identifier. The socket gets the datagram that follows only.
 func TestMixedFragments(t *testing.T) {

@@ -206,9 +206,12 @@ func (p *Packet) CarriesData() bool {
 	if p.mss > 0 || p.readTCPHeader() {
 		return p.length > p.headersLen
 	}
-	proto := p.parts[0][9]
+	b := p.parts[0]
+	proto := b[9]
 	if p.dst.Is6() {
-		proto = p.parts[0][6]
+		if proto = b[6]; proto == protoFragment && len(b) > ipv6HeaderLen {
+			proto = b[ipv6HeaderLen]
+		}
 	}
 	return proto != protoICMP && proto != protoICMPv6 && proto != protoTCP
 }
@@ -226,7 +229,7 @@ func (p *Packet) UDPDestination() (dst netip.AddrPort, ok bool) {
 	} else {
 		header = ip[min(int(ip[0]&15)*4, len(ip)):]
 	}
-	if proto == 44 && len(header) >= 8 && header[2] == 0 && header[3]&^7 == 0 { // the first fragment
+	if proto == protoFragment && len(header) >= 8 && header[2] == 0 && header[3]&^7 == 0 { // the first fragment
 		header, proto = header[8:], header[0]
 	}
 	if len(header) == 0 && len(p.parts) > 1 {

@@ -332,6 +332,7 @@ func TestPacketKinds(t *testing.T) {
 		{"UDP, IPv6", ip6(protoUDP, udp...), true, "[fd00::2]:7"},
 		{"first fragment, IPv6", ip6(44, append([]byte{protoUDP, 0, 0, 1, 0, 0, 0, 0}, udp...)...), true, "[fd00::2]:7"},
 		{"later fragment, IPv6", ip6(44, append([]byte{protoUDP, 0, 0, 9, 0, 0, 0, 0}, udp...)...), true, ""},
+		{"fragment of ICMPv6", ip6(44, protoICMPv6, 0, 0, 9, 0, 0, 0, 0, 1), false, ""},
 		{"later fragment", later, true, ""},
 		{"cut short", ip4(protoUDP, 0, 1), true, ""},
 		{"ICMP", ip4(protoICMP, 8, 0, 0, 0, 0, 0, 0, 0), false, ""},

@@ -8,9 +8,8 @@ import (
 
 // Asking Config.Reach why an attempt does not succeed.
 
-// reachDelay is how long a connection attempt lasts before Config.Reach runs.
-// Most attempts end sooner, and need no goroutine.
-const reachDelay = 10 * time.Millisecond
+// The length of Stack.reachDelay. Most attempts end sooner, and need no goroutine.
+const defaultReachDelay = 10 * time.Millisecond
 
 // startReach runs Config.Reach for addr. failed receives its error, if it
 // returns one. stop ends it and waits for it to return; calling stop again does

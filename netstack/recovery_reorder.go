@@ -23,10 +23,13 @@ const (
 	// expected.
 	reorderCredit = 16
 
-	// maxRestarts is how often the window of a flow grows anew after needless
+	// latenessMemory is for how long a late segment counts as much as a later one.
+	latenessMemory = 10 * time.Second
+
+	// restartEvery is how often the window of a flow may grow anew after needless
 	// retransmissions, and restartRTT the round trip that makes it worthwhile.
-	maxRestarts = 3
-	restartRTT  = 4 * time.Millisecond
+	restartEvery = time.Second
+	restartRTT   = 4 * time.Millisecond
 
 	// maxReveal is the number of duplicates that tell gVisor what was kept from it.
 	maxReveal = 8
@@ -34,12 +37,13 @@ const (
 
 // reordering is what a tracker knows of late segments.
 type reordering struct {
-	overtaken uint32        // before the present acknowledgement, what is below had been overtaken
-	lateness  time.Duration // of late segments, a maximum that declines slowly; 0: there was none
-	credit    int           // losses until no late segments are expected
-	concealed bool          // gVisor has not been told of all that arrived
-	reduced   bool          // gVisor has reduced its window for nothing
-	restarts  int
+	overtaken   uint32        // before the present acknowledgement, what is below had been overtaken
+	lateness    time.Duration // of late segments, a maximum that declines slowly; 0: there was none
+	latestAt    time.Duration // when the latest of them arrived
+	credit      int           // losses until no late segments are expected
+	concealed   bool          // gVisor has not been told of all that arrived
+	reduced     bool          // gVisor has reduced its window for nothing
+	restartFrom time.Duration // when the window may grow anew next
 }
 
 // reorderingWindow returns how much longer than others a segment may take until
@@ -59,18 +63,20 @@ func (t *tracker) noteOvertaken(now, sent time.Duration, resent, spurious bool) 
 		r.credit = max(0, r.credit-1)
 		return
 	}
-	if resent && r.restarts < maxRestarts && t.srtt >= restartRTT {
+	if resent && now >= r.restartFrom && t.srtt >= restartRTT {
 		r.reduced = true
 	}
 	late := max(now-sent-t.rackRTT, 1)
 	if late >= t.srtt {
 		return // it is not waited for as long as that
 	}
-	r.lateness = max(late, r.lateness-(r.lateness-late)/16)
+	age := min(now-r.latestAt, latenessMemory)
+	r.lateness = max(late, r.lateness-(r.lateness-late)*(age/time.Millisecond)/(latenessMemory/time.Millisecond))
+	r.latestAt = now
 	r.credit = reorderCredit
 }
 
-// wantsRestart reports, once for each needless retransmission, that gVisor's
+// wantsRestart reports, once after needless retransmissions, that gVisor's
 // window is to grow like that of a new connection: gVisor cannot undo a reduction
 // (RFC 4015), after which a long path would need seconds. Until restartDone is
 // called gVisor sees no sign of a loss, as with wantsReno.
@@ -80,7 +86,7 @@ func (t *tracker) wantsRestart() bool {
 		return false
 	}
 	r.reduced, t.hold = false, true
-	r.restarts++
+	r.restartFrom = t.progress + restartEvery
 	return true
 }
 
@@ -89,7 +95,6 @@ func (t *tracker) restartDone(success bool) {
 	t.hold = false
 	if !success {
 		t.reordering.reduced = true
-		t.reordering.restarts--
 	}
 }
 

@@ -69,7 +69,7 @@ func TestTrackerLearnsFromNeedlessRetransmission(t *testing.T) {
 	s.tr.restartDone(true)
 	s.at(18*ms).ack("", 11).send(11, 12)
 	if s.tr.wantsRestart() {
-		t.Error("another restart after one")
+		t.Error("another restart without a reason")
 	}
 	s.at(20*ms).send(12, 20)
 	s.at(30*ms).ack("strip", 11, 12, 20)
@@ -82,6 +82,53 @@ func TestTrackerLearnsFromNeedlessRetransmission(t *testing.T) {
 	s.at(70*ms).ack("", 30)
 	if s.tr.reordering.lateness != late.lateness {
 		t.Errorf("lateness %v", s.tr.reordering.lateness)
+	}
+}
+
+// TestTrackerRestartsAtIntervals has segments be sent again for nothing again and
+// again. The window may grow anew once a second.
+func TestTrackerRestartsAtIntervals(t *testing.T) {
+	s := newScript(t)
+	restarts, seq := 0, 0.0
+	for at := time.Duration(0); at < 2500*ms; at += 100 * ms {
+		s.at(at).send(seq, seq+10)
+		s.tr.reordering.lateness, s.tr.reordering.credit = 0, 0 // it is not waited for
+		s.at(at+10*ms).ack("", seq, seq+1, seq+10)
+		s.send(seq, seq+1)
+		s.at(at+14*ms).ack("", seq+10)
+		seq += 10
+		s.send(seq, seq+1)
+		if s.tr.wantsRestart() {
+			restarts++
+			s.tr.restartDone(true)
+		}
+		s.at(at+24*ms).ack("", seq+1)
+		seq++
+	}
+	if restarts != 3 {
+		t.Errorf("%d restarts in 2.5 s", restarts)
+	}
+}
+
+// TestTrackerForgetsLateness: a segment that was very late is remembered for
+// seconds, however many less late ones follow.
+func TestTrackerForgetsLateness(t *testing.T) {
+	tr := &tracker{srtt: 100 * ms, rackRTT: 100 * ms}
+	late := func(at, by time.Duration) { tr.noteOvertaken(at, at-100*ms-by, false, false) }
+	late(time.Second, 40*ms)
+	for i := range 100 {
+		late(time.Second+time.Duration(i)*ms, 2*ms)
+	}
+	if l := tr.reordering.lateness; l < 39*ms {
+		t.Errorf("%v after 100 ms", l)
+	}
+	late(7*time.Second, 2*ms)
+	if l := tr.reordering.lateness; l < 10*ms || l > 20*ms {
+		t.Errorf("%v after 6 s", l)
+	}
+	late(30*time.Second, 2*ms)
+	if l := tr.reordering.lateness; l != 2*ms {
+		t.Errorf("%v after half a minute", l)
 	}
 }
 

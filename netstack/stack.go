@@ -101,8 +101,8 @@ const (
 // A Stack is a TCP/IP stack on one link. Its methods may be called
 // concurrently.
 type Stack struct {
-	// Constant after New. A test may shorten dnsTimeout, deliveryGrace and
-	// closeTimeout.
+	// Constant after New. A test may change dnsTimeout, reachDelay,
+	// deliveryGrace and closeTimeout.
 	cfg         Config
 	ownAddrs    map[netip.Addr]bool
 	firstIPv4   netip.Addr // of ownAddrs; not valid if there is none
@@ -112,6 +112,7 @@ type Stack struct {
 	foreignLink *link                  // of foreignNIC
 	deliverFunc func(*coalescedPacket) // deliverPacket, bound once as that allocates
 	dnsTimeout  time.Duration          // of one query
+	reachDelay  time.Duration          // how long an attempt lasts before Config.Reach runs
 
 	closeTimeout  time.Duration // of closed connections
 	deliveryGrace time.Duration // how long Close waits for closed connections to deliver their data
@@ -174,6 +175,7 @@ func New(cfg Config) (*Stack, error) {
 		sockets:     make(map[aborter]struct{}),
 		udpSockets:  make(map[tcpip.Endpoint]*udpConn),
 		dnsTimeout:  defaultDNSTimeout,
+		reachDelay:  defaultReachDelay,
 
 		closeTimeout:  closeTimeout,
 		deliveryGrace: defaultDeliveryGrace,

@@ -28,6 +28,7 @@ type udpConn struct {
 	readInto    tcpip.SliceWriter // guarded by readMu
 	writeFrom   bytes.Reader      // guarded by writeMu
 	destination tcpip.FullAddress // guarded by writeMu
+	fragments   bool              // guarded by writeMu: the latest datagram was too large for the link
 
 	datagramsRead atomic.Int64
 
@@ -45,9 +46,6 @@ func (s *Stack) newUDPConn(ep tcpip.Endpoint, wq *waiter.Queue, v4, v6 bool, onC
 	c.initSocket(s, "udp", ep, wq)
 	local := c.localAddrPort()
 	ep.SocketOptions().SetReceiveOriginalDstAddress(true)
-	// Without this gVisor sends datagrams as "don't fragment", and gives the
-	// fragments of all that it must fragment itself the same identifier.
-	ep.SetSockOptInt(tcpip.MTUDiscoverOption, int(tcpip.PMTUDiscoveryDont))
 	if !local.Addr().IsValid() {
 		local = netip.AddrPortFrom(unspecifiedAddr(v6), local.Port())
 	}
@@ -329,6 +327,7 @@ func (c *udpConn) write(b []byte, to netip.AddrPort) (int, error) {
 		c.destination = fullAddress(to)
 		opts.To = &c.destination
 	}
+	c.allowFragments(len(b) > int(c.stack.ownLink.mtu)-ipv4HeaderLen-header.UDPMinimumSize)
 	passed := c.writeDeadline.passedChannel()
 	defer c.writeFrom.Reset(nil)
 	for {
@@ -351,6 +350,21 @@ func (c *udpConn) write(b []byte, to netip.AddrPort) (int, error) {
 			return 0, c.endpointError("write", err)
 		}
 	}
+}
+
+// allowFragments says whether gVisor is to fragment the next datagram. It would in
+// any case, but mark it "don't fragment" by default, and such datagrams all have
+// the same identifier in IPv4. c.writeMu is held.
+func (c *udpConn) allowFragments(allow bool) {
+	if allow == c.fragments {
+		return
+	}
+	c.fragments = allow
+	strategy := tcpip.PMTUDiscoveryWant
+	if allow {
+		strategy = tcpip.PMTUDiscoveryDont
+	}
+	c.endpoint.SetSockOptInt(tcpip.MTUDiscoverOption, int(strategy))
 }
 
 func (c *udpConn) Close() error {

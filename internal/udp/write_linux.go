@@ -23,6 +23,9 @@ const (
 	// between, mean that the kernel cannot segment. One is not enough: older
 	// kernels return EINVAL also if a segment exceeds the path MTU.
 	gsoTries = 8
+
+	// pendingTries is how many errors in a row may be those of earlier datagrams.
+	pendingTries = 8
 )
 
 // A piece is what one header of sendmmsg sends: a message, or some whole
@@ -42,9 +45,9 @@ type position struct {
 
 	withoutLocal bool // ignore its Local
 
-	// retried is set once an error was taken for one that an earlier datagram
-	// left pending.
-	retried bool
+	// pending is how many errors were taken for ones that earlier datagrams left
+	// pending. There can be another after each: many datagrams may be on their way.
+	pending int
 }
 
 // advance moves p behind the pieces up to sent.
@@ -151,9 +154,9 @@ func (w *writer) sendPieces(wait bool) error {
 func (w *writer) adaptToError(m *Message, pos *position) bool {
 	c, first := w.conn, w.pieces[0]
 	// EMSGSIZE for a segmented piece has a cause of its own, below.
-	if isPending(w.errno) && !pos.retried && !(w.errno == unix.EMSGSIZE && first.segmented) {
+	if isPending(w.errno) && pos.pending < pendingTries && !(w.errno == unix.EMSGSIZE && first.segmented) {
 		c.queued.Store(true)
-		pos.retried = true
+		pos.pending++
 		return true
 	}
 	switch w.errno {

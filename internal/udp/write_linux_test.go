@@ -326,3 +326,33 @@ func TestTryWriteDoesNotWait(t *testing.T) {
 	}
 	wantDatagrams(t, pc, all)
 }
+
+// Each datagram sent to a closed port leaves an error pending, which the next call
+// meets in place of its own result. Several may arrive between two calls.
+func TestSeveralPendingErrors(t *testing.T) {
+	for _, pending := range []int{1, 3, pendingTries, pendingTries + 1} {
+		s := openSocket(t, "udp4", "127.0.0.1:0").(*conn)
+		pc := listenPlain(t, "udp4", "127.0.0.1:0")
+		left := pending
+		s.calls.sendmmsg = func(fd uintptr, hs []mmsghdr, flags int) (int, syscall.Errno) {
+			if left > 0 {
+				left--
+				return 0, unix.ECONNREFUSED
+			}
+			return sendmmsg(fd, hs, flags)
+		}
+		ms := []Message{{Buf: []byte("x"), Addr: addrOf(pc)}}
+		n, err := s.WriteBatch(ms)
+		if pending > pendingTries {
+			if n != 0 || !isErrno(err, unix.ECONNREFUSED) {
+				t.Errorf("%d errors: WriteBatch = %d, %v", pending, n, err)
+			}
+			continue
+		}
+		if n != 1 || err != nil {
+			t.Errorf("%d errors: WriteBatch = %d, %v", pending, n, err)
+			continue
+		}
+		wantDatagrams(t, pc, ms)
+	}
+}
