@@ -2,6 +2,7 @@ package wireguard
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -217,6 +218,20 @@ func (p PeerConfig) LogValue() slog.Value {
 		slog.Any("allowed_ips", p.AllowedIPs),
 		slog.Duration("persistent_keepalive", p.PersistentKeepalive),
 	)
+}
+
+// MarshalJSON encodes the fields, with a placeholder for the preshared key: it is
+// called for peers in a value that a program logs. A zero key is encoded as it is.
+func (p PeerConfig) MarshalJSON() ([]byte, error) {
+	type fields PeerConfig
+	f := struct {
+		fields
+		PresharedKey any
+	}{fields(p), p.PresharedKey}
+	if !p.PresharedKey.IsZero() {
+		f.PresharedKey = redactedPreshared
+	}
+	return json.Marshal(f)
 }
 
 const (

@@ -73,10 +73,8 @@
 // source address at a limited rate.
 //
 // Secrets are compared in constant time and never logged. A [Config] or
-// [PeerConfig] prints and logs without its keys, and encoding/json, which the
-// JSON handler of slog uses too, fails to marshal a value with a secret key in
-// it: [PrivateKey.Base64] and [PresharedKey.Base64] are the only methods that
-// reveal one. Key buffers of this package are zeroed when they are no
+// [PeerConfig] prints, logs and is marshaled without its keys; only the methods
+// Base64 and MarshalText of a key reveal it. Key buffers of this package are zeroed when they are no
 // longer needed: those of a private key when [Device.SetPrivateKey] replaces it
 // and when [Device.Close] returns. But Go cannot guarantee that no copy
 // remains: the runtime may have moved a stack that held one, and the private

@@ -19,7 +19,7 @@ func TestEveryNameIsExplained(t *testing.T) {
 		t.Fatal(err)
 	}
 	listed := make(map[string]bool)
-	for _, code := range regexp.MustCompile("`([A-Za-z.]+)`").FindAllStringSubmatch(string(page), -1) {
+	for _, code := range regexp.MustCompile("`([A-Za-z0-9.]+)`").FindAllStringSubmatch(string(page), -1) {
 		listed[code[1]] = true
 	}
 	files, err := filepath.Glob("*.go")

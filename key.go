@@ -17,18 +17,17 @@ import (
 // type, so that one cannot be used as another, and the secret kinds print
 // redacted.
 
-var (
-	errKeySyntax = errors.New("not 44 characters of canonical base64")
-	errSecret    = errors.New("a secret key is not marshaled: its method Base64 reveals it")
-)
+var errKeySyntax = errors.New("not 44 characters of canonical base64")
 
 // A PrivateKey is a Curve25519 private key. The zero PrivateKey means none.
 //
 // Formatting a PrivateKey with any fmt verb or logging it with slog prints a
-// placeholder, and marshaling it with encoding/json fails. Only
-// [PrivateKey.Base64] reveals it. (Package fmt calls no methods of unexported
-// struct fields, nor for a verb that does not apply to the value, such as %w or %s
-// for a pointer in a struct, which go vet reports: do not print keys like that.)
+// placeholder. Only [PrivateKey.Base64] and [PrivateKey.MarshalText] reveal it. The
+// latter is for encoders, and encoding/json uses it: so does slog's JSON handler for
+// a value of the program that contains keys, but not for a [Config] or [PeerConfig].
+// (Package fmt calls no methods of unexported struct fields, nor for a verb that
+// does not apply to the value, such as %w or %s for a pointer in a struct, which go
+// vet reports: do not print keys like that.)
 // Do not compare private keys with == where the timing can be observed.
 type PrivateKey [32]byte
 
@@ -166,14 +165,9 @@ func (k PresharedKey) Base64() string {
 	return string(text[:])
 }
 
-// MarshalText fails unless k is zero, so that no encoder reveals the key, such as
-// that of a log which contains a configuration.
-func (k PrivateKey) MarshalText() ([]byte, error) {
-	if !k.IsZero() {
-		return nil, errSecret
-	}
-	return []byte(k.Base64()), nil
-}
+// MarshalText returns the base64 form of the key. It reveals the key, for
+// configuration files; encoding/json uses it.
+func (k PrivateKey) MarshalText() ([]byte, error) { return []byte(k.Base64()), nil }
 
 // MarshalText returns the base64 form of the key.
 func (k PublicKey) MarshalText() ([]byte, error) {
@@ -193,13 +187,9 @@ func (k PresharedKey) Fingerprint() string {
 	return hex.EncodeToString(m[:8])
 }
 
-// MarshalText fails unless k is zero, as that of a [PrivateKey] does.
-func (k PresharedKey) MarshalText() ([]byte, error) {
-	if !k.IsZero() {
-		return nil, errSecret
-	}
-	return []byte(k.Base64()), nil
-}
+// MarshalText returns the base64 form of the key. It reveals the key, for
+// configuration files; encoding/json uses it.
+func (k PresharedKey) MarshalText() ([]byte, error) { return []byte(k.Base64()), nil }
 
 // UnmarshalText decodes what [ParsePrivateKey] accepts. It leaves k alone if
 // it fails.

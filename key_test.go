@@ -177,19 +177,21 @@ func TestIsZeroAndEqual(t *testing.T) {
 }
 
 func TestKeyTextMarshalling(t *testing.T) {
-	in := struct {
+	type keys struct {
 		Private   PrivateKey
 		Public    PublicKey
 		Preshared PresharedKey
-	}{NewPrivateKey(), NewPrivateKey().PublicKey(), NewPresharedKey()}
-	out := in
-	text, err := json.Marshal(map[string]string{
-		"Private": in.Private.Base64(), "Public": in.Public.String(), "Preshared": in.Preshared.Base64(),
-	})
+	}
+	in := keys{NewPrivateKey(), NewPrivateKey().PublicKey(), NewPresharedKey()}
+	text, err := json.Marshal(in)
 	if err != nil {
 		t.Fatal(err)
 	}
-	out.Private, out.Public, out.Preshared = PrivateKey{}, PublicKey{}, PresharedKey{}
+	var texts map[string]string
+	if err := json.Unmarshal(text, &texts); err != nil || texts["Private"] != in.Private.Base64() || texts["Preshared"] != in.Preshared.Base64() {
+		t.Errorf("json.Marshal = %s, %v", text, err)
+	}
+	var out keys
 	if err := json.Unmarshal(text, &out); err != nil || out != in {
 		t.Errorf("json.Unmarshal(%s) = %v", text, err)
 	}

@@ -3,20 +3,16 @@ package main
 import (
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"strings"
 	"testing"
+
+	"github.com/wgstack/wireguard/examples/internal/clitest"
 )
 
 // TestInfo checks that the status server shows a flow.
 func TestInfo(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	info := l.Addr().String()
-	l.Close()
+	info := clitest.FreeAddress(t)
 	x := startExit(t, 1, "-allow-local", "-info", info)
 	c := dial(t, x.peers[0], "udp", answerer(t))
 	c.Write([]byte("hello"))

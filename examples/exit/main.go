@@ -12,13 +12,17 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
+	"os/signal"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/wgstack/wireguard"
 	"github.com/wgstack/wireguard/examples/internal/cli"
 	"github.com/wgstack/wireguard/examples/internal/limit"
 	"github.com/wgstack/wireguard/examples/internal/memory"
+	"github.com/wgstack/wireguard/examples/internal/reload"
 	"github.com/wgstack/wireguard/examples/internal/status"
 	"github.com/wgstack/wireguard/examples/internal/warn"
 )
@@ -119,11 +123,40 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		defer stop()
 	}
 	stats := dev.Stats()
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	defer signal.Stop(hangup)
 	fmt.Fprintf(stdout, "peer %s, UDP port %d\n", stats.PublicKey, stats.ListenPort)
 	fmt.Fprintf(stdout, "ready for %d peers\n", len(stats.Peers))
-	<-ctx.Done()
-	fmt.Fprintln(stdout, "ends")
-	return nil
+	for {
+		select {
+		case <-hangup:
+			if cfg, err = changePeers(dev, *config, cfg, log); err != nil {
+				log.Error("configuration not reloaded, nothing has changed", "err", err)
+			} else {
+				fmt.Fprintf(stdout, "reloaded %s\n", *config)
+			}
+		case <-ctx.Done():
+			fmt.Fprintln(stdout, "ends")
+			return nil
+		}
+	}
+}
+
+// changePeers reads the configuration again and applies it. It returns the one
+// that is in place then.
+func changePeers(dev *wireguard.Device, path string, from wireguard.Config, log *slog.Logger) (wireguard.Config, error) {
+	to, err := cli.Load(path, log)
+	if err == nil {
+		err = reload.CheckFixed(from, to)
+	}
+	if err == nil {
+		err = reload.Apply(dev, from, to)
+	}
+	if err != nil {
+		return from, err
+	}
+	return to, nil
 }
 
 // statusServer returns the server of the exit's state.
@@ -191,6 +224,7 @@ func (e *exit) beginHandler() bool {
 
 // close waits until all handlers have returned, which they do when e.ctx ends.
 func (e *exit) close() {
+	defer cli.Progress(e.log, "waiting for connections to end")()
 	e.mu.Lock()
 	e.closed = true
 	e.mu.Unlock()

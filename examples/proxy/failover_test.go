@@ -98,7 +98,7 @@ func TestFailover(t *testing.T) {
 	t.Parallel() // it waits for handshakes to fail
 	near := wireguard.NewPrivateKey()
 	a, b := newFarPeer(t, "a", near.PublicKey()), newFarPeer(t, "b", near.PublicKey())
-	info := freeAddress(t)
+	info := clitest.FreeAddress(t)
 	lines := []string{"[Interface]", "PrivateKey = " + near.Base64(), "Address = " + nearAddr4.String()}
 	lines = append(lines, a.section()...)
 	lines = append(lines, b.section()...)
@@ -159,7 +159,7 @@ func TestFailoverOfEndpoints(t *testing.T) {
 	lines = append(lines, section...)
 	lines = append(lines, "[Failover]", "Interval = 1", "Peer = "+a.config.PrivateKey.PublicKey().String(), second,
 		"[TCPClientTunnel]", "BindAddress = 127.0.0.1:0", "Target = "+farAddr4.String()+":7")
-	info := freeAddress(t)
+	info := clitest.FreeAddress(t)
 	match, _ := clitest.Start(t, run, `^TCP for \S+ on (\S+)$`, "-c", clitest.File(t, lines...), "-i", info)
 	c := awaitName(t, match[1], "a")
 	defer c.Close()

@@ -5,10 +5,12 @@ import (
 	"errors"
 	"net"
 	"syscall"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/wgstack/wireguard"
+	"github.com/wgstack/wireguard/examples/internal/cli"
 	"github.com/wgstack/wireguard/examples/internal/socks"
 )
 
@@ -19,9 +21,11 @@ func newDialFailures() *prometheus.CounterVec {
 	}, []string{"cause"})
 }
 
-// counted returns a function that dials as dial does, and counts failures.
+// counted returns a function that dials as dial does, counts failures, and says
+// what a client waits for.
 func (g *gateway) counted(dial dialFunc) dialFunc {
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
+		defer time.AfterFunc(cli.Patience, func() { g.noteWait(address) }).Stop()
 		c, err := dial(ctx, network, address)
 		if err != nil && !errors.Is(err, context.Canceled) {
 			g.dialFailures.WithLabelValues(causeOf(err)).Inc()

@@ -18,6 +18,7 @@ import (
 
 	"github.com/wgstack/wireguard"
 	"github.com/wgstack/wireguard/examples/internal/accept"
+	"github.com/wgstack/wireguard/examples/internal/cli"
 	"github.com/wgstack/wireguard/examples/internal/credentials"
 	"github.com/wgstack/wireguard/examples/internal/failover"
 	"github.com/wgstack/wireguard/examples/internal/gatewayconf"
@@ -94,6 +95,9 @@ func (g *gateway) serve(ctx context.Context, conf gatewayconf.Config, opened fun
 	for {
 		select {
 		case <-hangup:
+			if len(g.conf.STDIO) > 0 {
+				return nil // ssh has ended, and tells its ProxyCommand
+			}
 			g.reload(ctx)
 			continue
 		case <-g.ended:
@@ -130,6 +134,7 @@ func (g *gateway) isServing() bool {
 }
 
 func (g *gateway) stopAll() {
+	defer cli.Progress(g.log, "waiting for connections to end")()
 	for _, s := range g.services {
 		s.cancel()
 	}

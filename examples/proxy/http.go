@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/base64"
 	"errors"
 	"io"
@@ -39,7 +40,7 @@ func (g *gateway) serveHTTP(ctx context.Context, l net.Listener, p gatewayconf.P
 	h := &httpProxy{gateway: g, ctx: ctx, network: g.networkOf(n, p), authenticate: credentials.Checker(p.Username, p.Password)}
 	transport := &http.Transport{
 		DialContext: func(ctx context.Context, _, address string) (net.Conn, error) {
-			return g.dial(ctx, address, "HTTP", h.network.DialContext)
+			return g.dial(ctx, address, clientOf(ctx), h.network.DialContext)
 		},
 		IdleConnTimeout:    time.Minute,
 		DisableCompression: true, // bodies pass as they are
@@ -68,9 +69,12 @@ func (g *gateway) serveHTTP(ctx context.Context, l net.Listener, p gatewayconf.P
 	}
 	defer h.tunnels.Wait()
 	defer context.AfterFunc(ctx, func() { server.Close() })()
+	server.Protocols = new(http.Protocols) // of HTTP/2 no connection can be taken over for CONNECT
+	server.Protocols.SetHTTP1(true)
 	var err error
-	if p.CertFile != "" {
-		err = server.ServeTLS(l, p.CertFile, p.KeyFile)
+	if p.Certificate != nil {
+		server.TLSConfig = &tls.Config{Certificates: []tls.Certificate{*p.Certificate}}
+		err = server.ServeTLS(l, "", "")
 	} else {
 		err = server.Serve(l)
 	}
@@ -115,6 +119,15 @@ func (h *httpProxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // connKey is the key of the client's net.Conn in the context of a request.
 type connKey struct{}
+
+// clientOf returns the client of the request that a context belongs to.
+func clientOf(ctx context.Context) string {
+	c, ok := ctx.Value(connKey{}).(net.Conn)
+	if !ok {
+		return ""
+	}
+	return ownerOf(c)
+}
 
 // entryOf returns the entry of the client of a request, nil if it has ended.
 func (h *httpProxy) entryOf(r *http.Request) *limit.Entry {
@@ -167,7 +180,7 @@ func (h *httpProxy) connectTunnel(w http.ResponseWriter, r *http.Request) {
 	if _, _, err := net.SplitHostPort(target); err != nil {
 		target = net.JoinHostPort(strings.Trim(target, "[]"), "443")
 	}
-	out, err := h.dial(r.Context(), target, "HTTP", h.network.DialContext)
+	out, err := h.dial(r.Context(), target, clientOf(r.Context()), h.network.DialContext)
 	if err != nil {
 		http.Error(w, err.Error(), statusOf(err))
 		return

@@ -3,14 +3,23 @@ package main
 import (
 	"bufio"
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
 	"fmt"
 	"io"
+	"math/big"
 	"net"
 	"net/http"
 	"net/url"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/wgstack/wireguard/examples/internal/clitest"
 )
 
 // startHTTP runs the program with an HTTP proxy, and a web server in the tunnel.
@@ -104,6 +113,56 @@ func TestHTTPErrors(t *testing.T) {
 		c.Close()
 		if err != nil || resp.StatusCode != want {
 			t.Errorf("%q: %v, %v; want %d", request, resp, err, want)
+		}
+	}
+}
+
+// newCertificate writes a certificate for localhost and its key to files.
+func newCertificate(t *testing.T) (certFile, keyFile string, roots *x509.CertPool) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1),
+		NotAfter:     time.Now().Add(time.Hour),
+		IPAddresses:  []net.IP{net.IPv4(127, 0, 0, 1)},
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pkcs8, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	certificate := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+	certFile = clitest.File(t, string(certificate))
+	keyFile = clitest.File(t, string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8})))
+	roots = x509.NewCertPool()
+	roots.AppendCertsFromPEM(certificate)
+	return certFile, keyFile, roots
+}
+
+// TestHTTPOverTLS uses the proxy by TLS, as a client that would rather have
+// HTTP/2, in which a connection cannot be taken over for CONNECT.
+func TestHTTPOverTLS(t *testing.T) {
+	certFile, keyFile, roots := newCertificate(t)
+	proxy, server := startHTTP(t, "CertFile = "+certFile, "KeyFile = "+keyFile)
+	for _, request := range []string{
+		"GET http://" + server + "/path HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+		"CONNECT " + server + ":80 HTTP/1.1\r\nHost: x\r\n\r\nGET /path HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+	} {
+		c, err := tls.Dial("tcp", proxy.Host, &tls.Config{RootCAs: roots, NextProtos: []string{"h2", "http/1.1"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		c.SetDeadline(time.Now().Add(20 * time.Second))
+		io.WriteString(c, request)
+		if got, err := io.ReadAll(c); !strings.Contains(string(got), "/path \"\"") || err != nil {
+			t.Errorf("%q by %q: %q, %v", request, c.ConnectionState().NegotiatedProtocol, got, err)
 		}
 	}
 }

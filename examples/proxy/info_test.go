@@ -34,7 +34,7 @@ func TestInfo(t *testing.T) {
 	dev, tunnel := startFar(t)
 	listenFar(t, dev, 7)
 	tunnel = append([]string{"[Interface]", "CheckAlive = " + farAddr4.String(), "CheckAliveInterval = 1"}, tunnel[1:]...)
-	info := freeAddress(t)
+	info := clitest.FreeAddress(t)
 	file := clitest.File(t, append(tunnel, "[TCPClientTunnel]", "BindAddress = 127.0.0.1:0", "Target = "+farAddr4.String()+":7")...)
 	match, _ := clitest.Start(t, run, `^TCP for \S+ on (\S+)$`, "-c", file, "-i", info)
 	c, err := net.Dial("tcp", match[1])
@@ -83,20 +83,9 @@ func TestInfo(t *testing.T) {
 	}
 }
 
-// freeAddress returns an address of this host on which nothing listens.
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
-}
-
 // TestHTTPIsCounted checks the bytes of a request that is not CONNECT.
 func TestHTTPIsCounted(t *testing.T) {
-	info := freeAddress(t)
+	info := clitest.FreeAddress(t)
 	addr, _ := startGateway(t, "-demo", "-i", info)
 	transport := &http.Transport{Proxy: http.ProxyURL(&url.URL{Scheme: "http", Host: addr})}
 	defer transport.CloseIdleConnections()

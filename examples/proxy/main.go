@@ -116,7 +116,9 @@ func (o *options) parse(args []string, stdout, stderr io.Writer) (done bool, err
 	switch {
 	case o.daemon:
 		return false, cli.Usage(fs, "-daemon is not supported: run the program by a service manager")
-	case o.demo == (o.config != ""):
+	case !o.demo && o.config == "":
+		return false, cli.Usage(fs, "there is no %s: give -config or -demo", strings.Join(defaultConfigs(), " and no "))
+	case o.demo && o.config != "":
 		return false, cli.Usage(fs, "give one of -config and -demo")
 	case o.silent && o.verbose:
 		return false, cli.Usage(fs, "give one of -silent and -v")
@@ -235,7 +237,7 @@ func (o *options) addSOCKS(conf *gatewayconf.Config) error {
 	if err := credentials.CheckFlags("-user", o.user, o.passwordFile); err != nil {
 		return err
 	}
-	listeners := len(conf.SOCKS) + len(conf.HTTP) + len(conf.SNI) + len(conf.TCPClients) + len(conf.TCPServers) + len(conf.UDPProxies) + len(conf.STDIO)
+	listeners := len(conf.SOCKS) + len(conf.HTTP) + len(conf.SNI) + len(conf.TCPClients) + len(conf.TCPServers) + len(conf.UDPProxies) + len(conf.UDPServers) + len(conf.STDIO)
 	if o.listen == "" && listeners > 0 {
 		return nil
 	}

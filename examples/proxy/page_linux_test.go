@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/coder/websocket"
+
 	"github.com/wgstack/wireguard"
 	"github.com/wgstack/wireguard/examples/internal/clitest"
 )
@@ -31,7 +33,7 @@ func TestStatusPage(t *testing.T) {
 	lines = append(lines, "[Failover]", "AllowedIPs = 10.0.0.0/8",
 		"Peer = "+a.config.PrivateKey.PublicKey().String(), "Peer = "+b.config.PrivateKey.PublicKey().String(),
 		"[TCPClientTunnel]", "BindAddress = 127.0.0.1:0", "Target = "+farAddr4.String()+":7")
-	info := freeAddress(t)
+	info := clitest.FreeAddress(t)
 	match, end := clitest.Start(t, run, `^TCP for \S+ on (\S+)$`, "-c", clitest.File(t, lines...), "-info", info)
 	page := clitest.StartBrowser(t)
 	page.Open("http://" + info + "/")
@@ -82,8 +84,8 @@ func TestStatusPage(t *testing.T) {
 }
 
 // TestBrowserThroughProxy loads a page of many pictures through the gateway, in a
-// network namespace in which there is no other way to it, and a file of which the
-// end is missing.
+// network namespace in which there is no other way to it, a file of which the end
+// is missing, and the echo of a WebSocket.
 func TestBrowserThroughProxy(t *testing.T) {
 	if !clitest.InNamespace(t) {
 		return
@@ -113,17 +115,45 @@ func TestBrowserThroughProxy(t *testing.T) {
 		c.(interface{ SetLinger(int) error }).SetLinger(0)
 		c.Close()
 	})
+	mux.HandleFunc("/socket", func(w http.ResponseWriter, r *http.Request) {
+		socket, err := websocket.Accept(w, r, nil)
+		if err != nil {
+			return
+		}
+		defer socket.CloseNow()
+		for {
+			kind, message, err := socket.Read(r.Context())
+			if err != nil || socket.Write(r.Context(), kind, append([]byte("echo: "), message...)) != nil {
+				return
+			}
+		}
+	})
 	server := http.Server{Handler: mux}
 	go server.Serve(l)
 	defer server.Close()
+	const useSocket = `new Promise((resolve, reject) => {
+		const socket = new WebSocket('ws://' + location.host + '/socket'), messages = ['one', 'two']
+		const next = () => socket.send(messages[0])
+		socket.onopen = next
+		socket.onerror = () => reject(new Error('no WebSocket'))
+		socket.onmessage = e => {
+			if (e.data !== 'echo: ' + messages.shift()) reject(new Error(e.data))
+			messages.length ? next() : socket.close(1000)
+		}
+		socket.onclose = e => resolve('closed with ' + e.code)
+	})`
 
-	for _, scheme := range []string{"socks5", "http"} {
-		match := startSections(t, tunnel, `^SOCKS and HTTP on (\S+)$`, "[Socks5]", "BindAddress = 127.0.0.1:0")
-		browser := clitest.StartBrowser(t, "--proxy-server="+scheme+"://"+match[1])
+	certFile, keyFile, _ := newCertificate(t)
+	for scheme, listener := range map[string][]string{"socks5": {"[Socks5]"}, "http": {"[Socks5]"}, "https": {"[http]", "CertFile = " + certFile, "KeyFile = " + keyFile}} {
+		match := startSections(t, tunnel, `HTTP on (\S+)$`, append(listener, "BindAddress = 127.0.0.1:0")...)
+		browser := clitest.StartBrowser(t, "--proxy-server="+scheme+"://"+match[1], "--ignore-certificate-errors")
 		browser.Open("http://" + farAddr4.String() + "/")
 		browser.Await("document.images.length === 100 && [...document.images].every(i => i.complete && i.naturalWidth === 8)")
 		if got := browser.Eval("fetch('/cut').then(r => r.text()).then(t => 'complete: ' + t, e => 'failed')"); got != "failed" {
 			t.Errorf("by %s, a file that was cut off is %q", scheme, got)
+		}
+		if got := browser.Eval(useSocket); got != "closed with 1000" {
+			t.Errorf("by %s, the WebSocket is %s", scheme, got)
 		}
 	}
 	if c, err := net.Dial("tcp", farAddr4.String()+":80"); err == nil {

@@ -128,7 +128,7 @@ func TestReload(t *testing.T) {
 		}
 		return all
 	}
-	keep, change, drop := freeAddress(t), freeAddress(t), freeAddress(t)
+	keep, change, drop := clitest.FreeAddress(t), clitest.FreeAddress(t), clitest.FreeAddress(t)
 	first := join(tunnel, forward(keep, "7"), forward(change, "7"), forward(drop, "7"))
 	r := startReloadable(t, first...)
 	r.await(" on " + drop)
@@ -156,7 +156,7 @@ func TestReload(t *testing.T) {
 		c.check()
 	}
 
-	added := freeAddress(t)
+	added := clitest.FreeAddress(t)
 	r.reload(join(tunnel, forward(added, "8"), forward(change, "8"), forward(keep, "7"))...)
 	r.await("reloaded ")
 	kept.check()
@@ -175,7 +175,7 @@ func TestReload(t *testing.T) {
 func TestReloadPeers(t *testing.T) {
 	dev, tunnel := startFar(t)
 	listenFar(t, dev, 7)
-	addr := freeAddress(t)
+	addr := clitest.FreeAddress(t)
 	forward := []string{"[TCPClientTunnel]", "BindAddress = " + addr, "Target = " + farAddr4.String() + ":7"}
 	r := startReloadable(t, append(tunnel, forward...)...)
 	r.await(" on " + addr)
@@ -197,4 +197,25 @@ func TestReloadPeers(t *testing.T) {
 	r.reload(append(tunnel, forward...)...)
 	r.await("reloaded ")
 	dialEcho(t, addr)
+}
+
+// TestHangupEndsSTDIO checks that the hangup by which ssh ends its ProxyCommand
+// ends the program, also while the target sends nothing.
+func TestHangupEndsSTDIO(t *testing.T) {
+	dev, tunnel := startFar(t)
+	l, err := dev.Listen(t.Context(), "tcp", ":22")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	sections := append(tunnel, "[STDIOTunnel]", "Target = "+farAddr4.String()+":22")
+	r := startReloadable(t, sections...)
+	c, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	r.await("ready")
+	r.reload(sections...)
+	r.await("ends")
 }

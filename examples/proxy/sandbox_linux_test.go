@@ -12,15 +12,19 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
+
+	landlock "github.com/landlock-lsm/go-landlock/landlock/syscall"
 
 	"github.com/wgstack/wireguard/examples/internal/gatewayconf"
 )
 
 // TestLandlock runs the program, restricted, with each kind of listener, and
-// checks that each is opened and works, also after a reload.
+// checks that each is opened and works, also after a reload. A file elsewhere that
+// was opened at the start is written on, one that a reload names is refused.
 func TestLandlock(t *testing.T) {
 	dev, tunnel := startFar(t)
 	listenFar(t, dev, 7)
@@ -41,11 +45,22 @@ func TestLandlock(t *testing.T) {
 	if err := os.WriteFile(file, []byte(strings.Join(lines, "\n")), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 40*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, os.Args[0], "-landlock", "-c", file, "-i", "unix:"+dir+"/info")
+	elsewhere := t.TempDir()
+	cmd := exec.CommandContext(ctx, os.Args[0], "-landlock", "-c", file, "-i", "unix:"+dir+"/info", "-keylog", elsewhere+"/keys", "-capture", elsewhere+"/packets")
 	cmd.Env = append(os.Environ(), "PROXY_TEST_MAIN=1")
-	cmd.Stderr = t.Output()
+	logReader, logWriter := io.Pipe()
+	cmd.Stderr = logWriter
+	logged := make(chan string, 100)
+	var reading sync.WaitGroup
+	reading.Go(func() {
+		defer close(logged)
+		for s := bufio.NewScanner(logReader); s.Scan(); {
+			t.Log(s.Text())
+			logged <- s.Text()
+		}
+	})
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -59,6 +74,8 @@ func TestLandlock(t *testing.T) {
 		if err := cmd.Wait(); err != nil {
 			t.Error(err)
 		}
+		logWriter.Close()
+		reading.Wait()
 	}()
 	printed := bufio.NewScanner(out)
 	addrs := make(map[string][]string) // by kind
@@ -115,6 +132,30 @@ func TestLandlock(t *testing.T) {
 		t.Fatal(err)
 	}
 	checkEcho(t, c)
+
+	for _, name := range []string{"keys", "packets"} {
+		if info, err := os.Stat(elsewhere + "/" + name); err != nil || info.Size() == 0 {
+			t.Errorf("%s: %v, %v", name, info, err)
+		}
+	}
+	if _, err := landlock.LandlockGetABIVersion(); err != nil {
+		t.Skip("the kernel has no Landlock: ", err)
+	}
+	bad := append(lines, "[TCPClientTunnel]", "BindAddress = unix:"+elsewhere+"/more", "Target = "+target)
+	if err := os.WriteFile(file, []byte(strings.Join(bad, "\n")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd.Process.Signal(syscall.SIGHUP)
+	for line := range logged {
+		if strings.Contains(line, "nothing has changed") {
+			if !strings.Contains(line, elsewhere+"/more") || !strings.Contains(line, "with -landlock") {
+				t.Error(line)
+			}
+			connect()
+			return
+		}
+	}
+	t.Error("no line says that the folder cannot be used")
 }
 
 // TestLandlockRefuses checks, in a process of its own, that other files cannot be

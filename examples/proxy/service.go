@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 
+	"github.com/wgstack/wireguard/examples/internal/cli"
 	"github.com/wgstack/wireguard/examples/internal/gatewayconf"
 	"github.com/wgstack/wireguard/examples/internal/status"
 )
@@ -66,6 +67,8 @@ func (g *gateway) plan(conf gatewayconf.Config) (services []*service) {
 	addProxies := func(kind string, proxies []gatewayconf.Proxy, serve func(context.Context, net.Listener, gatewayconf.Proxy, network) error) {
 		for _, p := range proxies {
 			p.Line = 0
+			identity := p
+			identity.Certificate = nil // a pointer, which differs each time
 			restricted := p.Username != "" || p.Password != "" && kind == "HTTP"
 			add(&service{
 				kind:    kind,
@@ -74,7 +77,7 @@ func (g *gateway) plan(conf gatewayconf.Config) (services []*service) {
 				serve: func(ctx context.Context, c io.Closer) error {
 					return serve(ctx, c.(*socket).front(), p, n)
 				},
-			}, []any{p, changed(p.CertFile), changed(p.KeyFile)})
+			}, []any{identity, changed(p.CertFile), changed(p.KeyFile)})
 		}
 	}
 	addProxies("SOCKS and HTTP", conf.SOCKS, g.serveSOCKS)
@@ -123,7 +126,25 @@ func (g *gateway) plan(conf gatewayconf.Config) (services []*service) {
 				return conn, nil
 			},
 			serve: func(ctx context.Context, c io.Closer) error {
-				return g.forwardUDP(ctx, c.(*net.UDPConn), f, g.counted(n.DialContext))
+				return g.forwardUDP(ctx, c.(udpSocket), f, g.counted(n.DialContext))
+			},
+		}, f)
+	}
+	for _, f := range conf.UDPServers {
+		f.Line = 0
+		add(&service{
+			kind:    "UDP in the tunnel",
+			address: f.Listen,
+			open: func(ctx context.Context) (io.Closer, error) {
+				conn, err := g.dev.ListenPacket(ctx, "udp", f.Listen)
+				if err != nil {
+					return nil, err
+				}
+				fmt.Fprintf(g.stdout, "UDP for %s in the tunnel on %s\n", f.Target, conn.LocalAddr())
+				return conn, nil
+			},
+			serve: func(ctx context.Context, c io.Closer) error {
+				return g.forwardUDP(ctx, c.(udpSocket), f, g.counted(new(net.Dialer).DialContext))
 			},
 		}, f)
 	}
@@ -212,7 +233,10 @@ func (g *gateway) replace(ctx context.Context, conf gatewayconf.Config, prepare 
 			inherit[s] = old
 			continue
 		}
-		if s.opened, err = s.open(ctx); err != nil {
+		stopProgress := cli.Progress(g.log, "waiting for a listener", "address", s.address)
+		s.opened, err = s.open(ctx)
+		stopProgress()
+		if err != nil {
 			return err
 		}
 		opened = append(opened, s)
@@ -238,7 +262,7 @@ func (g *gateway) replace(ctx context.Context, conf gatewayconf.Config, prepare 
 // layer tells apart what can have equal addresses.
 func layer(s *service) string {
 	switch s.kind {
-	case "UDP", "TCP in the tunnel":
+	case "UDP", "TCP in the tunnel", "UDP in the tunnel":
 		return s.kind
 	}
 	return "TCP"

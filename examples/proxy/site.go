@@ -15,10 +15,11 @@ const checksumHeader = "X-Checksum-Sha256"
 
 // demoSite is the web site of the demonstration:
 //
-//	/          a page
-//	/bytes/N   N bytes, always the same, with their checksum in the header
+//	/           a page
+//	/bytes/N    N bytes, always the same, with their checksum in the header
+//	/checksum   the checksum of what is posted
 //
-// The checksum is computed before the first byte is sent, which takes about a
+// That of /bytes is computed before the first byte is sent, which takes about a
 // second for each gigabyte.
 func demoSite() http.Handler {
 	mux := http.NewServeMux()
@@ -41,6 +42,12 @@ func demoSite() http.Handler {
 		w.Header().Set(checksumHeader, fmt.Sprintf("%x", h.Sum(nil)))
 		if r.Method != http.MethodHead {
 			writeBytes(w, n)
+		}
+	})
+	mux.HandleFunc("POST /checksum", func(w http.ResponseWriter, r *http.Request) {
+		h := sha256.New()
+		if _, err := io.Copy(h, r.Body); err == nil {
+			fmt.Fprintf(w, "%x\n", h.Sum(nil))
 		}
 	})
 	return mux

@@ -13,13 +13,21 @@ import (
 	"github.com/wgstack/wireguard/examples/internal/limit"
 )
 
-// A udpForward sends the datagrams of each client by a socket of its own in the
-// tunnel.
+// A udpSocket is a [net.UDPConn], or a socket of the device.
+type udpSocket interface {
+	ReadFromUDPAddrPort(b []byte) (n int, from netip.AddrPort, err error)
+	WriteToUDPAddrPort(b []byte, to netip.AddrPort) (int, error)
+	SetReadDeadline(t time.Time) error
+	Close() error
+}
+
+// A udpForward sends the datagrams of each client by a socket of its own: in the
+// tunnel (UDPProxyTunnel) or on the host (UDPServerTunnel).
 type udpForward struct {
 	*gateway
 	gatewayconf.Forward
-	dial  dialFunc     // reaches the target
-	conn  *net.UDPConn // faces the clients
+	dial  dialFunc  // reaches the target
+	conn  udpSocket // faces the clients
 	flows sync.WaitGroup
 
 	mu      sync.Mutex
@@ -36,9 +44,16 @@ type udpClient struct {
 
 const maxPending = 16 // datagrams of a client, while its target is looked up
 
-// forwardUDP forwards datagrams between the clients of conn and a target in the
-// tunnel until ctx ends. It leaves conn open.
-func (g *gateway) forwardUDP(ctx context.Context, conn *net.UDPConn, f gatewayconf.Forward, dial dialFunc) error {
+// dnsInactivity is the InactivityTimeout of a forward to port 53 that has none:
+// each query may come from another port.
+const dnsInactivity = 10 * time.Second
+
+// forwardUDP forwards datagrams between the clients of conn and a target until ctx
+// ends. It leaves conn open.
+func (g *gateway) forwardUDP(ctx context.Context, conn udpSocket, f gatewayconf.Forward, dial dialFunc) error {
+	if _, port, _ := net.SplitHostPort(f.Target); port == "53" && f.InactivityTimeout == 0 {
+		f.InactivityTimeout = dnsInactivity
+	}
 	u := &udpForward{gateway: g, Forward: f, dial: dial, conn: conn, clients: make(map[netip.AddrPort]*udpClient)}
 	ctx, cancel := context.WithCancel(ctx)
 	defer u.flows.Wait()

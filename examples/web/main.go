@@ -5,11 +5,14 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
 	"net/http"
 	"net/netip"
+	"os"
+	"strings"
 	"time"
 
 	"github.com/wgstack/wireguard"
@@ -21,11 +24,17 @@ func main() { cli.Main(run) }
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	fs := cli.Flags("web", stderr)
 	config := fs.String("config", "wg0.conf", "configuration of the tunnel, a `file` as for wg-quick")
+	namesFile := fs.String("names", "", "`file` with a public key and a name in each line, by which callers are greeted")
 	verbose := fs.Bool("v", false, "log what happens")
 	if err := cli.Parse(fs, args, 0); err != nil {
 		return err
 	}
-	cfg, err := cli.Load(*config, cli.Logger(stderr, *verbose))
+	log := cli.Logger(stderr, *verbose)
+	cfg, err := cli.Load(*config, log)
+	if err != nil {
+		return err
+	}
+	names, err := readNames(*namesFile)
 	if err != nil {
 		return err
 	}
@@ -47,8 +56,14 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		// The address is authenticated: only the peer with this address in its
-		// AllowedIPs can have sent the request.
-		fmt.Fprintf(w, "Hello, %s.\n", r.RemoteAddr)
+		// AllowedIPs can have sent the request. Its key is who it is.
+		caller, err := netip.ParseAddrPort(r.RemoteAddr)
+		key, ok := dev.PeerOf(caller.Addr())
+		if err != nil || !ok {
+			http.Error(w, "the peer has been removed", http.StatusForbidden)
+			return
+		}
+		fmt.Fprintf(w, "Hello, %s at %s.\n", cmp.Or(names[key], key.String()), caller.Addr())
 	})
 	srv := http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
 	idle := make(chan struct{})
@@ -56,6 +71,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		defer close(idle)
 		grace, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		defer cancel()
+		defer cli.Progress(log, "waiting for requests to end")()
 		srv.Shutdown(grace)
 	})
 
@@ -69,4 +85,25 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	}
 	<-idle // until the requests in progress have been answered
 	return nil
+}
+
+// readNames reads the names of peers from a file, if one is given.
+func readNames(path string) (map[wireguard.PublicKey]string, error) {
+	if path == "" {
+		return nil, nil
+	}
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	names := make(map[wireguard.PublicKey]string)
+	for i, line := range strings.Split(strings.TrimSpace(string(text)), "\n") {
+		keyText, name, _ := strings.Cut(strings.TrimSpace(line), " ")
+		var key wireguard.PublicKey
+		if err := key.UnmarshalText([]byte(keyText)); err != nil {
+			return nil, fmt.Errorf("%s:%d: %w", path, i+1, err)
+		}
+		names[key] = strings.TrimSpace(name)
+	}
+	return names, nil
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"io"
 	"net/http"
+	"strings"
 	"testing"
 	"time"
 
@@ -21,7 +22,8 @@ func TestWeb(t *testing.T) {
 		"PublicKey = "+near.PublicKey().String(),
 		"AllowedIPs = 10.8.0.2/32, fd08::2/128",
 	)
-	match, _ := clitest.Start(t, run, `^peer (\S+), UDP port (\d+)$`, "-config", file)
+	names := clitest.File(t, near.PublicKey().String()+" Ada Lovelace")
+	match, _ := clitest.Start(t, run, `^peer (\S+), UDP port (\d+)$`, "-config", file, "-names", names)
 	dev := clitest.Device(t, wireguard.Config{
 		PrivateKey: near,
 		Address:    clitest.Prefixes("10.8.0.2/32", "fd08::2/128"),
@@ -34,8 +36,8 @@ func TestWeb(t *testing.T) {
 	client := http.Client{Transport: &http.Transport{DialContext: dev.DialContext}, Timeout: 20 * time.Second}
 	defer client.CloseIdleConnections()
 	for url, prefix := range map[string]string{
-		"http://10.8.0.1/":  "Hello, 10.8.0.2:",
-		"http://[fd08::1]/": "Hello, [fd08::2]:",
+		"http://10.8.0.1/":  "Hello, Ada Lovelace at 10.8.0.2.",
+		"http://[fd08::1]/": "Hello, Ada Lovelace at fd08::2.",
 	} {
 		resp, err := client.Get(url)
 		if err != nil {
@@ -46,5 +48,15 @@ func TestWeb(t *testing.T) {
 		if err != nil || len(body) < len(prefix) || string(body[:len(prefix)]) != prefix {
 			t.Errorf("GET %s: %q, %v; want it to begin with %q", url, body, err, prefix)
 		}
+	}
+}
+
+func TestNames(t *testing.T) {
+	if names, err := readNames(""); len(names) > 0 || err != nil {
+		t.Errorf("%v, %v", names, err)
+	}
+	path := clitest.File(t, wireguard.NewPrivateKey().PublicKey().String()+" one", "not-a-key two")
+	if _, err := readNames(path); err == nil || !strings.HasPrefix(err.Error(), path+":2: ") {
+		t.Errorf("error %v, want one about line 2", err)
 	}
 }

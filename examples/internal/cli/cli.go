@@ -48,10 +48,20 @@ func Flags(name string, stderr io.Writer) *flag.FlagSet {
 // Parse parses args, after which narg arguments must remain. It reports the
 // error that it returns.
 func Parse(fs *flag.FlagSet, args []string, narg int) error {
-	if err := fs.Parse(args); errors.Is(err, flag.ErrHelp) {
+	stderr := fs.Output()
+	fs.SetOutput(io.Discard) // after an error, it would print all flags
+	err := fs.Parse(args)
+	fs.SetOutput(stderr)
+	if errors.Is(err, flag.ErrHelp) {
+		fmt.Fprintf(stderr, "Flags of %s:\n", fs.Name())
+		fs.PrintDefaults()
 		return err
-	} else if err != nil {
-		return errUsage
+	}
+	if err != nil {
+		return Usage(fs, "%v", err)
+	}
+	if narg == 0 && fs.NArg() > 0 {
+		return Usage(fs, "%q is not a flag", fs.Arg(0))
 	}
 	if fs.NArg() != narg {
 		return Usage(fs, "%d arguments, not %d", fs.NArg(), narg)
@@ -61,8 +71,7 @@ func Parse(fs *flag.FlagSet, args []string, narg int) error {
 
 // Usage reports an error in the command line.
 func Usage(fs *flag.FlagSet, format string, args ...any) error {
-	fmt.Fprintf(fs.Output(), format+"\n", args...)
-	fs.Usage()
+	fmt.Fprintf(fs.Output(), fs.Name()+": "+format+"; -h lists the flags\n", args...)
 	return errUsage
 }
 

@@ -51,7 +51,8 @@ func TestParse(t *testing.T) {
 		if err := Parse(fs, test.args, 1); err != test.want {
 			t.Errorf("%q: %v, want %v", test.args, err, test.want)
 		}
-		if (out.Len() > 0) != (test.want != nil) {
+		lines := strings.Count(out.String(), "\n")
+		if (lines > 0) != (test.want != nil) || test.want == errUsage && lines != 1 {
 			t.Errorf("%q: said %q", test.args, &out)
 		}
 	}

@@ -39,6 +39,7 @@ func StartBrowser(t *testing.T, flags ...string) *Browser {
 	}
 	home := t.TempDir()
 	cmd := exec.Command(path, append([]string{"--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
+		"--disable-background-networking", "--disable-component-update", "--disable-sync",
 		"--remote-debugging-pipe", "--user-data-dir=" + home}, flags...)...)
 	cmd.Env = append(os.Environ(), "HOME="+home)
 	cmd.ExtraFiles = []*os.File{childIn, childOut} // 3 and 4
@@ -48,7 +49,7 @@ func StartBrowser(t *testing.T, flags ...string) *Browser {
 	childIn.Close()
 	childOut.Close()
 	b := &Browser{t: t, in: in, out: bufio.NewReaderSize(out, 1<<20)}
-	watchdog := time.AfterFunc(2*time.Minute, func() { cmd.Process.Kill() })
+	watchdog := time.AfterFunc(5*time.Minute, func() { cmd.Process.Kill() })
 	t.Cleanup(func() {
 		watchdog.Stop()
 		b.session = ""
@@ -136,7 +137,7 @@ func (b *Browser) Eval(expression string) string {
 // Await waits until an expression is true.
 func (b *Browser) Await(expression string) {
 	b.t.Helper()
-	for end := time.Now().Add(30 * time.Second); b.Eval("!!("+expression+")") != "true"; time.Sleep(50 * time.Millisecond) {
+	for end := time.Now().Add(2 * time.Minute); b.Eval("!!("+expression+")") != "true"; time.Sleep(50 * time.Millisecond) {
 		if time.Now().After(end) {
 			b.t.Fatalf("not true: %s; the page says:\n%s", expression, b.Eval("document.body.innerText"))
 		}

@@ -17,6 +17,10 @@ import (
 	"github.com/wgstack/wireguard"
 )
 
+// Long is a variable of the environment. If it is set, tests of throughput and
+// rates take the time and sizes that people do, instead of a few seconds.
+const Long = "CLITEST_LONG"
+
 // A Main is the main function of an example.
 type Main func(ctx context.Context, args []string, stdout, stderr io.Writer) error
 

@@ -9,8 +9,10 @@ package gatewayconf
 
 import (
 	"bytes"
+	"crypto/tls"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"net/netip"
 	"os"
@@ -59,6 +61,7 @@ type Config struct {
 	TCPClients []Forward // listen on the host, dial in the tunnel
 	TCPServers []Forward // listen in the tunnel, dial on the host
 	UDPProxies []Forward // listen on the host, send into the tunnel
+	UDPServers []Forward // listen in the tunnel, send on the host; not of wireproxy
 	STDIO      []Forward // without a listener
 
 	Failover []failover.Group
@@ -86,6 +89,7 @@ type Proxy struct {
 	Username          string
 	Password          string
 	CertFile, KeyFile string
+	Certificate       *tls.Certificate // of these files; nil: no TLS
 
 	// TunnelDomains select the hosts that are reached through the tunnel, others
 	// are dialled directly; none means all.
@@ -96,7 +100,7 @@ type Proxy struct {
 // A Forward is a listener for one target.
 type Forward struct {
 	Line              int
-	Listen            string // host:port or unix:PATH; of a TCPServerTunnel :port
+	Listen            string // host:port or unix:PATH; in the tunnel :port
 	Target            string // host:port
 	InactivityTimeout time.Duration
 }
@@ -146,6 +150,7 @@ var sectionKeys = map[string][]string{
 	"tcpclienttunnel": {"bindaddress", "target"},
 	"tcpservertunnel": {"listenport", "target"},
 	"udpproxytunnel":  {"bindaddress", "target", "inactivitytimeout"},
+	"udpservertunnel": {"listenport", "target", "inactivitytimeout"}, // not of wireproxy
 	"stdiotunnel":     {"target"},
 	"resolve":         {"resolvestrategy"},
 	"failover":        {"peer", "allowedips", "endpoint", "probe", "interval"}, // not of wireproxy
@@ -176,7 +181,7 @@ func (l *loader) load(sections []section) error {
 		s := &sections[i]
 		name := strings.ToLower(s.name)
 		if _, ok := sectionKeys[name]; !ok {
-			l.warn(s.line, "[%s] is not a section that is known, and has no effect", s.name)
+			l.warn(s.line, "[%s] is not a section that is known, and has no effect%s", s.name, suggest(s.name, slices.Sorted(maps.Keys(sectionKeys))))
 			continue
 		}
 		if err := l.clean(s, name); err != nil {
@@ -209,7 +214,7 @@ func (l *loader) clean(s *section, name string) error {
 		key := strings.ToLower(e.key)
 		switch {
 		case !slices.Contains(sectionKeys[name], key):
-			l.warn(e.line, "[%s] %s is not a key that is known, and has no effect", s.name, e.key)
+			l.warn(e.line, "[%s] %s is not a key that is known, and has no effect%s", s.name, e.key, suggest(e.key, sectionKeys[name]))
 			continue
 		case seen[key] && !isList(name, key):
 			l.warn(e.line, "[%s] %s is repeated; the first counts", s.name, e.key)
@@ -251,7 +256,7 @@ func (l *loader) section(s *section, name string) error {
 		return l.resolveSection(s)
 	case "socks5", "http", "sni":
 		return l.proxySection(s, name)
-	case "tcpclienttunnel", "tcpservertunnel", "udpproxytunnel", "stdiotunnel":
+	case "tcpclienttunnel", "tcpservertunnel", "udpproxytunnel", "udpservertunnel", "stdiotunnel":
 		return l.forwardSection(s, name)
 	}
 	return nil

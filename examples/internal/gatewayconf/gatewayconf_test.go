@@ -51,6 +51,9 @@ Target = localhost:25545
 BindAddress = 127.0.0.1:1053
 Target = 10.0.0.1:53
 InactivityTimeout = 30
+[UDPServerTunnel]
+ListenPort = 5353
+Target = localhost:53
 [STDIOTunnel]
 Target = ssh.example:22
 [SNI]
@@ -79,17 +82,18 @@ ResolveStrategy = ipv6
 		"TCP client":   {cfg.TCPClients[0].Listen + " " + cfg.TCPClients[0].Target, ":0 play.example:25565"},
 		"TCP server":   {cfg.TCPServers[0].Listen + " " + cfg.TCPServers[0].Target, ":3422 localhost:25545"},
 		"UDP":          {fmt.Sprint(cfg.UDPProxies[0].Listen, " ", cfg.UDPProxies[0].Target, " ", cfg.UDPProxies[0].InactivityTimeout), "127.0.0.1:1053 10.0.0.1:53 30s"},
+		"UDP server":   {cfg.UDPServers[0].Listen + " " + cfg.UDPServers[0].Target, ":5353 localhost:53"},
 		"STDIO":        {cfg.STDIO[0].Target, "ssh.example:22"},
 		"resolve":      {cfg.Resolve, "ipv6"},
 		"private key":  {cfg.Tunnel.PrivateKey.PublicKey().String() != "", true},
-		"all warnings": {len(cfg.Warnings), 3},
+		"all warnings": {len(cfg.Warnings), 4},
 	} {
 		if !reflect.DeepEqual(got[0], got[1]) {
 			t.Errorf("%s: %v, want %v", what, got[0], got[1])
 		}
 	}
 	warnings := strings.Join(cfg.Warnings, "\n")
-	for _, want := range []string{path + ":8: [Interface] Table", "[http] Colour is not", "[Other] is not a section"} {
+	for _, want := range []string{path + ":8: [Interface] Table", "[http] Colour is not", "[Other] is not a section", "[TCPClientTunnel] has no BindAddress"} {
 		if !strings.Contains(warnings, want) {
 			t.Errorf("warnings:\n%s\nwant %q among them", warnings, want)
 		}
@@ -130,9 +134,11 @@ func TestErrors(t *testing.T) {
 		tunnel + "[Socks5]\nTunnelDomains = (":                                   ":7: [Socks5] TunnelDomains: error parsing regexp: missing closing ): `(`",
 		tunnel + "[UDPProxyTunnel]\nBindAddress = unix:/x":                       `:7: [UDPProxyTunnel] BindAddress: "unix:/x": want a port`,
 		tunnel + "[http]\nCertFile = x":                                          `:6: [http] want both CertFile and KeyFile, or none`,
+		tunnel + "[http]\nCertFile = /missing\nKeyFile = /missing":               `:6: [http] CertFile and KeyFile: open /missing: `,
 		tunnel + "[TCPClientTunnel]\nBindAddress = :1":                           `:6: [TCPClientTunnel] Target: want host:port`,
 		tunnel + "[TCPClientTunnel]\nTarget = a:http":                            `:7: [TCPClientTunnel] Target: "http": want a port from 1 to 65535`,
 		tunnel + "[TCPServerTunnel]\nTarget = a:1":                               `:6: [TCPServerTunnel] ListenPort: missing`,
+		tunnel + "[UDPServerTunnel]\nTarget = a:1":                               `:6: [UDPServerTunnel] ListenPort: missing`,
 		tunnel + "[UDPProxyTunnel]\nInactivityTimeout = -1":                      `:7: [UDPProxyTunnel] InactivityTimeout: "-1": want a number of seconds, at least 0`,
 		tunnel + "[Resolve]\nResolveStrategy = IPv4":                             `:7: [Resolve] ResolveStrategy: "IPv4": want auto, ipv4 or ipv6`,
 		"[Socks5]\n[Interface]\nPrivateKey = " + secret + "\n[Peer]\n":           `:3: [Interface] PrivateKey: `,

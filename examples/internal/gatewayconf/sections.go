@@ -1,6 +1,7 @@
 package gatewayconf
 
 import (
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -25,7 +26,7 @@ func (l *loader) resolveSection(s *section) error {
 }
 
 func (l *loader) proxySection(s *section, name string) error {
-	p := Proxy{Line: s.line, Listen: ":0"}
+	p := Proxy{Line: s.line}
 	for _, e := range s.entries {
 		var err error
 		switch strings.ToLower(e.key) {
@@ -61,7 +62,15 @@ func (l *loader) proxySection(s *section, name string) error {
 	case (p.CertFile == "") != (p.KeyFile == ""):
 		where.Err = errors.New("want both CertFile and KeyFile, or none")
 		return where
+	case p.CertFile != "":
+		certificate, err := tls.LoadX509KeyPair(p.CertFile, p.KeyFile)
+		if err != nil {
+			where.Key, where.Err = "CertFile and KeyFile", err
+			return where
+		}
+		p.Certificate = &certificate
 	}
+	p.Listen = l.listenOn(s, p.Listen)
 	switch name {
 	case "socks5":
 		l.config.SOCKS = append(l.config.SOCKS, p)
@@ -93,8 +102,8 @@ func (l *loader) forwardSection(s *section, name string) error {
 			return l.fail(s, e, err)
 		}
 	}
-	if f.Listen == "" && name == "tcpclienttunnel" {
-		f.Listen = ":0"
+	if name == "tcpclienttunnel" {
+		f.Listen = l.listenOn(s, f.Listen)
 	}
 	where := &Error{Path: l.path, Line: s.line, Section: s.name}
 	switch {
@@ -102,7 +111,7 @@ func (l *loader) forwardSection(s *section, name string) error {
 		where.Key, where.Err = "Target", errors.New("want host:port")
 		return where
 	case f.Listen == "" && name != "stdiotunnel":
-		where.Key, where.Err = map[bool]string{true: "ListenPort", false: "BindAddress"}[name == "tcpservertunnel"], errors.New("missing")
+		where.Key, where.Err = map[bool]string{true: "ListenPort", false: "BindAddress"}[strings.HasSuffix(name, "servertunnel")], errors.New("missing")
 		return where
 	}
 	switch name {
@@ -112,10 +121,22 @@ func (l *loader) forwardSection(s *section, name string) error {
 		l.config.TCPServers = append(l.config.TCPServers, f)
 	case "udpproxytunnel":
 		l.config.UDPProxies = append(l.config.UDPProxies, f)
+	case "udpservertunnel":
+		l.config.UDPServers = append(l.config.UDPServers, f)
 	case "stdiotunnel":
 		l.config.STDIO = append(l.config.STDIO, f)
 	}
 	return nil
+}
+
+// listenOn returns the address of a listener, which by default is one that
+// nobody wants.
+func (l *loader) listenOn(s *section, address string) string {
+	if address == "" {
+		l.warn(s.line, "[%s] has no BindAddress: it listens on all addresses, and the system chooses the port", s.name)
+		return ":0"
+	}
+	return address
 }
 
 // checkListen checks an address to listen on: host:port or unix:PATH.

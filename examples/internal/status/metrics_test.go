@@ -1,19 +1,30 @@
 package status
 
 import (
+	"bytes"
 	"testing"
 
+	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
 )
 
-// TestMetrics reads the metrics with Prometheus' own parser.
+// TestMetrics reads the metrics with Prometheus' own parser, and checks their names
+// and types with its linter.
 func TestMetrics(t *testing.T) {
 	w := request(newServer(nil), loopback, "GET", "/metrics")
+	text := w.Body.Bytes()
 	parser := expfmt.NewTextParser(model.UTF8Validation)
-	families, err := parser.TextToMetricFamilies(w.Body)
+	families, err := parser.TextToMetricFamilies(bytes.NewReader(text))
 	if err != nil {
 		t.Fatal(err)
+	}
+	problems, err := promlint.New(bytes.NewReader(text)).Lint() // as promtool check metrics
+	if err != nil {
+		t.Error(err)
+	}
+	for _, p := range problems {
+		t.Errorf("%s: %s", p.Metric, p.Text)
 	}
 	for name, want := range map[string]float64{
 		"wireguard_sent_bytes_total":          100,
