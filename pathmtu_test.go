@@ -462,12 +462,12 @@ func TestPacketsAreCutAfterARefusal(t *testing.T) {
 		if payload != fullSegment {
 			t.Errorf("%d bytes of payload, want %d", payload, fullSegment)
 		}
-		b.stack.tooBig = nil
+		b.stack.takeTooBig()
 		b.outputTo(b.far, string(make([]byte, 1400-28)))
 		b.outputTo(b.far, string(make([]byte, 1280-28)))
 		b.far.wantData("it fits", s, string(make([]byte, 1280-28)))
-		if !slices.Equal(b.stack.tooBig, []int{1280}) {
-			t.Errorf("senders of datagrams were told %v", b.stack.tooBig)
+		if got := b.stack.takeTooBig(); !slices.Equal(got, []int{1280}) {
+			t.Errorf("senders of datagrams were told %v", got)
 		}
 		if n := strings.Count(log.String(), "path takes smaller packets"); n != 1 || !strings.Contains(log.String(), PublicKey(b.far.Public).short()) {
 			t.Errorf("the log says so %d times: %s", n, log.String())

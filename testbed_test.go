@@ -147,6 +147,15 @@ func (s *fakeStack) TooBig(_ []byte, mtu int) {
 	s.mu.Unlock()
 }
 
+// takeTooBig returns the sizes of which senders were told since the last call.
+func (s *fakeStack) takeTooBig() []int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	sizes := s.tooBig
+	s.tooBig = nil
+	return sizes
+}
+
 func (s *fakeStack) Retransmit(match func(netip.Addr) bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

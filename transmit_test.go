@@ -37,10 +37,9 @@ func TestP103TooBigDropsOnePacketOnly(t *testing.T) {
 			if c.told > 0 {
 				want = []int{c.told}
 			}
-			if got := b.stack.tooBig; !slices.Equal(got, want) {
+			if got := b.stack.takeTooBig(); !slices.Equal(got, want) {
 				t.Errorf("%d bytes on a path of %d: told %v, want %v", c.size, c.outer, got, want)
 			}
-			b.stack.tooBig = nil
 		}
 	})
 }
@@ -60,7 +59,7 @@ func TestP103EachPacketIsMeasured(t *testing.T) {
 		sealQueuedBatches(b.dev)
 		b.far.wantData("smaller", s, string(make([]byte, 1200)))
 		b.far.wantData("smaller", s, string(make([]byte, 1100)))
-		if got := b.stack.tooBig; !slices.Equal(got, []int{1280, 1280, 1280}) {
+		if got := b.stack.takeTooBig(); !slices.Equal(got, []int{1280, 1280, 1280}) {
 			t.Errorf("told %v", got)
 		}
 	})
@@ -113,7 +112,7 @@ func TestP103IPv6SenderLearnsTheMTU(t *testing.T) {
 			}
 		}
 		b.far.wantSilence("too big", time.Second)
-		if got := b.stack.tooBig; !slices.Equal(got, []int{1280}) {
+		if got := b.stack.takeTooBig(); !slices.Equal(got, []int{1280}) {
 			t.Errorf("told %v", got)
 		}
 		b.far.sendKeepalive(s)
