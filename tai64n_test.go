@@ -58,10 +58,11 @@ func TestP07GreatestTimestampSurvives(t *testing.T) {
 			b.setPrivateKey(k)
 		}},
 		{"new sockets", func(b *testbed) {
-			port := b.dev.Stats().ListenPort
-			b.dev.binding.Load().close()
-			if err := b.dev.Rebind(); err != nil || b.dev.Stats().ListenPort != port {
-				b.Fatal(err)
+			port, lost := b.dev.Stats().ListenPort, b.dev.binding.Load()
+			lost.close()
+			time.Sleep(time.Minute) // it opens others by itself
+			if b.dev.binding.Load() == lost || b.dev.Stats().ListenPort != port {
+				b.Fatal("no new sockets")
 			}
 		}},
 	} {
