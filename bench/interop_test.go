@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -110,10 +111,9 @@ func TestWrongPSK(t *testing.T) {
 	}
 }
 
-// TestSilence checks that a dial without a deadline fails when there has been
-// no session for the time of three initiations, even if the peer keeps sending
-// initiations that cannot succeed.
-func TestSilence(t *testing.T) {
+// TestDialWithoutSession checks that a dial without a deadline fails when there can
+// be no session, even if the peer keeps sending initiations that cannot succeed.
+func TestDialWithoutSession(t *testing.T) {
 	for _, kinds := range pairs {
 		for i, k := range kinds {
 			if k.name != kindOwn.name {
@@ -134,8 +134,14 @@ func TestSilence(t *testing.T) {
 				if !errors.Is(err, wireguard.ErrNoHandshake) {
 					t.Errorf("error %v, want %v", err, wireguard.ErrNoHandshake)
 				}
-				if passed := time.Since(start); passed < 14*time.Second || passed > 22*time.Second {
-					t.Errorf("gave up after %v, want 15s", passed)
+				// The other end's initiations may leave no time for initiations of this one.
+				if i == 0 && !strings.Contains(err.Error(), "do not verify") {
+					t.Errorf("error %v does not name the cause", err)
+				}
+				// Two initiations are 5 s apart, and three without a valid response end
+				// a dial in any case.
+				if passed := time.Since(start); passed < 5*time.Second || passed > 22*time.Second {
+					t.Errorf("gave up after %v", passed)
 				}
 			})
 		}
