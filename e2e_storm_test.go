@@ -460,15 +460,15 @@ func TestFlood(t *testing.T) {
 		}
 	})
 	// The rate during the flood is compared with the rate before it, until the
-	// median shows that half of it is kept. On a machine that is busy with other
-	// things making the flood itself costs much of the rest: there it must be a
-	// quarter.
+	// median of ten in a row shows that half of it is kept: on a machine that is
+	// busy with other things, making the flood costs much of the rest.
 	rate := func() float64 {
 		start, before := time.Now(), received.Load()
 		time.Sleep(period)
 		return float64(received.Load()-before) / time.Since(start).Seconds()
 	}
 	var kept []float64
+	median := 0.0
 	for {
 		calm.Store(true)
 		time.Sleep(period / 5) // the queue empties
@@ -476,13 +476,12 @@ func TestFlood(t *testing.T) {
 		calm.Store(false)
 		time.Sleep(period / 5)
 		kept = append(kept, rate()/before)
-		if slices.Sort(kept); len(kept) >= 10 && kept[len(kept)/2] >= 0.5 {
+		median = slices.Sorted(slices.Values(kept[max(0, len(kept)-10):]))[min(len(kept), 10)/2]
+		if len(kept) >= 10 && median >= 0.5 {
 			break
 		}
 		if len(kept) == 100 {
-			if kept[len(kept)/2] < 0.25 {
-				t.Errorf("the stream keeps %.2f of its rate", kept[len(kept)/2])
-			}
+			t.Errorf("the stream keeps %.2f of its rate", median)
 			break
 		}
 	}
@@ -501,7 +500,7 @@ func TestFlood(t *testing.T) {
 	if queued > maxQueuedHandshakes {
 		t.Errorf("%d handshakes waited", queued)
 	}
-	t.Logf("%.2f of the rate under the flood, the median of %d; %d initiations, of which %d waited at once", kept[len(kept)/2], len(kept), sent, queued)
+	t.Logf("%.2f of the rate under the flood after %d measurements; %d initiations, of which %d waited at once", median, len(kept), sent, queued)
 }
 
 // wantHandshakeWithCookie has p, a peer of the device at farOuter, try to

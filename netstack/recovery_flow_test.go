@@ -289,18 +289,31 @@ func TestOutputComesOneAtATime(t *testing.T) {
 // TestLossIsRepairedOnce moves data over a path with much loss, and counts what
 // was sent in vain.
 func TestLossIsRepairedOnce(t *testing.T) {
+	const tries = 5 // a stall looks like more losses
+	for try := range tries {
+		lost, resent := repairLosses(t)
+		if lost <= resent && resent <= 3*lost+50 {
+			return
+		}
+		if try == tries-1 {
+			t.Errorf("%d retransmissions of %d lost segments", resent, lost)
+		}
+	}
+}
+
+// repairLosses moves data, and returns how many segments were lost and how many
+// sent again. None waits for a timeout.
+func repairLosses(t *testing.T) (lost, resent int) {
 	d := newDropper(func(number, transmission int) bool { return number%25 == 24 && transmission == 1 })
 	p, _ := joinPath(t, conditions{delay: time.Millisecond, pass: d.pass}, 1, true)
 	postponeTimeouts(t, p.a)
 	a, b := p.connect(t, b4)
 	sendAll(t, a, b, 2<<20)
-	d.mu.Lock()
-	lost := len(d.first) / 25
-	d.mu.Unlock()
-	if n := d.retransmissions(); n < lost || n > 6*lost+100 { // a stall looks like more losses
-		t.Errorf("%d retransmissions of %d lost segments", n, lost)
-	}
 	if n := p.a.gvisor.Stats().TCP.Timeouts.Value(); n > 0 {
-		t.Errorf("%d retransmission timeouts for %d losses", n, lost)
+		t.Errorf("%d retransmission timeouts", n)
 	}
+	d.mu.Lock()
+	lost = len(d.first) / 25
+	d.mu.Unlock()
+	return lost, d.retransmissions()
 }

@@ -231,6 +231,21 @@ func TestLateSegmentsAreNotLost(t *testing.T) {
 // losses are repaired, they are to reduce their windows, and to leave each other
 // room.
 func TestBottleneckIsShared(t *testing.T) {
+	const tries = 5 // a stall fills the queue too
+	for try := range tries {
+		segments, lost := shareBottleneck(t)
+		if lost <= segments/4 {
+			return
+		}
+		if try == tries-1 {
+			t.Errorf("%d segments were lost of %d", lost, segments)
+		}
+	}
+}
+
+// shareBottleneck has two flows share a bottleneck for a while. It returns the
+// number of segments, and how many were lost.
+func shareBottleneck(t *testing.T) (segments, lost int64) {
 	const enough = 1 << 20
 	p, paths := joinPath(t, conditions{delay: 2 * time.Millisecond, rate: 5e6, queue: 30_000}, 1, true)
 	var moved [2]atomic.Int64
@@ -238,6 +253,7 @@ func TestBottleneckIsShared(t *testing.T) {
 		from, to := p.connect(t, b4)
 		go io.Copy(from, neverEnding{})
 		go io.Copy(&countingWriter{n: &moved[i]}, to)
+		defer from.Close()
 	}
 	eventually(t, "both flows have moved enough", func() bool { return min(moved[0].Load(), moved[1].Load()) > enough })
 	if a, b := moved[0].Load(), moved[1].Load(); max(a, b) > 20*min(a, b) {
@@ -246,10 +262,7 @@ func TestBottleneckIsShared(t *testing.T) {
 	if p.a.gvisor.Stats().TCP.SACKRecovery.Value() == 0 {
 		t.Error("no flow reduced its window")
 	}
-	segments := (moved[0].Load() + moved[1].Load()) / 1340
-	if lost := paths[0].lost.Load(); lost > segments/2 { // a third where stalls fill the queue
-		t.Errorf("%d segments were lost of %d", lost, segments)
-	}
+	return (moved[0].Load() + moved[1].Load()) / 1340, paths[0].lost.Load()
 }
 
 type neverEnding struct{}
