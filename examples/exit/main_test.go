@@ -86,6 +86,20 @@ func (b *logBuffer) String() string {
 	return b.buf.String()
 }
 
+// newClient returns a device that sends everything to the exit on a port of
+// 127.0.0.1.
+func newClient(t *testing.T, key wireguard.PrivateKey, exit wireguard.PublicKey, port string) *wireguard.Device {
+	return clitest.Device(t, wireguard.Config{
+		PrivateKey: key,
+		Address:    clitest.Prefixes("10.9.0.2/32"),
+		Peers: []wireguard.PeerConfig{{
+			PublicKey:  exit,
+			Endpoint:   "127.0.0.1:" + port,
+			AllowedIPs: clitest.Prefixes("0.0.0.0/0"),
+		}},
+	})
+}
+
 // dial dials the exit's own address, which stands for this host, and sets a
 // deadline.
 func dial(t *testing.T, dev *wireguard.Device, network string, port int) net.Conn {

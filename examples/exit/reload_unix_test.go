@@ -56,15 +56,7 @@ func TestReload(t *testing.T) {
 	}
 	reload("reloaded", append(lines, "[Peer]", "PublicKey = "+key.PublicKey().String(), "AllowedIPs = 10.9.0.2/32")...)
 	reload("PublicKey: ", append(lines, "[Peer]", "PublicKey = x")...)
-	dev := clitest.Device(t, wireguard.Config{
-		PrivateKey: key,
-		Address:    clitest.Prefixes("10.9.0.2/32"),
-		Peers: []wireguard.PeerConfig{{
-			PublicKey:  exitKey.PublicKey(),
-			Endpoint:   "127.0.0.1:" + m[2],
-			AllowedIPs: clitest.Prefixes("0.0.0.0/0"),
-		}},
-	})
+	dev := newClient(t, key, exitKey.PublicKey(), m[2])
 	if err := dev.Handshake(context20s(t), exitKey.PublicKey()); err != nil {
 		t.Error(err)
 	}

@@ -23,15 +23,7 @@ func TestPeerAdded(t *testing.T) {
 	if out, err := exec.Command("wg", "set", name, "peer", key.PublicKey().String(), "allowed-ips", "10.9.0.2/32").CombinedOutput(); err != nil {
 		t.Fatalf("wg set: %v\n%s", err, out)
 	}
-	dev := clitest.Device(t, wireguard.Config{
-		PrivateKey: key,
-		Address:    clitest.Prefixes("10.9.0.2/32"),
-		Peers: []wireguard.PeerConfig{{
-			PublicKey:  exitKey.PublicKey(),
-			Endpoint:   "127.0.0.1:" + m[2],
-			AllowedIPs: clitest.Prefixes("0.0.0.0/0"),
-		}},
-	})
+	dev := newClient(t, key, exitKey.PublicKey(), m[2])
 	u := dial(t, dev, "udp", answerer(t))
 	u.Write([]byte("hello"))
 	if _, err := u.Read(make([]byte, 16)); err != nil {

@@ -112,42 +112,28 @@ func (g *gateway) plan(conf gatewayconf.Config) (services []*service) {
 			},
 		}, f)
 	}
-	for _, f := range conf.UDPProxies {
-		f.Line = 0
-		add(&service{
-			kind:    "UDP",
-			address: f.Listen,
-			open: func(ctx context.Context) (io.Closer, error) {
-				conn, err := new(net.ListenConfig).ListenPacket(ctx, "udp", f.Listen)
-				if err != nil {
-					return nil, err
-				}
-				fmt.Fprintf(g.stdout, "UDP for %s on %s\n", f.Target, conn.LocalAddr())
-				return conn, nil
-			},
-			serve: func(ctx context.Context, c io.Closer) error {
-				return g.forwardUDP(ctx, c.(udpSocket), f, g.counted(n.DialContext))
-			},
-		}, f)
+	addUDP := func(where string, forwards []gatewayconf.Forward, listen func(ctx context.Context, network, address string) (net.PacketConn, error), dial dialFunc) {
+		for _, f := range forwards {
+			f.Line = 0
+			add(&service{
+				kind:    "UDP" + where,
+				address: f.Listen,
+				open: func(ctx context.Context) (io.Closer, error) {
+					conn, err := listen(ctx, "udp", f.Listen)
+					if err != nil {
+						return nil, err
+					}
+					fmt.Fprintf(g.stdout, "UDP for %s%s on %s\n", f.Target, where, conn.LocalAddr())
+					return conn, nil
+				},
+				serve: func(ctx context.Context, c io.Closer) error {
+					return g.forwardUDP(ctx, c.(udpSocket), f, g.counted(dial))
+				},
+			}, f)
+		}
 	}
-	for _, f := range conf.UDPServers {
-		f.Line = 0
-		add(&service{
-			kind:    "UDP in the tunnel",
-			address: f.Listen,
-			open: func(ctx context.Context) (io.Closer, error) {
-				conn, err := g.dev.ListenPacket(ctx, "udp", f.Listen)
-				if err != nil {
-					return nil, err
-				}
-				fmt.Fprintf(g.stdout, "UDP for %s in the tunnel on %s\n", f.Target, conn.LocalAddr())
-				return conn, nil
-			},
-			serve: func(ctx context.Context, c io.Closer) error {
-				return g.forwardUDP(ctx, c.(udpSocket), f, g.counted(new(net.Dialer).DialContext))
-			},
-		}, f)
-	}
+	addUDP("", conf.UDPProxies, new(net.ListenConfig).ListenPacket, n.DialContext)
+	addUDP(" in the tunnel", conf.UDPServers, g.dev.ListenPacket, new(net.Dialer).DialContext)
 	for _, f := range conf.STDIO {
 		f.Line = 0
 		add(&service{
