@@ -348,9 +348,10 @@ func (d *Device) Rebind() error {
 // its sockets are closed. Connections that were closed before get up to a second
 // to deliver what was written to them, so that http.Server.Shutdown followed by
 // Close loses nothing while the peer answers. All goroutines of the device have
-// ended when Close returns, except those in a function of the program, such as one
-// of [Config.Trace], that has been called and does not return for five seconds. It
-// always returns nil. Closing a closed device waits for the first Close to end.
+// ended when Close returns, except those in code of the program that does not
+// return: a function such as one of [Config.Trace], after five seconds, and a write
+// to a socket of [Config.ListenPacket], after 100 milliseconds. It always returns
+// nil. Closing a closed device waits for the first Close to end.
 func (d *Device) Close() error {
 	d.closing.Do(func() {
 		ended := make(chan struct{})
